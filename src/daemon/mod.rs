@@ -1,0 +1,3 @@
+//! Configuration, start, signals and systemd.
+
+pub mod config;

@@ -1,0 +1,8 @@
+//! Ethernet as bytes: views, addresses, checksums, the virtio header, segmentation. Pure.
+
+pub mod checksum;
+pub mod eth;
+pub mod offload;
+pub mod segment;
+
+pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Tag, Vid, VidSet};

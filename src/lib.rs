@@ -1,0 +1,20 @@
+//! etherws: an Ethernet switch whose long cables are WebSockets.
+//!
+//! The map, top to bottom; a module may import only from those below it:
+//!
+//! * [`daemon`]: configuration, start, signals and systemd
+//! * [`control`]: how people reach it: the JSON-RPC contract, the HTTP listener, authentication
+//! * [`port`]: where frames meet the kernel: TAP, network device, WebSocket link, egress queue
+//! * [`switch`]: who gets a frame: FDB, VLAN, forward -> verdict (pure)
+//! * [`frame`]: Ethernet as bytes (pure)
+//!
+//! [`ws`] (WebSocket as bytes, pure) is used from `port` upward; [`sys`] holds ioctls and socket
+//! options and lies under `port`.
+
+pub mod control;
+pub mod daemon;
+pub mod frame;
+pub mod port;
+pub mod switch;
+pub mod sys;
+pub mod ws;

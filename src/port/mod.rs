@@ -1,0 +1,12 @@
+//! Where frames meet the kernel: TAP, network device, WebSocket link, egress queue; and [`Ports`],
+//! the registry through which everything above adds, changes and removes them.
+
+pub mod dial;
+pub mod netif;
+pub mod ports;
+pub mod spec;
+pub mod status;
+
+pub use ports::{Incoming, PortError, Ports};
+pub use spec::{LinkOptions, PortKind, PortRef, PortSpec, Profile};
+pub use status::{InterfaceStatus, PortStatus};

@@ -1,0 +1,229 @@
+//! What a port is asked to be: the shape of `addPort`'s parameters and of a `[[port]]` table.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::frame::{MacAddr, Vid, VidSet};
+
+/// The kinds of port. `Server` ports come from incoming links and cannot be asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PortKind {
+    Tap,
+    Netdev,
+    Client,
+    Server,
+}
+
+impl fmt::Display for PortKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Netdev => "netdev",
+            Self::Client => "client",
+            Self::Server => "server",
+        })
+    }
+}
+
+/// A port as asked for, complete: what `addPort` takes and `saveconf` writes.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    #[serde(rename = "type")]
+    pub kind: PortKind,
+    /// Device name (tap, netdev) or ws:// or wss:// URL (client).
+    pub target: String,
+    /// Stable name, usable wherever a number is; chosen from the target when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub shut: bool,
+    /// Untagged frames only, all in this VLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Vid>,
+    /// Tagged frames of these VLANs only (and of `native`, untagged).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<VidSet>,
+    /// The VLAN of a trunk's untagged frames.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<Vid>,
+    /// Isolated ports exchange no frames with each other.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub isolated: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub bpdu: Bpdu,
+    /// The TAP outlives its port and the daemon.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub persist: bool,
+    /// Addresses with prefix length, IPv4 and IPv6, of a TAP or network device.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<String>")]
+    pub address: Vec<IpNet>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddr>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub options: LinkOptions,
+}
+
+impl PortSpec {
+    pub fn new(kind: PortKind, target: impl Into<String>) -> Self {
+        Self {
+            kind,
+            target: target.into(),
+            name: None,
+            shut: false,
+            access: None,
+            trunk: None,
+            native: None,
+            isolated: false,
+            bpdu: Bpdu::Drop,
+            persist: false,
+            address: Vec::new(),
+            mtu: None,
+            mac: None,
+            options: LinkOptions::default(),
+        }
+    }
+}
+
+/// What happens to reserved multicast, 01:80:c2:00:00:0x.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Bpdu {
+    #[default]
+    Drop,
+    Forward,
+}
+
+/// How a client link is dialled and whom it trusts.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkOptions {
+    /// Basic auth user.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwd: Option<String>,
+    /// File whose first line is the password; read again at each connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passwd_file: Option<String>,
+    /// Bearer token, instead of user and password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// CA certificates: a path, or PEM text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cacerts: Option<String>,
+    /// Client certificate chain: a path, or PEM text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cert: Option<String>,
+    /// Client key: a path, or PEM text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// No check of the server's certificate.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub insecure: bool,
+    /// Proxy URL (http://, https:// or socks5://, credentials in it); "none" for a direct connection;
+    /// absent: from the environment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<String>,
+    /// Seconds without received data before a PING (default 15).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ping: Option<u32>,
+}
+
+/// Secrets and file contents never reach a log.
+impl fmt::Debug for LinkOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkOptions")
+            .field("user", &self.user)
+            .field("insecure", &self.insecure)
+            .field("ping", &self.ping)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A port named by its number or its name.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum PortRef {
+    Number(u32),
+    Name(String),
+}
+
+impl fmt::Display for PortRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+impl FromStr for PortRef {
+    type Err = std::convert::Infallible;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        Ok(s.parse().map_or_else(|_| Self::Name(s.to_owned()), Self::Number))
+    }
+}
+
+/// What an incoming link becomes: a `[[user]]` table without its matching part.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Profile {
+    /// Port name; absent: the user's name, `-2`, `-3` behind it for further links.
+    pub name: Option<String>,
+    pub access: Option<Vid>,
+    pub trunk: Option<VidSet>,
+    pub native: Option<Vid>,
+    pub isolated: bool,
+    /// Source addresses let in; empty: all.
+    pub macs: Vec<MacAddr>,
+    /// Ingress limit in bits a second.
+    pub rate: Option<u64>,
+    /// Links at a time; with 1 a new session replaces the old one. Absent: any number.
+    pub links: Option<u32>,
+}
+
+/// A change to a running port; absent fields stay as they are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PortChange {
+    pub shut: Option<bool>,
+    pub name: Option<String>,
+    pub vlan: Option<VlanChange>,
+    pub isolated: Option<bool>,
+    pub bpdu: Option<Bpdu>,
+}
+
+/// The VLAN rule as a whole: all absent means transparent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VlanChange {
+    pub access: Option<Vid>,
+    pub trunk: Option<VidSet>,
+    pub native: Option<Vid>,
+}
+
+/// A change to a TAP's or network device's interface; absent fields stay as they are.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct InterfaceChange {
+    /// Replaces the addresses of each family that occurs in it.
+    pub address: Vec<IpNet>,
+    pub mtu: Option<u32>,
+    pub mac: Option<MacAddr>,
+}
+
+/// The address with its prefix as 1.3 splits it: `(address, netmask)`; IPv6 masks are printed as such.
+pub fn address_and_netmask(net: IpNet) -> (IpAddr, IpAddr) {
+    (net.addr(), net.netmask())
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

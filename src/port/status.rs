@@ -1,0 +1,99 @@
+//! What a port is: the entries of `listPort` and `listInterface`. The first fields are 1.3's and keep
+//! their names and types; the rest are ours.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::spec::PortKind;
+
+/// One entry of `listPort`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PortStatus {
+    pub port: u32,
+    #[serde(rename = "type")]
+    pub kind: PortKind,
+    /// Device name, URL without credentials, or the peer's address.
+    pub target: String,
+    /// Frames sent.
+    pub tx: u64,
+    /// Frames received.
+    pub rx: u64,
+    pub shut: bool,
+    pub name: String,
+    pub tx_bytes: u64,
+    pub rx_bytes: u64,
+    /// Frames dropped at this port's ingress or egress, all reasons.
+    pub drops: u64,
+    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `failed`.
+    pub state: String,
+    /// Why the state is not `up`, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The peer's address, once connected; behind a trusted proxy the one that it named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Who logged in on an incoming link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// `transparent`, `access 10`, `trunk 1-5 native 1`.
+    pub vlan: String,
+    #[serde(default)]
+    pub isolated: bool,
+    /// TLS version and cipher, when the link has TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<String>,
+    /// Times the link was established.
+    #[serde(default)]
+    pub connects: u64,
+}
+
+/// One entry of `listInterface`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct InterfaceStatus {
+    pub port: u32,
+    #[serde(rename = "type")]
+    pub kind: PortKind,
+    pub target: String,
+    /// First IPv4 address; empty when there is none.
+    pub address: String,
+    /// Its netmask, `255.255.255.0`; empty when there is no address.
+    pub netmask: String,
+    pub mtu: u32,
+    pub name: String,
+    /// Every address with its prefix length, IPv4 first.
+    pub addresses: Vec<String>,
+    /// The device's MAC address.
+    pub mac: String,
+    /// Interface index.
+    pub index: u32,
+    /// Administratively up.
+    pub up: bool,
+}
+
+/// One entry of `listFdb`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct FdbStatus {
+    pub vid: u16,
+    pub mac: String,
+    pub port: u32,
+    /// Whole seconds since the station was last heard.
+    pub age: u64,
+    pub name: String,
+    #[serde(rename = "static", default)]
+    pub fixed: bool,
+}
+
+/// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CounterStatus {
+    pub port: u32,
+    pub name: String,
+    pub rx: u64,
+    pub rx_bytes: u64,
+    pub tx: u64,
+    pub tx_bytes: u64,
+    /// Drops at ingress and egress by reason; reasons that never occurred are left out.
+    pub drops: BTreeMap<String, u64>,
+}

@@ -1,0 +1,6 @@
+//! WebSocket (RFC 6455) as bytes: mask, header, codec, opening handshake. Pure: no socket, no clock.
+
+pub mod codec;
+pub mod handshake;
+pub mod header;
+pub mod mask;
