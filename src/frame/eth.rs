@@ -26,6 +26,7 @@ mod field {
     pub const SRC: Range<usize> = 6..12;
     pub const TYPE: Range<usize> = 12..14;
     pub const TCI: Range<usize> = 14..16;
+    pub const INNER_TYPE: Range<usize> = 16..18;
 }
 
 /// A view of at least [`MIN_FRAME`] bytes of Ethernet.
@@ -64,6 +65,17 @@ impl<'a> Frame<'a> {
         let tci = self.0.get(field::TCI)?;
         Some(Tag { tpid, tci: u16::from_be_bytes([tci[0], tci[1]]) })
     }
+
+    /// A TPID with fewer than a tag and an EtherType behind it.
+    pub fn ends_inside_tag(self) -> bool {
+        is_tpid(self.ethertype()) && self.0.len() < field::INNER_TYPE.end
+    }
+
+    /// True when another tag stands behind the outer one.
+    pub fn is_double_tagged(self) -> bool {
+        is_tpid(self.ethertype())
+            && self.0.get(field::INNER_TYPE).is_some_and(|t| is_tpid(u16::from_be_bytes([t[0], t[1]])))
+    }
 }
 
 /// True for the EtherTypes that announce a VLAN tag.
@@ -91,6 +103,77 @@ impl Tag {
     pub fn bytes(self) -> [u8; Self::LEN] {
         let ([a, b], [c, d]) = (self.tpid.to_be_bytes(), self.tci.to_be_bytes());
         [a, b, c, d]
+    }
+}
+
+/// How a frame's outer tag changes on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Retag {
+    Keep,
+    /// The outer tag goes.
+    Pop,
+    /// This tag takes the outer one's place.
+    Replace(Tag),
+    /// This tag comes in front.
+    Push(Tag),
+}
+
+/// A frame as it leaves: the same bytes with another outer tag, as slices to gather, never copied.
+#[derive(Clone, Copy)]
+pub struct Outgoing<'a> {
+    head: &'a [u8],
+    tag: [u8; Tag::LEN],
+    tag_len: usize,
+    tail: &'a [u8],
+}
+
+impl<'a> Outgoing<'a> {
+    /// `Pop` and `Replace` need the tag and the EtherType behind it; without them nothing changes.
+    pub fn new(frame: Frame<'a>, retag: Retag) -> Self {
+        let bytes = frame.bytes();
+        let whole = Self { head: bytes, tag: [0; Tag::LEN], tag_len: 0, tail: &[] };
+        let (head, rest) = bytes.split_at(field::SRC.end);
+        match (retag, rest.get(Tag::LEN..).filter(|inner| inner.len() >= 2)) {
+            (Retag::Push(tag), _) => Self { head, tag: tag.bytes(), tag_len: Tag::LEN, tail: rest },
+            (Retag::Pop, Some(tail)) => Self { head, tail, ..whole },
+            (Retag::Replace(tag), Some(tail)) => Self { head, tag: tag.bytes(), tag_len: Tag::LEN, tail },
+            _ => whole,
+        }
+    }
+
+    /// Never 0: a frame has at least its header.
+    #[allow(clippy::len_without_is_empty)]
+    pub fn len(&self) -> usize {
+        self.head.len() + self.tag_len + self.tail.len()
+    }
+
+    /// The frame in order; a part may be empty.
+    pub fn parts(&self) -> [&[u8]; 3] {
+        [self.head, &self.tag[..self.tag_len], self.tail]
+    }
+
+    /// Bytes behind the Ethernet header and at most two tags: what a device's MTU bounds.
+    pub fn payload_len(&self) -> usize {
+        let mut header = MIN_FRAME;
+        for _ in 0..2 {
+            let Some(low) = self.byte(header - 1) else { break };
+            let Some(high) = self.byte(header - 2) else { break };
+            if !is_tpid(u16::from_be_bytes([high, low])) {
+                break;
+            }
+            header += Tag::LEN;
+        }
+        self.len().saturating_sub(header)
+    }
+
+    fn byte(&self, mut at: usize) -> Option<u8> {
+        for part in self.parts() {
+            match part.get(at) {
+                Some(byte) => return Some(*byte),
+                None => at -= part.len(),
+            }
+        }
+        None
     }
 }
 
@@ -168,7 +251,10 @@ impl FromStr for MacAddr {
         let mut octets = [0; 6];
         let mut parts = s.split([':', '-']);
         for octet in &mut octets {
-            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(wrong)?;
+            let part = parts
+                .next()
+                .filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()))
+                .ok_or_else(wrong)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() {
@@ -311,9 +397,10 @@ impl Serialize for Vid {
 impl<'de> Deserialize<'de> for Vid {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = u64::deserialize(deserializer)?;
-        u16::try_from(number).ok().and_then(Self::new).ok_or_else(|| {
-            de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a VID, 1 to 4094")
-        })
+        u16::try_from(number)
+            .ok()
+            .and_then(Self::new)
+            .ok_or_else(|| de::Error::invalid_value(de::Unexpected::Unsigned(number), &"a VID, 1 to 4094"))
     }
 }
 
@@ -361,9 +448,47 @@ mod tests {
     }
 
     #[test]
+    fn retagging_gathers_the_right_bytes() {
+        let plain: Vec<u8> = (0..12).chain([0x08, 0x00, 1, 2, 3]).collect();
+        let tagged: Vec<u8> = (0..12).chain([0x81, 0x00, 0x20, 0x05, 0x08, 0x00, 1, 2, 3]).collect();
+        let other: Vec<u8> = (0..12).chain([0x88, 0xa8, 0x00, 0x07, 0x08, 0x00, 1, 2, 3]).collect();
+        let tag = Tag { tpid: 0x8100, tci: 0x2005 };
+        let s_tag = Tag { tpid: 0x88a8, tci: 7 };
+        for (from, retag, to, payload) in [
+            (&plain, Retag::Keep, &plain, 3),
+            (&plain, Retag::Push(tag), &tagged, 3),
+            (&tagged, Retag::Pop, &plain, 3),
+            (&tagged, Retag::Replace(s_tag), &other, 3),
+        ] {
+            let out = Outgoing::new(Frame::checked(from).unwrap(), retag);
+            assert_eq!(&out.parts().concat(), to, "{retag:?}");
+            assert_eq!((out.len(), out.payload_len()), (to.len(), payload), "{retag:?}");
+        }
+    }
+
+    #[test]
+    fn bad_41_no_retagging_reads_past_the_end() {
+        for len in 14..20 {
+            let mut bytes = vec![0x81; len];
+            bytes[13] = 0;
+            for retag in [Retag::Keep, Retag::Pop, Retag::Replace(Tag { tpid: 0x8100, tci: 1 })] {
+                let out = Outgoing::new(Frame::checked(&bytes).unwrap(), retag);
+                assert!(out.len() >= MIN_FRAME && out.payload_len() <= len);
+            }
+        }
+    }
+
+    #[test]
     fn mac_addresses_read_and_print() {
         assert_eq!("AA-bb-cc-DD-ee-0f".parse::<MacAddr>().unwrap().to_string(), "aa:bb:cc:dd:ee:0f");
-        for wrong in ["", "aa:bb", "aa:bb:cc:dd:ee:f", "aa:bb:cc:dd:ee:ff:00", "gg:bb:cc:dd:ee:ff", "aa:bb:cc:dd:ee:+f"] {
+        for wrong in [
+            "",
+            "aa:bb",
+            "aa:bb:cc:dd:ee:f",
+            "aa:bb:cc:dd:ee:ff:00",
+            "gg:bb:cc:dd:ee:ff",
+            "aa:bb:cc:dd:ee:+f",
+        ] {
             assert!(wrong.parse::<MacAddr>().is_err(), "{wrong}");
         }
         assert!("01:80:c2:00:00:0e".parse::<MacAddr>().unwrap().is_reserved());

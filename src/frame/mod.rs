@@ -5,4 +5,4 @@ pub mod eth;
 pub mod offload;
 pub mod segment;
 
-pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Tag, Vid, VidSet};
+pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Outgoing, Retag, Tag, Vid, VidSet};

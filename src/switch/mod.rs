@@ -1,1 +1,13 @@
-//! Who gets a frame: the FDB, VLAN rules, and the verdict. Pure: time is an argument.
+//! Who gets a frame: the FDB, VLAN rules, and the verdict. Pure: time is an argument, and nothing
+//! here knows a socket.
+
+pub mod counters;
+pub mod fdb;
+mod forward;
+pub mod guard;
+pub mod vlan;
+
+pub use counters::{Counters, Reason};
+pub use fdb::Fdb;
+pub use forward::{Flood, Now, Port, Slot, Switch, Table, Verdict};
+pub use vlan::VlanRule;

@@ -1,0 +1,134 @@
+//! Counters so light that they are always on, and the names of all the ways a frame can be dropped.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Defines [`Reason`] with its names, so that no reason can lack one.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame was not forwarded.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that `etherctl counters` prints.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Fewer than 14 bytes.
+    Runt = "runt",
+    /// More than MAX_FRAME bytes, or more than the buffer it was read into.
+    Oversize = "oversize",
+    /// The frame ends inside its VLAN tag.
+    TruncatedTag = "truncated-tag",
+    /// VID 4095.
+    ReservedVid = "reserved-vid",
+    /// Tagged, on a port that takes untagged frames only.
+    VlanTagged = "vlan-tagged",
+    /// Untagged, on a trunk without a native VLAN.
+    VlanUntagged = "vlan-untagged",
+    /// The port is not in the frame's VLAN.
+    VlanNotMember = "vlan-not-member",
+    /// The source is a group address or zero.
+    BadSource = "bad-source",
+    /// The source is one of this host's own TAPs, and came from a peer.
+    OwnSource = "own-source",
+    /// The source has a static entry on another port.
+    FixedElsewhere = "fixed-elsewhere",
+    /// The source is not in the port's MAC list.
+    SourceNotAllowed = "source-not-allowed",
+    /// 01:80:c2:00:00:0x, which bridges keep to themselves.
+    ReservedGroup = "reserved-group",
+    /// The destination is on the ingress port.
+    Filtered = "filtered",
+    /// Both ports are isolated.
+    Isolated = "isolated",
+    /// The ingress or egress port is shut.
+    PortShut = "port-shut",
+    /// Nobody to send it to.
+    NoEgress = "no-egress",
+    /// More than the port's rate.
+    RateLimit = "rate-limit",
+    /// The link is not connected.
+    LinkDown = "link-down",
+    /// The egress queue is full.
+    QueueFull = "queue-full",
+    /// Larger than the egress device's MTU.
+    TooBig = "too-big",
+    /// The device is down or gone.
+    DeviceDown = "device-down",
+    /// The kernel refused the frame (ENOBUFS and the like).
+    DeviceError = "device-error",
+    /// A checksum request or GSO description that does not fit its frame.
+    BadOffload = "bad-offload",
+    /// A text message on a link (not a frame).
+    Text = "text",
+}
+
+/// One port's counters. `rx` counts what came in, `tx` what went out.
+#[derive(Debug)]
+pub struct Counters {
+    pub rx: AtomicU64,
+    pub rx_bytes: AtomicU64,
+    pub tx: AtomicU64,
+    pub tx_bytes: AtomicU64,
+    drops: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            rx: AtomicU64::new(0),
+            rx_bytes: AtomicU64::new(0),
+            tx: AtomicU64::new(0),
+            tx_bytes: AtomicU64::new(0),
+            drops: [const { AtomicU64::new(0) }; Reason::ALL.len()],
+        }
+    }
+}
+
+impl Counters {
+    pub fn received(&self, frames: u64, bytes: u64) {
+        self.rx.fetch_add(frames, Relaxed);
+        self.rx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn sent(&self, frames: u64, bytes: u64) {
+        self.tx.fetch_add(frames, Relaxed);
+        self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn dropped(&self, reason: Reason) {
+        self.drops[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Drops by reason, those that never happened left out.
+    pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL
+            .iter()
+            .map(|reason| (*reason, self.drops[*reason as usize].load(Relaxed)))
+            .filter(|(_, count)| *count > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_have_distinct_names_and_count_apart() {
+        let names: std::collections::HashSet<_> = Reason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        let counters = Counters::default();
+        counters.dropped(Reason::Runt);
+        counters.dropped(Reason::Text);
+        counters.dropped(Reason::Text);
+        assert_eq!(counters.drops().collect::<Vec<_>>(), [(Reason::Runt, 1), (Reason::Text, 2)]);
+    }
+}

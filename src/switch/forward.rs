@@ -1,0 +1,357 @@
+//! The verdict on one frame: in a port, out of a port, all ports, or none.
+//!
+//! The table of ports is a snapshot that the control side replaces as a whole; a data thread reads it
+//! without a lock. What hangs on a port besides its rules is the shell's (`E`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::counters::{Counters, Reason};
+use super::fdb::{Fdb, Learned, MAX_SLOTS};
+use super::guard::Policer;
+use super::vlan::{Class, VlanRule};
+use crate::frame::{Frame, MacAddr, Retag};
+
+/// A port's place in the table. Slots are reused; port numbers never are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Slot(pub u32);
+
+impl Slot {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The time since the switch's start.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Now(pub Duration);
+
+impl Now {
+    pub fn seconds(self) -> u32 {
+        self.0.as_secs() as u32
+    }
+}
+
+/// A port as the switch sees it.
+#[derive(Debug)]
+pub struct Port<E> {
+    pub slot: Slot,
+    pub number: u32,
+    pub vlan: VlanRule,
+    pub isolated: bool,
+    /// Reserved multicast passes.
+    pub bpdu: bool,
+    /// Sources let in; empty: all.
+    pub macs: Vec<MacAddr>,
+    /// A remote peer: what it sends may not claim to come from this host's own devices.
+    pub remote: bool,
+    pub rate: Option<Arc<Policer>>,
+    pub shut: Arc<AtomicBool>,
+    pub counters: Arc<Counters>,
+    pub egress: E,
+}
+
+impl<E> Port<E> {
+    pub fn is_shut(&self) -> bool {
+        self.shut.load(Relaxed)
+    }
+}
+
+/// All ports at one moment.
+#[derive(Debug)]
+pub struct Table<E> {
+    slots: Vec<Option<Arc<Port<E>>>>,
+    /// MAC addresses of this host's own devices, sorted.
+    own: Vec<MacAddr>,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    Unicast(Slot, Retag),
+    /// To each port that [`Table::flood`] names.
+    Flood(Flood),
+    Drop(Reason),
+}
+
+/// A frame on its way to every port of its VLAN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flood {
+    class: Class,
+    ingress: Slot,
+    isolated: bool,
+}
+
+/// The forwarding database and the table of ports.
+pub struct Switch<E> {
+    pub fdb: Fdb,
+    table: ArcSwap<Table<E>>,
+}
+
+impl<E> Switch<E> {
+    pub fn new(fdb: Fdb) -> Self {
+        Self { fdb, table: ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() }) }
+    }
+
+    /// The table; take it anew for each batch.
+    pub fn table(&self) -> &ArcSwap<Table<E>> {
+        &self.table
+    }
+
+    /// Puts `port` into its slot. Callers serialise changes among themselves.
+    pub fn put(&self, port: Port<E>) {
+        self.update(|table| {
+            let index = port.slot.index();
+            if table.slots.len() <= index {
+                table.slots.resize_with(index + 1, || None);
+            }
+            table.slots[index] = Some(Arc::new(port));
+        });
+    }
+
+    /// Empties a slot and forgets its stations.
+    pub fn remove(&self, slot: Slot) {
+        self.update(|table| {
+            if let Some(port) = table.slots.get_mut(slot.index()) {
+                *port = None;
+            }
+        });
+        self.fdb.forget_port(slot);
+    }
+
+    /// The MAC addresses of this host's own devices.
+    pub fn set_own(&self, mut own: Vec<MacAddr>) {
+        own.sort_unstable();
+        self.update(|table| table.own = own);
+    }
+
+    /// The lowest free slot, `None` when all are taken.
+    pub fn free_slot(&self) -> Option<Slot> {
+        let table = self.table.load();
+        let index = table.slots.iter().position(Option::is_none).unwrap_or(table.slots.len());
+        (index < MAX_SLOTS).then_some(Slot(index as u32))
+    }
+
+    /// Who gets `frame`, which came in at `ingress`. Learns the source.
+    pub fn forward(&self, table: &Table<E>, ingress: &Port<E>, frame: Frame<'_>, now: Now) -> Verdict {
+        match self.judge(table, ingress, frame, now) {
+            Ok(verdict) => verdict,
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    fn judge(
+        &self,
+        table: &Table<E>,
+        ingress: &Port<E>,
+        frame: Frame<'_>,
+        now: Now,
+    ) -> Result<Verdict, Reason> {
+        if ingress.is_shut() {
+            return Err(Reason::PortShut);
+        }
+        let (src, dst) = (frame.src(), frame.dst());
+        if src.is_group() || src.is_zero() {
+            return Err(Reason::BadSource);
+        }
+        if !ingress.macs.is_empty() && !ingress.macs.contains(&src) {
+            return Err(Reason::SourceNotAllowed);
+        }
+        if ingress.remote && table.own.binary_search(&src).is_ok() {
+            return Err(Reason::OwnSource);
+        }
+        if ingress.rate.as_ref().is_some_and(|rate| !rate.admits(frame.bytes().len(), now.0)) {
+            return Err(Reason::RateLimit);
+        }
+        let class = ingress.vlan.classify(frame)?;
+        if dst.is_reserved() && !ingress.bpdu {
+            return Err(Reason::ReservedGroup);
+        }
+        if let Learned::Fixed(_) = self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
+            return Err(Reason::FixedElsewhere);
+        }
+        let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated };
+        if dst.is_group() {
+            return Ok(Verdict::Flood(flood));
+        }
+        let Some(slot) = self.fdb.lookup(class.vid, dst, now.seconds()) else {
+            return Ok(Verdict::Flood(flood));
+        };
+        if slot == ingress.slot {
+            return Err(Reason::Filtered);
+        }
+        // An entry may outlive its port by a moment: then nobody is known to have the station.
+        let Some(egress) = table.get(slot) else { return Ok(Verdict::Flood(flood)) };
+        if egress.is_shut() {
+            return Err(Reason::PortShut);
+        }
+        if ingress.isolated && egress.isolated {
+            return Err(Reason::Isolated);
+        }
+        let retag = egress.vlan.egress(class).ok_or(Reason::VlanNotMember)?;
+        Ok(Verdict::Unicast(slot, retag))
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Table<E>)) {
+        let mut table = Table::clone(&self.table.load());
+        change(&mut table);
+        self.table.store(Arc::new(table));
+    }
+}
+
+impl<E> Table<E> {
+    pub fn get(&self, slot: Slot) -> Option<&Arc<Port<E>>> {
+        self.slots.get(slot.index())?.as_ref()
+    }
+
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<Port<E>>> {
+        self.slots.iter().flatten()
+    }
+
+    /// The ports a flooded frame goes out of, and its tag there.
+    pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
+        self.ports().filter_map(move |port| {
+            let out = port.slot == flood.ingress
+                || port.is_shut()
+                || flood.isolated && port.isolated
+                || reserved && !port.bpdu;
+            if out { None } else { port.vlan.egress(flood.class).map(|retag| (port, retag)) }
+        })
+    }
+}
+
+impl<E> Clone for Table<E> {
+    fn clone(&self) -> Self {
+        Self { slots: self.slots.clone(), own: self.own.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::Vid;
+
+    const NOW: Now = Now(Duration::from_secs(1));
+
+    fn switch(change: impl Fn(&mut Port<()>)) -> Switch<()> {
+        let switch = Switch::new(Fdb::new(64, 300, [1, 2]));
+        for slot in 0..3 {
+            let mut port = Port {
+                slot: Slot(slot),
+                number: slot + 1,
+                vlan: VlanRule::Transparent,
+                isolated: false,
+                bpdu: false,
+                macs: Vec::new(),
+                remote: slot == 2,
+                rate: None,
+                shut: Arc::default(),
+                counters: Arc::default(),
+                egress: (),
+            };
+            change(&mut port);
+            switch.put(port);
+        }
+        switch
+    }
+
+    fn frame(dst: &str, src: &str) -> Vec<u8> {
+        let mac = |s: &str| s.parse::<MacAddr>().unwrap().octets();
+        [&mac(dst)[..], &mac(src), &[0x08, 0x00], &[0; 46]].concat()
+    }
+
+    fn send(switch: &Switch<()>, slot: u32, dst: &str, src: &str) -> Verdict {
+        let table = switch.table().load();
+        let bytes = frame(dst, src);
+        let ingress = table.get(Slot(slot)).unwrap();
+        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), NOW)
+    }
+
+    fn flooded(switch: &Switch<()>, verdict: Verdict) -> Vec<u32> {
+        let Verdict::Flood(flood) = verdict else { panic!("{verdict:?}") };
+        switch.table().load().flood(flood, false).map(|(port, _)| port.slot.0).collect()
+    }
+
+    const X: &str = "02:00:00:00:00:0a";
+    const Y: &str = "02:00:00:00:00:0b";
+    const ALL: &str = "ff:ff:ff:ff:ff:ff";
+
+    #[test]
+    fn unknown_floods_known_goes_to_its_port() {
+        let switch = switch(|_| ());
+        assert_eq!(flooded(&switch, send(&switch, 0, Y, X)), [1, 2]);
+        assert_eq!(send(&switch, 1, X, Y), Verdict::Unicast(Slot(0), Retag::Keep));
+        assert_eq!(send(&switch, 0, Y, X), Verdict::Unicast(Slot(1), Retag::Keep));
+        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [0, 2]);
+    }
+
+    #[test]
+    fn bad_35_a_frame_for_its_own_port_is_filtered() {
+        let switch = switch(|_| ());
+        send(&switch, 0, ALL, X);
+        assert_eq!(send(&switch, 0, X, Y), Verdict::Drop(Reason::Filtered));
+    }
+
+    #[test]
+    fn bad_34_36_sources_that_cannot_be() {
+        let switch = switch(|_| ());
+        switch.set_own(vec![Y.parse().unwrap()]);
+        for (slot, src, reason) in [
+            (0, "01:00:5e:00:00:01", Reason::BadSource),
+            (0, "00:00:00:00:00:00", Reason::BadSource),
+            (2, Y, Reason::OwnSource),
+        ] {
+            assert_eq!(send(&switch, slot, ALL, src), Verdict::Drop(reason), "{src}");
+        }
+        assert!(switch.fdb.stations(1).is_empty(), "nothing was learned");
+        assert_eq!(flooded(&switch, send(&switch, 0, ALL, Y)), [1, 2], "its own port may use it");
+    }
+
+    #[test]
+    fn bad_40_reserved_groups_pass_only_when_told() {
+        let bpdu = "01:80:c2:00:00:00";
+        let closed = switch(|_| ());
+        assert_eq!(send(&closed, 0, bpdu, X), Verdict::Drop(Reason::ReservedGroup));
+        let open = switch(|port| port.bpdu = port.slot.0 != 1);
+        let Verdict::Flood(flood) = send(&open, 0, bpdu, X) else { panic!() };
+        let out: Vec<_> = open.table().load().flood(flood, true).map(|(p, _)| p.slot.0).collect();
+        assert_eq!(out, [2], "not to a port that keeps them out");
+    }
+
+    #[test]
+    fn isolated_ports_meet_only_the_others() {
+        let switch = switch(|port| port.isolated = port.slot.0 < 2);
+        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);
+        send(&switch, 1, ALL, Y);
+        assert_eq!(send(&switch, 0, Y, X), Verdict::Drop(Reason::Isolated));
+        assert_eq!(flooded(&switch, send(&switch, 2, ALL, "02:00:00:00:00:0c")), [0, 1]);
+    }
+
+    #[test]
+    fn a_shut_port_neither_sends_nor_receives() {
+        let switch = switch(|_| ());
+        send(&switch, 0, ALL, X);
+        switch.table().load().get(Slot(0)).unwrap().shut.store(true, Relaxed);
+        assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::PortShut));
+        assert_eq!(send(&switch, 1, X, Y), Verdict::Drop(Reason::PortShut));
+        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [2]);
+    }
+
+    #[test]
+    fn a_mac_list_lets_in_only_those() {
+        let switch = switch(|port| port.macs = vec![X.parse().unwrap()]);
+        assert_eq!(send(&switch, 0, ALL, Y), Verdict::Drop(Reason::SourceNotAllowed));
+        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [1, 2]);
+    }
+
+    #[test]
+    fn access_ports_of_two_vlans_do_not_meet() {
+        let switch =
+            switch(|port| port.vlan = VlanRule::Access(Vid::new(10 + port.slot.0 as u16 % 2).unwrap()));
+        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);
+        assert_eq!(flooded(&switch, send(&switch, 1, X, Y)), [0u32; 0]);
+    }
+}
