@@ -1,1 +1,148 @@
-//! tun
+//! TAP devices: a character device whose reads and writes are Ethernet frames
+//! (Linux Documentation/networking/tuntap.rst).
+
+use std::fs::OpenOptions;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+
+use nix::sys::uio::writev;
+use nix::unistd::read;
+
+use super::{OpenError, check_device_name};
+
+/// One open queue of a TAP device, non-blocking, without packet information or virtio header. The
+/// device goes away with it unless it is persistent.
+#[derive(Debug)]
+pub struct Tap {
+    fd: OwnedFd,
+    existed: bool,
+}
+
+impl Tap {
+    /// Attaches to the TAP called `name` in the calling thread's network namespace, making it when
+    /// there is none.
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        check_device_name(name)?;
+        let fd: OwnedFd = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(DEVICE)
+            .map_err(|e| {
+                OpenError::Failed(format!("could not open {DEVICE} for TAP {name}: {}", open_reason(&e)))
+            })?
+            .into();
+        // With IFF_TUN_EXCL the kernel itself says whether the device was there; a look beforehand
+        // would race with another maker.
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+        let existed = match attach(fd.as_fd(), name, flags | libc::IFF_TUN_EXCL) {
+            Ok(()) => false,
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
+                attach(fd.as_fd(), name, flags).map_err(|e| attach_error(name, &e))?;
+                true
+            }
+            Err(e) => return Err(attach_error(name, &e)),
+        };
+        Ok(Self { fd, existed })
+    }
+
+    /// The device was there before [`Tap::open`].
+    pub fn existed(&self) -> bool {
+        self.existed
+    }
+
+    /// A persistent device outlives this descriptor and the process.
+    pub fn set_persist(&self, persist: bool) -> io::Result<()> {
+        // SAFETY: TUNSETPERSIST takes its argument by value, no memory is shared. nix has no wrapper.
+        let rc =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETPERSIST, libc::c_ulong::from(persist)) };
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// One frame; what does not fit into `buf` is lost, so a read that fills it may be truncated.
+    /// `WouldBlock` when there is none, EIO while the device is down, EBADFD once it is deleted.
+    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(read(&self.fd, buf)?)
+    }
+
+    /// One frame in pieces. EIO while the device is down, EBADFD once it is deleted, EINVAL for a runt.
+    pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(writev(&self.fd, frame)?)
+    }
+}
+
+impl AsFd for Tap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Tap {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// `name` has passed [`check_device_name`].
+fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> {
+    let mut ifr_name = [0; libc::IFNAMSIZ];
+    for (to, from) in ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from as libc::c_char;
+    }
+    // TUNSETIFF reads the flags as 16 bits: IFF_TUN_EXCL, 0x8000, is its sign bit.
+    let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: flags as u16 as libc::c_short };
+    let mut request = libc::ifreq { ifr_name, ifr_ifru };
+    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives on this stack frame; the name ends
+    // with a NUL because only 15 of its 16 bytes were written. nix has no wrapper.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn open_reason(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
+            format!("{e}; load the tun module (modprobe tun), and in a container pass {DEVICE} in")
+        }
+        Some(libc::EPERM | libc::EACCES) => {
+            format!("{e}; allow it (systemd: DeviceAllow={DEVICE} rw) or run as root")
+        }
+        _ => e.to_string(),
+    }
+}
+
+fn attach_error(name: &str, e: &io::Error) -> OpenError {
+    let hint = match e.raw_os_error() {
+        Some(libc::EPERM) => "; run as root or with CAP_NET_ADMIN, or make it first with ip tuntap add user",
+        Some(libc::EBUSY) => "; another process has it open: stop that one or choose another name",
+        Some(libc::EINVAL) => {
+            let text =
+                format!("a device {name} exists and is not a TAP with a single queue; choose another name");
+            return OpenError::Invalid(text);
+        }
+        _ => "",
+    };
+    OpenError::Failed(format!("could not attach to TAP {name}: {e}{hint}"))
+}
+
+const DEVICE: &str = "/dev/net/tun";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_says_what_to_do_next() {
+        let error = |errno| attach_error("tap0", &io::Error::from_raw_os_error(errno)).to_string();
+        assert!(error(libc::EPERM).contains("CAP_NET_ADMIN"));
+        assert!(error(libc::EBUSY).contains("another process"));
+        assert!(error(libc::EINVAL).contains("not a TAP"));
+        assert!(open_reason(&io::Error::from_raw_os_error(libc::ENOENT)).contains("modprobe tun"));
+        assert!(open_reason(&io::Error::from_raw_os_error(libc::EPERM)).contains("DeviceAllow"));
+    }
+
+    #[test]
+    fn impossible_names_never_reach_the_kernel() {
+        assert!(matches!(Tap::open("tap%d"), Err(OpenError::Invalid(_))));
+    }
+}
