@@ -1,1 +1,531 @@
-//! netif
+//! Settings of network devices over rtnetlink: addresses, MTU, MAC, up and down; and what changes by
+//! itself ([`watch`]).
+//!
+//! Every call opens its own netlink socket, in the network namespace of the calling thread, on the
+//! current tokio runtime. That is a few tens of microseconds for something people do by hand, and no
+//! shared state.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::PortError;
+use super::spec::InterfaceChange;
+use crate::frame::MacAddr;
+
+/// A network device as the kernel sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Netif {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub mac: MacAddr,
+    /// Administratively up.
+    pub up: bool,
+    /// Up and with carrier.
+    pub running: bool,
+    /// IPv4 first, then IPv6 (link-local ones too), each in the kernel's order.
+    pub addresses: Vec<IpNet>,
+}
+
+impl Netif {
+    /// The first IPv4 address.
+    pub fn ipv4(&self) -> Option<Ipv4Net> {
+        self.addresses.iter().find_map(|net| match net {
+            IpNet::V4(net) => Some(*net),
+            IpNet::V6(_) => None,
+        })
+    }
+}
+
+/// Something changed, by whomever.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A local address came or went.
+    Addresses,
+    /// A route came or went.
+    Routes,
+    /// A device as it is now; `gone`: deleted, or moved to another namespace.
+    Link { index: u32, name: String, up: bool, running: bool, gone: bool },
+}
+
+/// The device called `name`.
+pub async fn status(name: &str) -> Result<Netif, PortError> {
+    Netlink::open()?.status(name).await
+}
+
+/// False also for names that no device can have.
+pub async fn exists(name: &str) -> Result<bool, PortError> {
+    match Netlink::open()?.link(name).await {
+        Ok(_) => Ok(true),
+        Err(PortError::NotFound(_) | PortError::Invalid(_)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+pub async fn set_up(name: &str, up: bool) -> Result<(), PortError> {
+    let netlink = Netlink::open()?;
+    let index = netlink.link(name).await?.header.index;
+    netlink.set_up(name, index, up).await
+}
+
+pub async fn delete(name: &str) -> Result<(), PortError> {
+    let netlink = Netlink::open()?;
+    let index = netlink.link(name).await?.header.index;
+    netlink.handle.link().del(index).execute().await.map_err(|e| refused(name, "delete it", &e))
+}
+
+/// Lowers the device's gso_max_size and gro_max_size to 65,536 where BIG TCP has raised them: a larger
+/// frame would not fit [`MAX_FRAME`](crate::frame::MAX_FRAME). The caller may ignore an error.
+pub async fn pin_gso(name: &str) -> Result<(), PortError> {
+    let netlink = Netlink::open()?;
+    let link = netlink.link(name).await?;
+    let limits: Vec<_> = link.attributes.iter().filter_map(pinned).collect();
+    if limits.is_empty() {
+        return Ok(());
+    }
+    let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(link.header.index).build();
+    message.attributes = limits;
+    netlink.set(name, "its gso_max_size and gro_max_size", message).await
+}
+
+/// Changes a device. Everything that can be known is checked before the first change; when the kernel
+/// then refuses one all the same, MAC, MTU and added addresses are put back.
+///
+/// Addresses replace those of the families that occur in the change, IPv6 link-local ones excepted;
+/// a device is never without one in between, unless only a prefix length changes.
+pub async fn apply(name: &str, change: &InterfaceChange) -> Result<(), PortError> {
+    let netlink = Netlink::open()?;
+    let link = netlink.link(name).await?;
+    let before = netlink.describe(name, &link).await?;
+    check(name, &link, &before, change)?;
+    let mac = change.mac.filter(|mac| *mac != before.mac);
+    let mtu = change.mtu.filter(|mtu| *mtu != before.mtu);
+    if let Some(mac) = mac {
+        netlink.set_mac(name, &before, mac).await?;
+    }
+    let outcome = async {
+        if let Some(mtu) = mtu {
+            netlink.set_mtu(name, before.index, mtu).await?;
+        }
+        netlink.set_addresses(name, &before, &change.address).await
+    };
+    let outcome = outcome.await;
+    if outcome.is_err() {
+        // Best effort: the error to tell is the first one.
+        if mtu.is_some() {
+            let _ = netlink.set_mtu(name, before.index, before.mtu).await;
+        }
+        if mac.is_some() {
+            let _ = netlink.set_mac(name, &before, before.mac).await;
+        }
+        let _ = netlink.add_missing(name, before.index, &before.addresses).await;
+    }
+    outcome
+}
+
+/// Changes of addresses, routes and links from now on. Equal events that wait are told once, so a
+/// slow reader loses nothing and memory stays bounded. Ends when the receiver is dropped.
+pub fn watch() -> Result<mpsc::Receiver<Event>, PortError> {
+    // The first socket is opened here, so that what happens after the call is seen.
+    let first = Watch::open()?;
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(keep_watching(first, sender));
+    Ok(receiver)
+}
+
+/// One netlink socket and the task that serves it.
+struct Netlink {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Netlink {
+    fn open() -> Result<Self, PortError> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|e| PortError::Failed(format!("could not open a netlink socket: {e}")))?;
+        Ok(Self { handle, task: tokio::spawn(connection) })
+    }
+
+    async fn link(&self, name: &str) -> Result<LinkMessage, PortError> {
+        crate::sys::check_device_name(name).map_err(|e| PortError::Invalid(e.to_string()))?;
+        let mut answers = std::pin::pin!(self.handle.link().get().match_name(name).execute());
+        match answers.try_next().await {
+            Ok(Some(link)) => Ok(link),
+            Ok(None) => Err(PortError::NotFound(format!("no network device {name}"))),
+            Err(e) if errno(&e) == Some(libc::ENODEV) => {
+                Err(PortError::NotFound(format!("no network device {name}")))
+            }
+            Err(e) => Err(refused(name, "read its state", &e)),
+        }
+    }
+
+    async fn status(&self, name: &str) -> Result<Netif, PortError> {
+        let link = self.link(name).await?;
+        self.describe(name, &link).await
+    }
+
+    async fn describe(&self, name: &str, link: &LinkMessage) -> Result<Netif, PortError> {
+        let mut netif = Netif {
+            index: link.header.index,
+            name: name.to_owned(),
+            mtu: 0,
+            mac: MacAddr::ZERO,
+            up: link.header.flags.contains(LinkFlags::Up),
+            running: link.header.flags.contains(LinkFlags::Running),
+            addresses: Vec::new(),
+        };
+        for attribute in &link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => netif.name.clone_from(name),
+                LinkAttribute::Mtu(mtu) => netif.mtu = *mtu,
+                LinkAttribute::Address(octets) => {
+                    netif.mac = octets.as_slice().try_into().map_or(MacAddr::ZERO, MacAddr::new);
+                }
+                _ => {}
+            }
+        }
+        let messages = self.address_messages(name, netif.index).await?;
+        netif.addresses = messages.iter().filter_map(network).collect();
+        netif.addresses.sort_by_key(|net| matches!(net, IpNet::V6(_)));
+        Ok(netif)
+    }
+
+    async fn address_messages(&self, name: &str, index: u32) -> Result<Vec<AddressMessage>, PortError> {
+        let request = self.handle.address().get().set_link_index_filter(index).execute();
+        request.try_collect().await.map_err(|e| refused(name, "read its addresses", &e))
+    }
+
+    async fn set(&self, name: &str, what: &str, message: LinkMessage) -> Result<(), PortError> {
+        let outcome = self.handle.link().set(message).execute().await;
+        outcome.map_err(|e| refused(name, &format!("set {what}"), &e))
+    }
+
+    async fn set_up(&self, name: &str, index: u32, up: bool) -> Result<(), PortError> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(index);
+        let message = if up { message.up() } else { message.down() };
+        self.set(name, if up { "it up" } else { "it down" }, message.build()).await
+    }
+
+    async fn set_mtu(&self, name: &str, index: u32, mtu: u32) -> Result<(), PortError> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().index(index).mtu(mtu).build();
+        self.set(name, &format!("its MTU to {mtu}"), message).await
+    }
+
+    /// Some drivers change the MAC of a device only while it is down (EBUSY). Going down costs its
+    /// IPv6 addresses, which are given back.
+    async fn set_mac(&self, name: &str, before: &Netif, mac: MacAddr) -> Result<(), PortError> {
+        let message = || {
+            LinkMessageBuilder::<LinkUnspec>::new().index(before.index).address(mac.octets().to_vec()).build()
+        };
+        let what = format!("its MAC address to {mac}");
+        match self.handle.link().set(message()).execute().await {
+            Err(e) if errno(&e) == Some(libc::EBUSY) && before.up => {}
+            outcome => return outcome.map_err(|e| refused(name, &format!("set {what}"), &e)),
+        }
+        self.set_up(name, before.index, false).await?;
+        let outcome = self.set(name, &what, message()).await;
+        self.set_up(name, before.index, true).await?;
+        outcome?;
+        self.add_missing(name, before.index, &before.addresses).await
+    }
+
+    async fn set_addresses(&self, name: &str, before: &Netif, wanted: &[IpNet]) -> Result<(), PortError> {
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let index = before.index;
+        let mut added = Vec::new();
+        for net in wanted.iter().filter(|net| !before.addresses.contains(net)) {
+            // IPv6 knows an address once, whatever its prefix length.
+            for old in before.addresses.iter().filter(|old| old.addr() == net.addr() && net.addr().is_ipv6())
+            {
+                self.remove_address(name, index, *old).await?;
+            }
+            if let Err(e) = self.add_address(name, index, *net).await {
+                for net in added {
+                    let _ = self.remove_address(name, index, net).await;
+                }
+                return Err(e);
+            }
+            added.push(*net);
+        }
+        for old in before.addresses.iter().filter(|old| replaced(**old, wanted)) {
+            self.remove_address(name, index, *old).await?;
+        }
+        // Removing the first IPv4 address of a subnet takes the later ones of that subnet with it
+        // (unless promote_secondaries is set).
+        self.add_missing(name, index, wanted).await
+    }
+
+    async fn add_missing(&self, name: &str, index: u32, wanted: &[IpNet]) -> Result<(), PortError> {
+        let present: Vec<_> = self.address_messages(name, index).await?.iter().filter_map(network).collect();
+        for net in wanted.iter().filter(|net| !present.contains(net)) {
+            self.add_address(name, index, *net).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_address(&self, name: &str, index: u32, net: IpNet) -> Result<(), PortError> {
+        match self.handle.address().add(index, net.addr(), net.prefix_len()).execute().await {
+            Err(e) if errno(&e) != Some(libc::EEXIST) => {
+                Err(refused(name, &format!("add address {net}"), &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn remove_address(&self, name: &str, index: u32, net: IpNet) -> Result<(), PortError> {
+        for message in self.address_messages(name, index).await? {
+            if network(&message) == Some(net) {
+                match self.handle.address().del(message).execute().await {
+                    Err(e) if errno(&e) != Some(libc::EADDRNOTAVAIL) => {
+                        return Err(refused(name, &format!("remove address {net}"), &e));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The address that belongs to this host: IFA_LOCAL, or IFA_ADDRESS where that is absent (IPv6).
+fn network(message: &AddressMessage) -> Option<IpNet> {
+    let local = message
+        .attributes
+        .iter()
+        .find_map(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+    let ip = local.or_else(|| {
+        message
+            .attributes
+            .iter()
+            .find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None })
+    })?;
+    IpNet::new(ip, message.header.prefix_len).ok()
+}
+
+/// `old` has to go when `wanted` takes its place.
+fn replaced(old: IpNet, wanted: &[IpNet]) -> bool {
+    let link_local = matches!(old, IpNet::V6(net) if net.addr().is_unicast_link_local());
+    let same_family = |net: &&IpNet| net.addr().is_ipv4() == old.addr().is_ipv4();
+    !link_local && !wanted.contains(&old) && wanted.iter().any(|net| same_family(&net))
+}
+
+/// What can be known to be wrong before anything is changed.
+fn check(name: &str, link: &LinkMessage, before: &Netif, change: &InterfaceChange) -> Result<(), PortError> {
+    let wrong = |text: String| Err(PortError::Invalid(text));
+    if let Some(mac) = change.mac.filter(|mac| mac.is_group() || mac.is_zero()) {
+        return wrong(format!("MAC address {mac} for {name} is not one station's (group address or zero)"));
+    }
+    let (mut least, mut most) = (LEAST_MTU, u32::MAX);
+    for attribute in &link.attributes {
+        match attribute {
+            LinkAttribute::MinMtu(mtu) => least = least.max(*mtu),
+            // 0 is no limit.
+            LinkAttribute::MaxMtu(mtu) if *mtu != 0 => most = *mtu,
+            _ => {}
+        }
+    }
+    if let Some(mtu) = change.mtu.filter(|mtu| !(least..=most).contains(mtu)) {
+        return wrong(format!("MTU {mtu} for {name} is out of range (expected {least} to {most})"));
+    }
+    let mtu = change.mtu.unwrap_or(before.mtu);
+    for net in &change.address {
+        let ip = net.addr();
+        if ip.is_multicast() || ip.is_unspecified() || ip == IpAddr::from([255; 4]) {
+            return wrong(format!("{net} for {name} is not one host's address"));
+        }
+        if ip.is_ipv6() && mtu < LEAST_IPV6_MTU {
+            return wrong(format!(
+                "IPv6 address {net} for {name} needs an MTU of {LEAST_IPV6_MTU} (it is {mtu})"
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn pinned(attribute: &LinkAttribute) -> Option<LinkAttribute> {
+    match attribute {
+        LinkAttribute::GsoMaxSize(size) if *size > GSO_SIZE => Some(LinkAttribute::GsoMaxSize(GSO_SIZE)),
+        LinkAttribute::GroMaxSize(size) if *size > GSO_SIZE => Some(LinkAttribute::GroMaxSize(GSO_SIZE)),
+        LinkAttribute::GsoIpv4MaxSize(size) if *size > GSO_SIZE => {
+            Some(LinkAttribute::GsoIpv4MaxSize(GSO_SIZE))
+        }
+        LinkAttribute::GroIpv4MaxSize(size) if *size > GSO_SIZE => {
+            Some(LinkAttribute::GroIpv4MaxSize(GSO_SIZE))
+        }
+        _ => None,
+    }
+}
+
+fn errno(e: &rtnetlink::Error) -> Option<i32> {
+    match e {
+        rtnetlink::Error::NetlinkError(e) => Some(e.raw_code().wrapping_abs()),
+        _ => None,
+    }
+}
+
+fn refused(name: &str, what: &str, e: &rtnetlink::Error) -> PortError {
+    let reason = match errno(e) {
+        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        None => e.to_string(),
+    };
+    let hint = match errno(e) {
+        Some(libc::EPERM) => "; run as root or with CAP_NET_ADMIN".to_owned(),
+        Some(libc::EACCES) if what.contains("address") => {
+            format!("; IPv6 may be off there: sysctl net.ipv6.conf.{name}.disable_ipv6")
+        }
+        _ => String::new(),
+    };
+    PortError::Failed(format!("network device {name}: could not {what}: {reason}{hint}"))
+}
+
+type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+
+/// A netlink socket that listens to multicast groups.
+struct Watch {
+    messages: Messages,
+    netlink: Netlink,
+}
+
+impl Watch {
+    fn open() -> Result<Self, PortError> {
+        let groups = [
+            MulticastGroup::Link,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ];
+        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)
+            .map_err(|e| PortError::Failed(format!("could not open a netlink socket: {e}")))?;
+        let netlink = Netlink { handle, task: tokio::spawn(connection) };
+        Ok(Self { messages: Box::pin(messages.map(|(message, _)| message)), netlink })
+    }
+
+    /// After messages were missed: anything may have changed.
+    async fn take_stock(&self, pending: &mut Pending) {
+        (pending.addresses, pending.routes) = (true, true);
+        let mut links = std::pin::pin!(self.netlink.handle.link().get().execute());
+        while let Ok(Some(link)) = links.try_next().await {
+            pending.note_link(&link, false);
+        }
+    }
+}
+
+/// What the reader has not been told yet: at most one entry for each device.
+#[derive(Default)]
+struct Pending {
+    addresses: bool,
+    routes: bool,
+    links: BTreeMap<u32, Event>,
+}
+
+impl Pending {
+    fn note(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
+        match message {
+            NetlinkPayload::InnerMessage(message) => match message {
+                RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
+                    self.addresses = true
+                }
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                    // Those of the table "local" repeat the addresses.
+                    self.routes |= u32::from(route.header.table) != u32::from(libc::RT_TABLE_LOCAL);
+                }
+                RouteNetlinkMessage::NewLink(link) => self.note_link(&link, false),
+                RouteNetlinkMessage::DelLink(link) => self.note_link(&link, true),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn note_link(&mut self, link: &LinkMessage, gone: bool) {
+        // A bridge tells of its ports in AF_BRIDGE: "gone" from it is not gone.
+        if link.header.interface_family == AddressFamily::Bridge {
+            return;
+        }
+        let index = link.header.index;
+        let name = link
+            .attributes
+            .iter()
+            .find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n.clone()) } else { None });
+        let flags = link.header.flags;
+        let (up, running) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::Running));
+        let event = Event::Link {
+            index,
+            name: name.unwrap_or_default(),
+            up: up && !gone,
+            running: running && !gone,
+            gone,
+        };
+        self.links.insert(index, event);
+    }
+
+    fn take(&mut self) -> Option<Event> {
+        if let Some((_, link)) = self.links.pop_first() {
+            return Some(link);
+        }
+        if std::mem::take(&mut self.addresses) {
+            return Some(Event::Addresses);
+        }
+        std::mem::take(&mut self.routes).then_some(Event::Routes)
+    }
+
+    fn is_empty(&self) -> bool {
+        !self.addresses && !self.routes && self.links.is_empty()
+    }
+}
+
+async fn keep_watching(mut watch: Watch, sender: mpsc::Sender<Event>) {
+    let mut pending = Pending::default();
+    loop {
+        tokio::select! {
+            message = watch.messages.next() => {
+                match message.map(|message| message.payload) {
+                    // The kernel had to drop some.
+                    Some(NetlinkPayload::Overrun(_)) => watch.take_stock(&mut pending).await,
+                    Some(payload) => pending.note(payload),
+                    None => {
+                        tokio::time::sleep(REOPEN_AFTER).await;
+                        if let Ok(again) = Watch::open() {
+                            watch = again;
+                            watch.take_stock(&mut pending).await;
+                        }
+                    }
+                }
+            }
+            permit = sender.reserve(), if !pending.is_empty() => {
+                let (Ok(permit), Some(event)) = (permit, pending.take()) else { return };
+                permit.send(event);
+            }
+            () = sender.closed() => return,
+        }
+    }
+}
+
+/// 1.3's limit: the least that every IPv4 host takes (RFC 1122 3.3.2).
+const LEAST_MTU: u32 = 576;
+/// RFC 8200 section 5.
+const LEAST_IPV6_MTU: u32 = 1280;
+/// GSO_LEGACY_MAX_SIZE, linux/netdevice.h.
+const GSO_SIZE: u32 = 65_536;
+/// Between attempts to open the watching socket again.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
