@@ -397,7 +397,7 @@ fn refused(name: &str, what: &str, e: &rtnetlink::Error) -> PortError {
     PortError::Failed(format!("network device {name}: could not {what}: {reason}{hint}"))
 }
 
-type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send>>;
+type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Sync>>;
 
 /// A netlink socket that listens to multicast groups.
 struct Watch {
