@@ -2,10 +2,16 @@
 //! the registry through which everything above adds, changes and removes them.
 
 pub mod dial;
+mod egress;
+mod fabric;
+mod link;
+mod netdev;
 pub mod netif;
 pub mod ports;
 pub mod spec;
 pub mod status;
+mod tap;
+mod threads;
 
 pub use ports::{Incoming, PortError, Ports};
 pub use spec::{LinkOptions, PortKind, PortRef, PortSpec, Profile};

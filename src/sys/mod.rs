@@ -5,7 +5,10 @@
 use std::fmt;
 
 pub mod packet;
+mod readiness;
 pub mod tun;
+
+pub use readiness::readable;
 
 /// Why a device could not be opened. Display names the device, the reason and what to do next.
 #[derive(Debug, PartialEq, Eq)]

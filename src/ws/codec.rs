@@ -143,6 +143,11 @@ impl<'a> Payload<'a> {
         &self.bytes[..n]
     }
 
+    /// All of it, unmasked only as far as was peeked at.
+    pub fn raw(&self) -> &[u8] {
+        self.bytes
+    }
+
     /// All of it, unmasked.
     pub fn open(self) -> &'a mut [u8] {
         if self.open < self.bytes.len() {

@@ -1,0 +1,59 @@
+//! A WebSocket link: the egress side, which any thread may use, and the session that reads and keeps
+//! it alive, on one data thread.
+//!
+//! A frame for a link is encoded behind what waits there, under the link's lock; at the end of its
+//! ingress batch the whole is written. Only when the socket would block does anything stay, and only
+//! then is the session's thread told to wait for the socket.
+
+mod queue;
+mod session;
+mod wire;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+pub use session::{Ended, Session, Stop};
+pub use wire::Wire;
+
+use crate::frame::Outgoing;
+use crate::switch::Reason;
+
+/// A link's egress. Outlives its connections.
+#[derive(Default)]
+pub struct Link {
+    wire: Mutex<Option<Wire>>,
+    /// Tells the session that the socket would block, or broke.
+    stuck: Notify,
+}
+
+impl Link {
+    /// Encodes one frame behind the others. `Ok(true)`: nobody has promised to flush yet, the caller
+    /// must.
+    pub fn send(&self, out: &Outgoing<'_>) -> Result<bool, Reason> {
+        let mut wire = self.lock();
+        let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
+        let first = wire.push(out)?;
+        if wire.wants_flush() && !wire.flush() {
+            self.stuck.notify_one();
+        }
+        Ok(first)
+    }
+
+    /// Writes what waits, as far as the socket takes it.
+    pub fn flush(&self) {
+        if self.lock().as_mut().is_some_and(|wire| !wire.flush()) {
+            self.stuck.notify_one();
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// The connection; `None` while there is none.
+    fn lock(&self) -> MutexGuard<'_, Option<Wire>> {
+        // A panic under the lock ends the session that caused it, and its wire with it.
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

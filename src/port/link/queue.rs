@@ -1,0 +1,115 @@
+//! Encoded messages on their way out, bounded in frames and bytes.
+
+use std::collections::VecDeque;
+
+/// Bytes that wait to be written, and where each message among them ends.
+#[derive(Default)]
+pub struct Queue {
+    bytes: Vec<u8>,
+    /// How many of `bytes` are written.
+    head: usize,
+    /// Ends of the messages not yet wholly written, counted from the queue's beginning of time.
+    ends: VecDeque<u64>,
+    /// Bytes ever written.
+    written: u64,
+}
+
+impl Queue {
+    /// Whether a message of about `len` bytes may still come in.
+    pub fn has_room(&self, len: usize) -> bool {
+        self.ends.len() < MAX_MESSAGES && self.waiting().len() + len <= MAX_BYTES
+    }
+
+    /// Appends one message, which `encode` writes.
+    pub fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        encode(&mut self.bytes);
+        self.ends.push_back(self.written + self.waiting().len() as u64);
+    }
+
+    pub fn waiting(&self) -> &[u8] {
+        &self.bytes[self.head..]
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.head == self.bytes.len()
+    }
+
+    /// Bytes ever written: grows while there is progress.
+    pub fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// The first `n` waiting bytes are written.
+    pub fn advance(&mut self, n: usize) {
+        self.head += n;
+        self.written += n as u64;
+        while self.ends.front().is_some_and(|end| *end <= self.written) {
+            self.ends.pop_front();
+        }
+        if self.is_empty() {
+            self.bytes.clear();
+            self.head = 0;
+        } else if self.head >= COMPACT {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+    }
+
+    /// Gives memory back after a burst.
+    pub fn shrink(&mut self) {
+        if self.is_empty() {
+            self.bytes = Vec::new();
+            self.ends = VecDeque::new();
+        }
+    }
+}
+
+/// A port's queue holds at most so much.
+const MAX_MESSAGES: usize = 1024;
+const MAX_BYTES: usize = 4 << 20;
+
+/// Written bytes in front of waiting ones are worth a move from here on.
+const COMPACT: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(queue: &mut Queue, len: usize) -> bool {
+        let room = queue.has_room(len);
+        if room {
+            queue.push(|out| out.resize(out.len() + len, 7));
+        }
+        room
+    }
+
+    #[test]
+    fn bounded_in_messages_and_bytes() {
+        let mut queue = Queue::default();
+        assert_eq!((0..2000).filter(|_| push(&mut queue, 10)).count(), MAX_MESSAGES);
+        queue.advance(25);
+        assert_eq!((0..10).filter(|_| push(&mut queue, 10)).count(), 2, "two left whole");
+        let mut queue = Queue::default();
+        assert_eq!((0..100).filter(|_| push(&mut queue, 64 << 10)).count(), MAX_BYTES >> 16);
+    }
+
+    #[test]
+    fn bytes_come_out_in_order_through_compaction() {
+        let mut queue = Queue::default();
+        let (mut sent, mut next) = (Vec::new(), 0u32);
+        while sent.len() < 8 << 20 {
+            while queue.has_room(60_000) {
+                next += 1;
+                queue.push(|out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
+            }
+            let n = queue.waiting().len().min(777_777);
+            sent.extend_from_slice(&queue.waiting()[..n]);
+            queue.advance(n);
+        }
+        for (word, bytes) in sent.as_chunks::<4>().0.iter().enumerate() {
+            let want = (word / 15_000 + 1) as u32 ^ (word % 15_000) as u32;
+            assert_eq!(u32::from_be_bytes(*bytes), want);
+        }
+        assert_eq!(queue.written(), sent.len() as u64);
+    }
+}

@@ -1,0 +1,452 @@
+//! One connection's life on its data thread: read, decode, forward; keep alive; close.
+
+use std::io;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Link, Wire};
+use crate::frame::MAX_FRAME;
+use crate::port::fabric::{Fabric, LOOKED_AT, READ, with_scratch};
+use crate::switch::{Reason, Slot};
+use crate::ws::codec::{Decoder, Event, Role, Step};
+use crate::ws::header::{Opcode, Violation};
+
+/// Why a session ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The peer sent a Close with this status code.
+    Closed(Option<u16>),
+    /// The peer's side of the stream ended without a Close.
+    Eof,
+    /// The peer broke the protocol; it was told so.
+    Violation(Violation),
+    /// No data for the time after which an answering peer is dead.
+    Silent,
+    /// The peer took no byte for 10 s while some waited.
+    Stuck,
+    /// A fragmented message was never finished.
+    Unfinished,
+    Broken(io::Error),
+    /// We closed it, as told.
+    Stopped,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Closed(Some(code)) => write!(f, "closed by the peer with status {code}"),
+            Self::Closed(None) => f.write_str("closed by the peer"),
+            Self::Eof => f.write_str("the peer ended the connection"),
+            Self::Violation(violation) => write!(f, "protocol violation: {}", violation.text()),
+            Self::Silent => f.write_str("the peer fell silent"),
+            Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
+            Self::Unfinished => f.write_str("the peer left a message unfinished"),
+            Self::Broken(error) => write!(f, "the connection broke: {error}"),
+            Self::Stopped => f.write_str("closed"),
+        }
+    }
+}
+
+/// How a session is told to close: status code and reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stop {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+/// A connection about to be served.
+pub struct Session {
+    pub link: Arc<Link>,
+    pub fabric: Arc<Fabric>,
+    pub slot: Slot,
+    pub role: Role,
+    /// Non-blocking; taken when the session starts.
+    pub stream: Option<std::net::TcpStream>,
+    pub tls: Option<rustls::Connection>,
+    pub early: Bytes,
+    /// Silence before a PING.
+    pub ping: Duration,
+    /// Whether this peer was ever seen to answer a PING; kept over the connections of one port.
+    pub answers: Arc<AtomicBool>,
+    pub stop: watch::Receiver<Option<Stop>>,
+}
+
+impl Session {
+    /// Serves the connection until it ends. Runs on the data thread that the socket is to belong to.
+    pub async fn run(mut self) -> Ended {
+        match self.serve().await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let stream = self.stream.take().ok_or(Ended::Stopped)?;
+        let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
+        tune(&socket).map_err(Ended::Broken)?;
+        let wire = Wire::new(socket.clone(), self.tls.take(), self.role);
+        let has_tls = wire.has_tls();
+        *self.link.lock() = Some(wire);
+        // However the session ends, and be it by a panic, the port must not think it is connected.
+        let _down = Down(self.link.clone());
+        let mut serving = Serving {
+            session: self,
+            socket,
+            has_tls,
+            decoder: Decoder::new(self.role, MAX_FRAME),
+            rest: Vec::new(),
+            heard: Instant::now(),
+            pinged: None,
+            progress: (0, Instant::now()),
+            unfinished: None,
+            pings: PingRate::default(),
+            greeted: false,
+        };
+        serving.rest = self.early.to_vec();
+        let outcome = serving.forward_until_the_end().await;
+        let Err(ended) = outcome;
+        serving.part(&ended).await;
+        Err(ended)
+    }
+}
+
+struct Down(Arc<Link>);
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
+struct Serving<'a> {
+    session: &'a Session,
+    socket: Arc<TcpStream>,
+    has_tls: bool,
+    decoder: Decoder,
+    /// The start of a message whose end has not been read.
+    rest: Vec<u8>,
+    /// When data last came.
+    heard: Instant,
+    /// When the last PING of this silence was sent.
+    pinged: Option<Instant>,
+    /// Bytes written, and when that last changed or nothing waited.
+    progress: (u64, Instant),
+    unfinished: Option<Instant>,
+    pings: PingRate,
+    greeted: bool,
+}
+
+impl Serving<'_> {
+    async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let link = self.session.link.clone();
+        let mut stop = self.session.stop.clone();
+        // What came behind the handshake may be whole messages, decrypted or not.
+        let mut waiting = !self.rest.is_empty() || self.has_tls;
+        let mut turns = 0u32;
+        loop {
+            if waiting {
+                waiting = self.read_and_forward()?;
+                turns += 1;
+                if turns.is_multiple_of(TURNS) {
+                    // Other ports live on this thread too.
+                    tokio::task::yield_now().await;
+                }
+                continue;
+            }
+            let blocked = link.lock().as_ref().is_some_and(Wire::is_blocked);
+            let deadline = self.tick(blocked)?;
+            tokio::select! {
+                ready = self.socket.readable() => {
+                    ready.map_err(Ended::Broken)?;
+                    waiting = true;
+                }
+                ready = self.socket.writable(), if blocked => {
+                    ready.map_err(Ended::Broken)?;
+                    link.flush();
+                    self.check_wire()?;
+                }
+                () = link.stuck.notified() => self.check_wire()?,
+                () = sleep_until(deadline) => (),
+                told = stop.wait_for(Option::is_some) => {
+                    // A sender that is gone means a port that is gone.
+                    let told = told.ok().and_then(|told| *told);
+                    let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
+                    if let Some(wire) = link.lock().as_mut() {
+                        wire.close(Some(code), reason);
+                    }
+                    return Err(Ended::Stopped);
+                }
+            }
+        }
+    }
+
+    /// One read and all whole messages in it. `true` when there may be more to read.
+    fn read_and_forward(&mut self) -> Result<bool, Ended> {
+        with_scratch(|scratch| {
+            let kept = self.rest.len();
+            scratch.plain[..kept].copy_from_slice(&self.rest);
+            let room = &mut scratch.plain[kept..kept + READ];
+            let got = if self.has_tls {
+                let mut wire = self.session.link.lock();
+                let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
+                wire.read_tls(room, &mut scratch.sealed)
+            } else {
+                self.socket.try_read(room)
+            };
+            let (got, more) = match got {
+                Ok(0) if self.greeted || kept == 0 => return Err(Ended::Eof),
+                Ok(n) => (n, n > 0),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (0, false),
+                Err(e) => return Err(Ended::Broken(e)),
+            };
+            if got > 0 {
+                self.heard = Instant::now();
+                self.pinged = None;
+            }
+            if got > 0 || !self.greeted {
+                self.greeted = true;
+                self.forward(&mut scratch.plain[..kept + got])?;
+            }
+            Ok(more)
+        })
+    }
+
+    fn forward(&mut self, bytes: &mut [u8]) -> Result<(), Ended> {
+        let fabric = self.session.fabric.clone();
+        let table = fabric.table();
+        let mut batch = fabric.batch(&table, self.session.slot).ok_or(Ended::Stopped)?;
+        let mut at = 0;
+        let mut outcome = Ok(());
+        loop {
+            match self.decoder.next(&mut bytes[at..]) {
+                Ok(Step::More) => break,
+                Ok(Step::Used(used, event)) => {
+                    at += used;
+                    let told = match event {
+                        Some(Event::Binary(mut payload)) => {
+                            payload.peek(LOOKED_AT);
+                            if let Some(verdict) = batch.judge(payload.raw()) {
+                                batch.deliver(verdict, payload.open());
+                            }
+                            Continue(())
+                        }
+                        Some(Event::Text(payload)) => {
+                            batch.dropped(Reason::Text);
+                            answer_text(&self.session.link, payload.open());
+                            Continue(())
+                        }
+                        Some(Event::Ping(payload)) => {
+                            if let Some(wire) = self.session.link.lock().as_mut() {
+                                wire.pong(payload.open());
+                            }
+                            self.pings.count(Instant::now())
+                        }
+                        Some(Event::Pong) => {
+                            self.session.answers.store(true, Relaxed);
+                            Continue(())
+                        }
+                        Some(Event::Close(code)) => Break(Ended::Closed(code)),
+                        None => Continue(()),
+                    };
+                    if let Break(ended) = told {
+                        outcome = Err(ended);
+                        break;
+                    }
+                }
+                Err(violation) => {
+                    outcome = Err(Ended::Violation(violation));
+                    break;
+                }
+            }
+        }
+        self.rest.clear();
+        self.rest.extend_from_slice(&bytes[at..]);
+        self.unfinished = match self.decoder.is_mid_message() {
+            true => self.unfinished.or(Some(self.heard)),
+            false => None,
+        };
+        outcome
+    }
+
+    /// What time has made due; when to look again.
+    fn tick(&mut self, blocked: bool) -> Result<Instant, Ended> {
+        let now = Instant::now();
+        let ping = self.session.ping;
+        let dead = ping * 40 / 15;
+        let silent_since = self.heard;
+        if self.session.answers.load(Relaxed) && now >= silent_since + dead {
+            return Err(Ended::Silent);
+        }
+        if self.unfinished.is_some_and(|since| now >= since + UNFINISHED) {
+            return Err(Ended::Unfinished);
+        }
+        if now >= self.pinged.unwrap_or(silent_since) + ping {
+            self.pinged = Some(now);
+            let idle = self.rest.is_empty();
+            if idle {
+                self.rest = Vec::new();
+            }
+            if let Some(wire) = self.session.link.lock().as_mut() {
+                if !blocked && idle {
+                    wire.shrink();
+                }
+                wire.say(Opcode::Ping, b"");
+            }
+        }
+        let mut next = self.pinged.unwrap_or(silent_since) + ping;
+        if self.session.answers.load(Relaxed) {
+            next = next.min(silent_since + dead);
+        }
+        if let Some(since) = self.unfinished {
+            next = next.min(since + UNFINISHED);
+        }
+        let written = self.session.link.lock().as_ref().map_or(0, Wire::progress);
+        if !blocked || written != self.progress.0 {
+            self.progress = (written, now);
+        } else if now >= self.progress.1 + STUCK {
+            return Err(Ended::Stuck);
+        }
+        if blocked {
+            next = next.min(self.progress.1 + STUCK);
+        }
+        Ok(next)
+    }
+
+    fn check_wire(&self) -> Result<(), Ended> {
+        match self.session.link.lock().as_mut().and_then(Wire::take_error) {
+            Some(error) => Err(Ended::Broken(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
+    async fn part(&mut self, ended: &Ended) {
+        let code = match ended {
+            Ended::Closed(code) => *code,
+            Ended::Violation(violation) => Some(violation.close_code()),
+            Ended::Unfinished => Some(1008),
+            Ended::Stopped => None,
+            Ended::Eof | Ended::Silent | Ended::Stuck | Ended::Broken(_) => return,
+        };
+        if let Some(wire) = self.session.link.lock().as_mut() {
+            let reason = match ended {
+                Ended::Violation(violation) => violation.text(),
+                Ended::Unfinished => "message unfinished",
+                _ => "",
+            };
+            // Does nothing when a Close is on its way already.
+            wire.close(code, reason);
+        }
+        let _ = timeout(PARTING, self.farewell(ended)).await;
+        if let Some(wire) = self.session.link.lock().as_mut() {
+            wire.end_tls();
+        }
+        let _ = socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write);
+        // Unread bytes at close would turn into a reset that takes our Close away from the peer.
+        let _ = timeout(LINGER, self.discard()).await;
+    }
+
+    /// Lets out what waits; after our own Close also waits for the peer's.
+    async fn farewell(&mut self, ended: &Ended) {
+        let link = self.session.link.clone();
+        while !link.lock().as_mut().is_none_or(Wire::flush) {
+            if link.lock().as_mut().and_then(Wire::take_error).is_some() {
+                return;
+            }
+            let _ = self.socket.writable().await;
+        }
+        if !matches!(ended, Ended::Stopped) {
+            return;
+        }
+        // Frames that are on their way to us are still forwarded: nothing accepted is lost.
+        loop {
+            match self.read_and_forward() {
+                Ok(true) => (),
+                Ok(false) => drop(self.socket.readable().await),
+                Err(_) => return,
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn discard(&self) {
+        let mut bytes = [0; 4096];
+        while self.socket.readable().await.is_ok() {
+            match self.socket.try_read(&mut bytes) {
+                Ok(0) => return,
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return,
+                _ => (),
+            }
+        }
+    }
+}
+
+/// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).
+fn answer_text(link: &Link, text: &[u8]) {
+    let Some(rest) = text.strip_prefix(b"ping:").filter(|rest| rest.len() <= 64) else { return };
+    if let Some(wire) = link.lock().as_mut() {
+        wire.say(Opcode::Text, &[b"pong:", rest].concat());
+    }
+}
+
+/// Small messages leave at once; a peer that is gone is noticed by the kernel too.
+fn tune(socket: &TcpStream) -> io::Result<()> {
+    let socket = socket2::SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+}
+
+/// More than 200 PINGs a second for 5 s are a flood.
+#[derive(Default)]
+struct PingRate {
+    second: Option<Instant>,
+    count: u32,
+    bad_seconds: u32,
+}
+
+impl PingRate {
+    fn count(&mut self, now: Instant) -> ControlFlow<Ended> {
+        let since = *self.second.get_or_insert(now);
+        if now >= since + Duration::from_secs(1) {
+            let lasting = self.count > 200 && now < since + Duration::from_secs(2);
+            self.bad_seconds = if lasting { self.bad_seconds + 1 } else { 0 };
+            (self.second, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        if self.bad_seconds >= 5 { Break(Ended::Violation(Violation::PingFlood)) } else { Continue(()) }
+    }
+}
+
+/// Reads in a row before other tasks of the thread get their turn.
+const TURNS: u32 = 4;
+const STUCK: Duration = Duration::from_secs(10);
+const UNFINISHED: Duration = Duration::from_secs(30);
+const USER_TIMEOUT: Duration = Duration::from_secs(40);
+/// For what waits, and for the peer's answer to our Close.
+const PARTING: Duration = Duration::from_secs(3);
+const LINGER: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_23_only_a_lasting_ping_flood_ends_a_session() {
+        let start = Instant::now();
+        let flood = |rate: u64, seconds: u64| {
+            let mut pings = PingRate::default();
+            (0..rate * seconds)
+                .any(|n| pings.count(start + Duration::from_micros(n * 1_000_000 / rate)).is_break())
+        };
+        assert!(flood(300, 7));
+        assert!(!flood(300, 4));
+        assert!(!flood(200, 60));
+    }
+}

@@ -1,0 +1,289 @@
+//! The write side of one connection: queue, masking keys, TLS records, socket.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::net::TcpStream;
+
+use super::queue::Queue;
+use crate::frame::Outgoing;
+use crate::switch::Reason;
+use crate::ws::codec::{self, Role};
+use crate::ws::header::{MAX_HEADER, Opcode};
+use crate::ws::mask::Key;
+
+/// One connection's way out, under the link's lock.
+pub struct Wire {
+    socket: Arc<TcpStream>,
+    tls: Option<rustls::Connection>,
+    keys: Option<Keys>,
+    queue: Queue,
+    /// Somebody has promised to flush.
+    dirty: bool,
+    blocked: bool,
+    /// A Close is queued: nothing comes behind it.
+    closing: bool,
+    broken: Option<io::Error>,
+    pongs: u32,
+    late_pong: Option<Vec<u8>>,
+}
+
+impl Wire {
+    pub fn new(socket: Arc<TcpStream>, tls: Option<rustls::Connection>, role: Role) -> Self {
+        Self {
+            socket,
+            tls,
+            keys: (role == Role::Client).then(Keys::new),
+            queue: Queue::default(),
+            dirty: false,
+            blocked: false,
+            closing: false,
+            broken: None,
+            pongs: 0,
+            late_pong: None,
+        }
+    }
+
+    /// Encodes one frame; `true` when the caller has to see to the flush.
+    pub fn push(&mut self, out: &Outgoing<'_>) -> Result<bool, Reason> {
+        if self.closing || self.broken.is_some() {
+            return Err(Reason::LinkDown);
+        }
+        if !self.queue.has_room(out.len() + MAX_HEADER) {
+            return Err(Reason::QueueFull);
+        }
+        self.encode(Opcode::Binary, &out.parts());
+        let first = !self.dirty && !self.blocked;
+        self.dirty = true;
+        Ok(first)
+    }
+
+    /// Enough waits for a write of its own.
+    pub fn wants_flush(&self) -> bool {
+        !self.blocked && self.queue.waiting().len() >= FLUSH_AT
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Bytes ever handed on, to see whether there is progress.
+    pub fn progress(&self) -> u64 {
+        self.queue.written()
+    }
+
+    /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
+    pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
+        if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
+            self.encode(opcode, &[body]);
+            self.flush();
+        }
+    }
+
+    /// A PONG. Beyond 16 that wait, only the latest is kept (RFC 6455 5.5.3).
+    pub fn pong(&mut self, body: &[u8]) {
+        if self.closing {
+            return;
+        }
+        if self.pongs >= MAX_PONGS {
+            self.late_pong = Some(body.to_vec());
+            return;
+        }
+        self.pongs += 1;
+        self.encode(Opcode::Pong, &[body]);
+        self.flush();
+    }
+
+    /// A Close behind everything that waits; nothing follows it.
+    pub fn close(&mut self, code: Option<u16>, reason: &str) {
+        if !self.closing {
+            let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
+            self.encode(Opcode::Close, &[&body]);
+            self.closing = true;
+            self.flush();
+        }
+    }
+
+    /// TLS close_notify, once everything is out.
+    pub fn end_tls(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            self.flush();
+        }
+    }
+
+    /// Writes until nothing waits (`true`) or the socket would block or broke (`false`).
+    pub fn flush(&mut self) -> bool {
+        self.dirty = false;
+        if self.broken.is_some() {
+            return false;
+        }
+        loop {
+            match self.write_once() {
+                Ok(true) => continue,
+                Ok(false) => {
+                    self.blocked = false;
+                    self.pongs = 0;
+                    let Some(body) = self.late_pong.take() else { return true };
+                    self.encode(Opcode::Pong, &[&body]);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return false;
+                }
+                Err(e) => {
+                    self.broken = Some(e);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Why writing failed, once.
+    pub fn take_error(&mut self) -> Option<io::Error> {
+        self.broken.take()
+    }
+
+    /// Memory back to the system while the link is idle.
+    pub fn shrink(&mut self) {
+        self.queue.shrink();
+    }
+
+    /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
+    /// records. 0: the peer has closed its side.
+    pub fn read_tls(&mut self, plain: &mut [u8], sealed: &mut [u8]) -> io::Result<usize> {
+        let Some(tls) = &mut self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
+        let got = self.socket.try_read(sealed)?;
+        let mut records = &sealed[..got];
+        let mut filled = drain(tls, plain)?;
+        while !records.is_empty() {
+            tls.read_tls(&mut records)?;
+            let outcome = tls.process_new_packets();
+            if let Err(e) = outcome {
+                // The alert tells the peer; the link ends whether it arrives or not.
+                let _ = tls.write_tls(&mut Socket(&self.socket));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, e));
+            }
+            filled += drain(tls, &mut plain[filled..])?;
+        }
+        if tls.wants_write() {
+            self.flush();
+        }
+        match (got, filled) {
+            (0, 0) => Ok(0),
+            // Records without payload: tickets, key updates.
+            (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
+            (_, filled) => Ok(filled),
+        }
+    }
+
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    fn encode(&mut self, opcode: Opcode, parts: &[&[u8]]) {
+        let key = self.keys.as_mut().map(Keys::draw);
+        self.queue.push(|out| codec::encode(out, opcode, parts, key));
+    }
+
+    /// One system call's worth; `Ok(false)` when nothing waits.
+    fn write_once(&mut self) -> io::Result<bool> {
+        let Some(tls) = &mut self.tls else {
+            if self.queue.is_empty() {
+                return Ok(false);
+            }
+            let n = self.socket.try_write(self.queue.waiting())?;
+            self.queue.advance(n);
+            return Ok(true);
+        };
+        if !tls.wants_write() {
+            if self.queue.is_empty() {
+                return Ok(false);
+            }
+            let n = tls.writer().write(self.queue.waiting())?;
+            self.queue.advance(n);
+        }
+        tls.write_tls(&mut Socket(&self.socket))?;
+        Ok(true)
+    }
+}
+
+/// Plaintext that TLS has ready. A stream that ended without close_notify is an end like any other:
+/// Close has its own handshake.
+fn drain(tls: &mut rustls::Connection, plain: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    loop {
+        match tls.reader().read(&mut plain[filled..]) {
+            Ok(0) => return Ok(filled),
+            Ok(n) => filled += n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(filled),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(filled),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// A flush in the middle of a batch from here on: about what a socket takes at a time.
+const FLUSH_AT: usize = 64 << 10;
+const MAX_PONGS: u32 = 16;
+
+/// The socket as `rustls` wants to see it.
+struct Socket<'a>(&'a TcpStream);
+
+impl Write for Socket<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.0.try_write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Masking keys from a CSPRNG of the connection's own, drawn in batches (RFC 6455 10.3).
+struct Keys {
+    rng: StdRng,
+    batch: [u8; 1024],
+    next: usize,
+}
+
+impl Keys {
+    fn new() -> Self {
+        let mut seed = [0; 32];
+        rand::rng().fill_bytes(&mut seed);
+        Self { rng: StdRng::from_seed(seed), batch: [0; 1024], next: 1024 }
+    }
+
+    /// Never 0, which would be no mask.
+    fn draw(&mut self) -> Key {
+        loop {
+            if self.next == self.batch.len() {
+                self.rng.fill_bytes(&mut self.batch);
+                self.next = 0;
+            }
+            let key = [0, 1, 2, 3].map(|i| self.batch[self.next + i]);
+            self.next += key.len();
+            if key != [0; 4] {
+                return key;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_distinct_and_never_zero() {
+        let mut keys = Keys::new();
+        let drawn: std::collections::HashSet<_> = (0..10_000).map(|_| keys.draw()).collect();
+        assert!(drawn.len() > 9_990 && !drawn.contains(&[0; 4]), "{}", drawn.len());
+    }
+}

@@ -1,0 +1,97 @@
+//! A network device's ingress: what its cable, or the other end of a veth, sends into the switch.
+//!
+//! The kernel hands frames over as its own stack would take them: the VLAN tag beside the frame, the
+//! checksum unfinished, many segments as one. Here they become what would be on a cable.
+
+use std::io;
+use std::sync::Arc;
+
+use super::fabric::{Batch, Fabric, with_scratch};
+use crate::frame::offload::{Offload, Reason as Refusal, VnetHeader, complete_checksum, insert_tag};
+use crate::frame::segment::Segments;
+use crate::frame::{MAX_FRAME, Tag};
+use crate::switch::{Reason, Slot};
+use crate::sys::packet::{PacketSocket, Received};
+use crate::sys::readable;
+
+/// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<PacketSocket>) -> io::Error {
+    let readiness = match readable(socket) {
+        Ok(readiness) => readiness,
+        Err(e) => return e,
+    };
+    loop {
+        let mut ready = match readiness.readable().await {
+            Ok(ready) => ready,
+            Err(e) => return e,
+        };
+        match forward_batch(&fabric, slot, readiness.get_ref()) {
+            // Other ports live on this thread too.
+            Ok(()) => tokio::task::yield_now().await,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(e) => return e,
+        }
+    }
+}
+
+/// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
+fn forward_batch(fabric: &Fabric, slot: Slot, socket: &PacketSocket) -> io::Result<()> {
+    let table = fabric.table();
+    let mut batch = fabric.batch(&table, slot).ok_or(io::ErrorKind::NotConnected)?;
+    with_scratch(|scratch| {
+        let (buffer, pieces) = scratch.plain.split_at_mut(Tag::LEN + MAX_FRAME);
+        for _ in 0..BUDGET {
+            match socket.recv(&mut buffer[Tag::LEN..]) {
+                Ok(received) => {
+                    if let Err(reason) = take(&mut batch, received, buffer, pieces) {
+                        batch.refused(received.len, reason);
+                    }
+                }
+                // One frame that virtio_net_hdr has no words for.
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => batch.refused(0, Reason::BadOffload),
+                // Told once when the device goes down; frames come again when it is up.
+                Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => (),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes one received frame, which stands behind [`Tag::LEN`] bytes of room, whole, and forwards it.
+fn take(
+    batch: &mut Batch<'_>,
+    received: Received,
+    buffer: &mut [u8],
+    pieces: &mut [u8],
+) -> Result<(), Reason> {
+    if received.truncated {
+        return Err(Reason::Oversize);
+    }
+    let end = Tag::LEN + received.len;
+    let refused = |_: Refusal| Reason::BadOffload;
+    let mut offload = Offload::from_kernel(&VnetHeader::from_native(received.vnet)).map_err(refused)?;
+    let frame = match received.tag {
+        None => &mut buffer[Tag::LEN..end],
+        Some(tag) => {
+            insert_tag(&mut buffer[..end], tag).map_err(refused)?;
+            offload = offload.behind_tag();
+            &mut buffer[..end]
+        }
+    };
+    if offload.gso.is_none() {
+        if let Some(checksum) = offload.checksum {
+            complete_checksum(frame, checksum.start, checksum.offset).map_err(refused)?;
+        }
+        batch.frame(frame);
+        return Ok(());
+    }
+    let mut segments = Segments::new(frame, &offload).map_err(refused)?;
+    while let Some(len) = segments.write_next(pieces) {
+        batch.frame(&pieces[..len]);
+    }
+    Ok(())
+}
+
+/// Frames in one batch: enough to make one write of many, few enough to leave at once.
+const BUDGET: usize = 64;

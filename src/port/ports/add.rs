@@ -1,0 +1,394 @@
+//! New ports: asked for, or made of incoming links.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::client::{PING, describe_tls, keep_connected, serve};
+use super::entry::{Entry, Life, Parts, State, Way};
+use super::{Incoming, PortError, Ports};
+use crate::port::dial::Target;
+use crate::port::egress::{Device, Handle};
+use crate::port::link::{Session, Wire};
+use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
+use crate::port::status::PortStatus;
+use crate::port::{netdev, netif, tap};
+use crate::switch::{Slot, VlanRule};
+use crate::sys::packet::PacketSocket;
+use crate::sys::tun::Tap;
+use crate::ws::codec::Role;
+
+impl Ports {
+    /// Makes a port. A client's first connection is not waited for.
+    pub async fn add(&self, mut spec: PortSpec) -> Result<PortStatus, PortError> {
+        let _changing = self.changing.lock().await;
+        let vlan = check(&spec)?;
+        let name = match &spec.name {
+            Some(name) => {
+                self.check_name(name, None)?;
+                name.clone()
+            }
+            None => self.free_name(&default_name(&spec)),
+        };
+        spec.name = Some(name);
+        let entry = match spec.kind {
+            PortKind::Tap | PortKind::Netdev => self.add_device(spec, vlan).await?,
+            PortKind::Client => self.add_client(spec, vlan)?,
+            PortKind::Server => return Err(incoming_only()),
+        };
+        info!(port = entry.number, name = entry.name(), "added {} {}", entry.spec().kind, entry.target);
+        Ok(entry.status())
+    }
+
+    /// Makes a port of an incoming link. A link refused (its user has too many, no room) is closed
+    /// with a status code and a reason; the error says the same for the log.
+    pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
+        let changing = self.changing.lock().await;
+        let Incoming { stream, tls, early, peer, user, profile, ping } = incoming;
+        let profile = profile.unwrap_or_default();
+        let slot = match self.admit(user.as_deref(), profile.links) {
+            Ok(slot) => slot,
+            Err((code, error)) => {
+                drop(changing);
+                let mut wire = Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server);
+                wire.close(Some(code), &error.to_string());
+                wire.end_tls();
+                return Err(error);
+            }
+        };
+        let refused = |e: std::io::Error| PortError::Failed(format!("link of {peer}: {e}"));
+        let stream = stream.into_std().map_err(refused)?;
+        let tls_state = tls.as_ref().and_then(|tls| describe_tls(tls));
+        let (spec, vlan) = self.incoming_spec(peer, user.as_deref(), &profile);
+        let entry = self.enter(
+            slot,
+            vlan,
+            Parts {
+                number: 0,
+                slot,
+                target: peer.to_string(),
+                spec,
+                way: Way::Link(Arc::default()),
+                life: Life {
+                    state: State::Up,
+                    peer: Some(peer.to_string()),
+                    tls: tls_state,
+                    connects: 1,
+                    ..Life::default()
+                },
+                macs: profile.macs,
+                rate: profile.rate,
+                user,
+            },
+        );
+        let session = Session {
+            link: entry.link().cloned().unwrap_or_default(),
+            fabric: self.fabric.clone(),
+            slot,
+            role: Role::Server,
+            stream: Some(stream),
+            tls: tls.map(Into::into),
+            early,
+            ping: ping.unwrap_or(PING),
+            answers: Arc::default(),
+            stop: entry.stop.subscribe(),
+        };
+        info!(port = entry.number, %peer, user = entry.user, "link accepted");
+        let status = entry.status();
+        if let Some(ports) = self.me.upgrade() {
+            tokio::spawn(async move {
+                let weak = Arc::downgrade(&ports);
+                let ended = serve(ports, session).await;
+                info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
+                if let Some(ports) = weak.upgrade() {
+                    let _changing = ports.changing.lock().await;
+                    ports.leave(&entry);
+                }
+            });
+        }
+        Ok(status)
+    }
+
+    /// Room for one more link of `user`, who may have `links`; a one-link user's old session ends.
+    fn admit(&self, user: Option<&str>, links: Option<u32>) -> Result<Slot, (u16, PortError)> {
+        if let (Some(user), Some(links)) = (user, links) {
+            let theirs: Vec<_> =
+                self.entries().values().filter(|e| e.user.as_deref() == Some(user)).cloned().collect();
+            if links == 1 {
+                for stale in &theirs {
+                    info!(port = stale.number, user, "replaced by a new session");
+                    stale.end(1008, "replaced by a new session");
+                    self.leave(stale);
+                }
+            } else if theirs.len() >= links as usize {
+                let text = format!("user {user} has {links} links already");
+                return Err((1013, PortError::Failed(text)));
+            }
+        }
+        self.fabric.switch.free_slot().ok_or_else(|| (1013, full()))
+    }
+
+    /// The spec that stands for an incoming link, and its rule.
+    fn incoming_spec(&self, peer: SocketAddr, user: Option<&str>, profile: &Profile) -> (PortSpec, VlanRule) {
+        let wanted = profile.name.as_deref().or(user).unwrap_or("link");
+        let rule = VlanRule::from_options(profile.access, profile.trunk.clone(), profile.native);
+        let spec = PortSpec {
+            name: Some(self.free_name(&name_from(wanted))),
+            access: profile.access,
+            trunk: profile.trunk.clone(),
+            native: profile.native,
+            isolated: profile.isolated,
+            ..PortSpec::new(PortKind::Server, peer.to_string())
+        };
+        // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
+        let closed = VlanRule::Trunk { allowed: crate::frame::VidSet::empty(), native: None };
+        (spec, rule.unwrap_or(closed))
+    }
+
+    async fn add_device(&self, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
+        let name = spec.target.clone();
+        let taken = self.entries().values().find(|e| e.device().is_some_and(|d| d.name == name)).cloned();
+        if let Some(taken) = taken {
+            return Err(PortError::Invalid(format!("{name} is port {} already", taken.number)));
+        }
+        let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
+        let device = Arc::new(Device::new(&name, open(&spec)?));
+        let change = InterfaceChange { address: spec.address.clone(), mtu: spec.mtu, mac: spec.mac };
+        let made_up = async {
+            // Frames larger than ours are possible only with BIG TCP; not every kernel knows it.
+            let _ = netif::pin_gso(&name).await;
+            if change != InterfaceChange::default() {
+                netif::apply(&name, &change).await?;
+            }
+            if let (Handle::Tap(tap), true) = (&device.handle, spec.persist) {
+                tap.set_persist(true)
+                    .map_err(|e| PortError::Failed(format!("could not make {name} persistent: {e}")))?;
+            }
+            netif::set_up(&name, true).await?;
+            netif::status(&name).await
+        };
+        let netif = made_up.await?;
+        device.note(netif.index, netif.mtu, netif.mac);
+        let entry = self.enter(
+            slot,
+            vlan,
+            Parts {
+                number: 0,
+                slot,
+                target: name,
+                spec,
+                way: Way::Device(device.clone()),
+                life: Life { state: State::Up, ..Life::default() },
+                macs: Vec::new(),
+                rate: None,
+                user: None,
+            },
+        );
+        self.refresh_own();
+        self.start_device(&entry, &device);
+        Ok(entry)
+    }
+
+    /// Starts a device's ingress on a data thread. A panic there is a bug of ours; it costs this port
+    /// and no other.
+    fn start_device(&self, entry: &Arc<Entry>, device: &Device) {
+        let seat = self.threads.seat();
+        let (fabric, slot) = (self.fabric.clone(), entry.slot);
+        let task = match &device.handle {
+            Handle::Tap(tap) => seat.handle.spawn(tap::ingress(fabric, slot, tap.clone())),
+            Handle::Packet(socket) => seat.handle.spawn(netdev::ingress(fabric, slot, socket.clone())),
+        };
+        let (entry, abort) = (entry.clone(), task.abort_handle());
+        tokio::spawn(async move {
+            let _seat = seat;
+            let number = entry.number;
+            let reason = tokio::select! {
+                outcome = task => match outcome {
+                    Ok(error) => format!("could not read from {}: {error}", entry.target),
+                    Err(error) => format!("internal error: {error}"),
+                },
+                () = entry.ended() => return abort.abort(),
+            };
+            if !entry.shut.load(Relaxed) {
+                warn!(port = number, "{reason}");
+            }
+            let mut life = entry.life();
+            (life.state, life.reason) = (State::Failed, Some(reason));
+        });
+    }
+
+    fn add_client(&self, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
+        let target = Target::parse(&spec.target, &spec.options).map_err(PortError::Invalid)?;
+        target.check_files().map_err(PortError::Invalid)?;
+        let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
+        let ping = spec.options.ping.map_or(PING, |seconds| Duration::from_secs(seconds.into()));
+        let entry = self.enter(
+            slot,
+            vlan,
+            Parts {
+                number: 0,
+                slot,
+                target: target.display().to_owned(),
+                spec,
+                way: Way::Link(Arc::default()),
+                life: Life { state: State::Connecting, ..Life::default() },
+                macs: Vec::new(),
+                rate: None,
+                user: None,
+            },
+        );
+        tokio::spawn(keep_connected(self.me.clone(), entry.clone(), target, ping));
+        Ok(entry)
+    }
+
+    /// Gives a new port its number and lets frames at it. `changing` is held.
+    fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
+        let number = self.next_number.fetch_add(1, Relaxed);
+        let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }));
+        self.fabric.switch.put(entry.port(vlan));
+        self.entries().insert(number, entry.clone());
+        entry
+    }
+
+    /// Takes a port out of the registry and the switch; nothing happens the second time.
+    pub(super) fn leave(&self, entry: &Entry) {
+        if self.entries().remove(&entry.number).is_some() {
+            self.fabric.switch.remove(entry.slot);
+            self.refresh_own();
+        }
+    }
+
+    /// Names are how people and configuration speak of a port.
+    pub(super) fn check_name(&self, name: &str, besides: Option<u32>) -> Result<(), PortError> {
+        let shaped = (1..=MAX_NAME).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b))
+            && !name.bytes().all(|b| b.is_ascii_digit());
+        if !shaped {
+            return Err(PortError::Invalid(format!(
+                "{name:?} cannot be a port's name: 1 to {MAX_NAME} letters, digits and ._-:@, not all digits"
+            )));
+        }
+        let taken = self.entries().values().any(|e| e.name() == name && Some(e.number) != besides);
+        if taken { Err(PortError::Invalid(format!("another port is called {name}"))) } else { Ok(()) }
+    }
+
+    /// `wanted`, with `-2`, `-3` behind it while it is taken.
+    fn free_name(&self, wanted: &str) -> String {
+        let entries = self.entries();
+        let taken = |name: &str| entries.values().any(|entry| entry.name() == name);
+        let mut name = wanted.to_owned();
+        let mut n = 1;
+        while taken(&name) {
+            n += 1;
+            name = format!("{wanted}-{n}");
+        }
+        name
+    }
+}
+
+/// What can be said of a spec without asking the kernel.
+fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
+    let (kind, target) = (spec.kind, &spec.target);
+    let wrong = |text: String| Err(PortError::Invalid(text));
+    if kind == PortKind::Server {
+        return Err(incoming_only());
+    }
+    if kind != PortKind::Client && spec.options != LinkOptions::default() {
+        return wrong(format!("{kind} {target}: link options are for client ports"));
+    }
+    let interface = !spec.address.is_empty() || spec.mtu.is_some() || spec.mac.is_some();
+    if kind == PortKind::Client && interface {
+        return wrong(format!("{kind} {target}: a link has no address, MTU or MAC"));
+    }
+    if kind != PortKind::Tap && spec.persist {
+        return wrong(format!("{kind} {target}: only a TAP can persist"));
+    }
+    if spec.options.ping == Some(0) {
+        return wrong(format!("{kind} {target}: ping must be at least 1 s"));
+    }
+    VlanRule::from_options(spec.access, spec.trunk.clone(), spec.native)
+        .map_err(|rule| PortError::Invalid(format!("{kind} {target}: {rule}")))
+}
+
+fn open(spec: &PortSpec) -> Result<Handle, PortError> {
+    Ok(match spec.kind {
+        PortKind::Tap => Handle::Tap(Arc::new(Tap::open(&spec.target)?)),
+        _ => Handle::Packet(Arc::new(PacketSocket::open(&spec.target)?)),
+    })
+}
+
+fn incoming_only() -> PortError {
+    PortError::Invalid("server ports come from incoming links and cannot be added".into())
+}
+
+fn full() -> PortError {
+    PortError::Failed("no room for another port".into())
+}
+
+/// A device's name, or the host of a URL.
+fn default_name(spec: &PortSpec) -> String {
+    if spec.kind != PortKind::Client {
+        return name_from(&spec.target);
+    }
+    let rest = spec.target.split_once("://").map_or(&*spec.target, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    let host = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => host.split(':').next().unwrap_or(host),
+    };
+    name_from(host)
+}
+
+/// The nearest name that [`Ports::check_name`] takes.
+fn name_from(text: &str) -> String {
+    let mut name: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "._-:@".contains(c) { c } else { '_' })
+        .take(MAX_NAME - 4)
+        .collect();
+    if name.bytes().all(|b| b.is_ascii_digit()) {
+        name.insert(0, 'p');
+    }
+    name
+}
+
+const MAX_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_from_targets() {
+        for (kind, target, name) in [
+            (PortKind::Tap, "tap0", "tap0"),
+            (PortKind::Netdev, "1234", "p1234"),
+            (PortKind::Client, "wss://user:pw@example.org:8443/x?y", "example.org"),
+            (PortKind::Client, "ws://[fd00::1]:80/", "fd00::1"),
+            (PortKind::Client, "ws://10.0.0.1", "10.0.0.1"),
+        ] {
+            assert_eq!(default_name(&PortSpec::new(kind, target)), name, "{target}");
+        }
+    }
+
+    #[test]
+    fn specs_that_make_no_sense_are_refused_by_name() {
+        let tap = PortSpec::new(PortKind::Tap, "tap0");
+        let client = PortSpec::new(PortKind::Client, "ws://h/");
+        for (spec, word) in [
+            (PortSpec::new(PortKind::Server, "x"), "incoming"),
+            (PortSpec { mtu: Some(1500), ..client.clone() }, "MTU"),
+            (PortSpec { persist: true, ..client.clone() }, "persist"),
+            (PortSpec { native: crate::frame::Vid::new(1), ..tap.clone() }, "trunk"),
+            (PortSpec { options: LinkOptions { insecure: true, ..Default::default() }, ..tap }, "client"),
+            (PortSpec { options: LinkOptions { ping: Some(0), ..Default::default() }, ..client }, "ping"),
+        ] {
+            let error = check(&spec).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Changes to ports that are there, and their end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tracing::info;
+
+use super::entry::Entry;
+use super::{PortError, Ports, interface};
+use crate::port::netif;
+use crate::port::spec::{InterfaceChange, PortChange, PortRef};
+use crate::port::status::{InterfaceStatus, PortStatus};
+use crate::switch::VlanRule;
+
+impl Ports {
+    /// The entry after the change.
+    pub async fn set(&self, port: &PortRef, change: PortChange) -> Result<PortStatus, PortError> {
+        let _changing = self.changing.lock().await;
+        let entry = self.find(port)?;
+        if let Some(name) = &change.name {
+            self.check_name(name, Some(entry.number))?;
+        }
+        let mut spec = entry.spec().clone();
+        if let Some(vlan) = change.vlan {
+            (spec.access, spec.trunk, spec.native) = (vlan.access, vlan.trunk, vlan.native);
+        }
+        let vlan = VlanRule::from_options(spec.access, spec.trunk.clone(), spec.native)
+            .map_err(|rule| PortError::Invalid(format!("port {port}: {rule}")))?;
+        spec.name = change.name.or(spec.name);
+        spec.isolated = change.isolated.unwrap_or(spec.isolated);
+        spec.bpdu = change.bpdu.unwrap_or(spec.bpdu);
+        spec.shut = change.shut.unwrap_or(spec.shut);
+        let before = std::mem::replace(&mut *entry.spec(), spec.clone());
+        if before == spec {
+            return Ok(entry.status());
+        }
+        entry.shut.store(spec.shut, Relaxed);
+        self.fabric.switch.put(entry.port(vlan));
+        // Stations behind a shut port, or of another VLAN, are not there any more.
+        let moved = (before.access, &before.trunk, before.native) != (spec.access, &spec.trunk, spec.native);
+        if spec.shut || moved {
+            self.fabric.switch.fdb.flush(entry.slot);
+        }
+        info!(port = entry.number, name = entry.name(), "changed");
+        Ok(entry.status())
+    }
+
+    /// Ends a port; the entry as it was. A TAP that was not to persist is gone when this returns.
+    pub async fn delete(&self, port: &PortRef) -> Result<PortStatus, PortError> {
+        let _changing = self.changing.lock().await;
+        let entry = self.find(port)?;
+        let status = entry.status();
+        self.leave(&entry);
+        entry.end(1000, "port deleted");
+        self.released(entry).await;
+        info!(port = status.port, name = status.name, "deleted {} {}", status.kind, status.target);
+        Ok(status)
+    }
+
+    pub async fn set_interface(
+        &self,
+        port: &PortRef,
+        change: InterfaceChange,
+    ) -> Result<InterfaceStatus, PortError> {
+        let _changing = self.changing.lock().await;
+        let entry = self.find(port)?;
+        let Some(device) = entry.device() else {
+            let kind = entry.spec().kind;
+            return Err(PortError::Invalid(format!(
+                "port {port} is a {kind} link and has no interface; setif is for tap and netdev ports"
+            )));
+        };
+        netif::apply(&device.name, &change).await?;
+        {
+            let mut spec = entry.spec();
+            let families: Vec<_> = change.address.iter().map(|net| net.addr().is_ipv4()).collect();
+            if !families.is_empty() {
+                spec.address.retain(|net| !families.contains(&net.addr().is_ipv4()));
+                spec.address.extend(change.address);
+            }
+            spec.mtu = change.mtu.or(spec.mtu);
+            spec.mac = change.mac.or(spec.mac);
+        }
+        let netif = netif::status(&device.name).await?;
+        device.note(netif.index, netif.mtu, netif.mac);
+        self.refresh_own();
+        let gone = || PortError::NotFound(format!("no interface for port {port}"));
+        interface(&entry).await.unwrap_or_else(|| Err(gone()))
+    }
+
+    /// Waits until nobody holds the port's device any more: a batch that is under way, its task.
+    async fn released(&self, entry: Arc<Entry>) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let Some(device) = entry.device().map(Arc::downgrade) else { return };
+        drop(entry);
+        while device.strong_count() > 0 && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

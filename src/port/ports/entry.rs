@@ -1,0 +1,193 @@
+//! One port as the control side knows it.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::super::egress::{Device, Egress};
+use super::super::link::{Link, Stop};
+use super::super::spec::{PortKind, PortSpec};
+use super::super::status::PortStatus;
+use crate::frame::MacAddr;
+use crate::switch::guard::Policer;
+use crate::switch::vlan::VlanRule;
+use crate::switch::{Counters, Port, Slot};
+
+/// A port: what it was asked to be, what it is, and how to end it.
+pub struct Entry {
+    pub number: u32,
+    pub slot: Slot,
+    /// What `listPort` shows: the device, the URL without credentials, or the peer.
+    pub target: String,
+    pub counters: Arc<Counters>,
+    pub shut: Arc<AtomicBool>,
+    pub way: Way,
+    /// Source addresses let in, and the rate, of a profile.
+    pub macs: Vec<MacAddr>,
+    pub rate: Option<Arc<Policer>>,
+    pub user: Option<String>,
+    spec: Mutex<PortSpec>,
+    life: Mutex<Life>,
+    /// Ends the port's tasks: links with a Close.
+    pub stop: watch::Sender<Option<Stop>>,
+}
+
+/// How frames leave.
+pub enum Way {
+    Device(Arc<Device>),
+    Link(Arc<Link>),
+}
+
+/// How the port fares.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    pub state: State,
+    pub reason: Option<String>,
+    pub peer: Option<String>,
+    pub tls: Option<String>,
+    pub connects: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum State {
+    #[default]
+    Up,
+    Connecting,
+    Waiting,
+    Down,
+    Failed,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Connecting => "connecting",
+            Self::Waiting => "waiting",
+            Self::Down => "down",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// What an entry is made of.
+pub struct Parts {
+    pub number: u32,
+    pub slot: Slot,
+    pub target: String,
+    pub spec: PortSpec,
+    pub way: Way,
+    pub life: Life,
+    pub macs: Vec<MacAddr>,
+    pub rate: Option<u64>,
+    pub user: Option<String>,
+}
+
+impl Entry {
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            number: parts.number,
+            slot: parts.slot,
+            target: parts.target,
+            counters: Arc::default(),
+            shut: Arc::new(AtomicBool::new(parts.spec.shut)),
+            way: parts.way,
+            macs: parts.macs,
+            rate: parts.rate.map(|rate| Arc::new(Policer::new(rate))),
+            user: parts.user,
+            spec: Mutex::new(parts.spec),
+            life: Mutex::new(parts.life),
+            stop: watch::Sender::new(None),
+        }
+    }
+
+    pub fn spec(&self) -> MutexGuard<'_, PortSpec> {
+        self.spec.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn name(&self) -> String {
+        self.spec().name.clone().unwrap_or_default()
+    }
+
+    pub fn device(&self) -> Option<&Arc<Device>> {
+        match &self.way {
+            Way::Device(device) => Some(device),
+            Way::Link(_) => None,
+        }
+    }
+
+    pub fn link(&self) -> Option<&Arc<Link>> {
+        match &self.way {
+            Way::Device(_) => None,
+            Way::Link(link) => Some(link),
+        }
+    }
+
+    /// Tells the port's tasks to end.
+    pub fn end(&self, code: u16, reason: &'static str) {
+        self.stop.send_replace(Some(Stop { code, reason }));
+    }
+
+    /// Waits for the port to be ended.
+    pub async fn ended(&self) {
+        // The sender lives in `self`.
+        let _ = self.stop.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// The port as the switch sees it, by its present settings.
+    pub fn port(&self, vlan: VlanRule) -> Port<Egress> {
+        let spec = self.spec();
+        Port {
+            slot: self.slot,
+            number: self.number,
+            vlan,
+            isolated: spec.isolated,
+            bpdu: spec.bpdu == super::super::spec::Bpdu::Forward,
+            macs: self.macs.clone(),
+            remote: self.link().is_some(),
+            rate: self.rate.clone(),
+            shut: self.shut.clone(),
+            counters: self.counters.clone(),
+            egress: match &self.way {
+                Way::Device(device) => Egress::Device(device.clone()),
+                Way::Link(link) => Egress::Link(link.clone()),
+            },
+        }
+    }
+
+    pub fn status(&self) -> PortStatus {
+        let spec = self.spec().clone();
+        let life = self.life().clone();
+        let shut = self.shut.load(Relaxed);
+        let vlan = VlanRule::from_options(spec.access, spec.trunk, spec.native).unwrap_or_default();
+        PortStatus {
+            port: self.number,
+            kind: spec.kind,
+            target: self.target.clone(),
+            tx: self.counters.tx.load(Relaxed),
+            rx: self.counters.rx.load(Relaxed),
+            shut,
+            name: spec.name.unwrap_or_default(),
+            tx_bytes: self.counters.tx_bytes.load(Relaxed),
+            rx_bytes: self.counters.rx_bytes.load(Relaxed),
+            drops: self.counters.drops().map(|(_, count)| count).sum(),
+            state: if shut { "shut" } else { life.state.name() }.to_owned(),
+            reason: life.reason,
+            peer: life.peer,
+            user: self.user.clone(),
+            vlan: vlan.to_string(),
+            isolated: spec.isolated,
+            tls: life.tls,
+            connects: life.connects,
+        }
+    }
+
+    pub fn is_tap(&self) -> bool {
+        self.spec().kind == PortKind::Tap
+    }
+}

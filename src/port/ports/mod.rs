@@ -1,0 +1,381 @@
+//! The registry of ports: everything above adds, changes and removes them here.
+//!
+//! Changes are serialised; the data path only ever sees whole tables. A change that fails leaves
+//! everything as it was.
+
+mod add;
+mod change;
+mod client;
+mod entry;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{info, warn};
+
+use self::entry::{Entry, State};
+use super::fabric::Fabric;
+use super::netif::{self, Event};
+use super::spec::{PortKind, PortRef, PortSpec, Profile};
+use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+use super::threads::Threads;
+use crate::frame::MacAddr;
+use crate::switch::{Counters, Fdb};
+
+/// Why a request about a port was refused. Display names what and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortError {
+    /// The request itself is wrong.
+    Invalid(String),
+    /// No such port, interface or FDB entry.
+    NotFound(String),
+    /// The kernel or the peer refused.
+    Failed(String),
+}
+
+impl std::fmt::Display for PortError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Invalid(text) | Self::NotFound(text) | Self::Failed(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl std::error::Error for PortError {}
+
+impl From<crate::sys::OpenError> for PortError {
+    fn from(error: crate::sys::OpenError) -> Self {
+        use crate::sys::OpenError::*;
+        match error {
+            Invalid(text) => Self::Invalid(text),
+            NotFound(text) => Self::NotFound(text),
+            Failed(text) => Self::Failed(text),
+        }
+    }
+}
+
+/// Switch-wide settings.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SwitchSettings {
+    pub ageout: Duration,
+    /// Fixed at start.
+    pub fdb_limit: usize,
+    /// Data threads; fixed at start.
+    pub threads: usize,
+}
+
+/// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
+pub struct Incoming {
+    pub stream: TcpStream,
+    pub tls: Option<rustls::ServerConnection>,
+    /// Bytes of the peer's first messages that came behind its request (already decrypted).
+    pub early: Bytes,
+    /// The peer, as a trusted proxy named it, otherwise the socket's.
+    pub peer: SocketAddr,
+    pub user: Option<String>,
+    pub profile: Option<Profile>,
+    /// PING interval; default 15 s.
+    pub ping: Option<Duration>,
+}
+
+/// All ports of the switch.
+pub struct Ports {
+    me: Weak<Self>,
+    fabric: Arc<Fabric>,
+    threads: Threads,
+    entries: Mutex<BTreeMap<u32, Arc<Entry>>>,
+    next_number: AtomicU32,
+    /// Held while ports change.
+    changing: tokio::sync::Mutex<()>,
+    ageout: AtomicU64,
+    /// A local address or route changed: waiting clients dial at once.
+    moved: Notify,
+}
+
+impl Ports {
+    /// Starts the data threads, and the housekeeping on the calling runtime.
+    pub fn start(settings: SwitchSettings) -> io::Result<Arc<Self>> {
+        let mut seeds = [[0; 8]; 2];
+        for seed in &mut seeds {
+            getrandom::fill(seed).map_err(io::Error::other)?;
+        }
+        let seconds = settings.ageout.as_secs();
+        let fdb = Fdb::new(settings.fdb_limit, saturated(seconds), seeds.map(u64::from_ne_bytes));
+        let threads = Threads::start(settings.threads)?;
+        let ports = Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            fabric: Arc::new(Fabric::new(fdb)),
+            threads,
+            entries: Mutex::default(),
+            next_number: AtomicU32::new(1),
+            changing: tokio::sync::Mutex::default(),
+            ageout: AtomicU64::new(seconds),
+            moved: Notify::new(),
+        });
+        tokio::spawn(sweep(Arc::downgrade(&ports)));
+        tokio::spawn(watch_devices(Arc::downgrade(&ports)));
+        Ok(ports)
+    }
+
+    /// Applies what can change while running: the ageing time.
+    pub fn reconfigure(&self, settings: &SwitchSettings) {
+        self.ageout.store(settings.ageout.as_secs(), Relaxed);
+        self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
+    }
+
+    pub fn list(&self) -> Vec<PortStatus> {
+        self.entries().values().map(|entry| entry.status()).collect()
+    }
+
+    /// The TAPs and network devices among the ports; one that is gone is left out.
+    pub async fn interfaces(&self) -> Result<Vec<InterfaceStatus>, PortError> {
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let mut interfaces = Vec::new();
+        for entry in entries {
+            match interface(&entry).await {
+                Some(Ok(interface)) => interfaces.push(interface),
+                None | Some(Err(PortError::NotFound(_))) => (),
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Ok(interfaces)
+    }
+
+    pub fn fdb(&self) -> Vec<FdbStatus> {
+        let entries = self.entries();
+        let by_slot: BTreeMap<_, _> = entries.values().map(|entry| (entry.slot, entry)).collect();
+        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
+        let mut listed: Vec<_> = stations
+            .into_iter()
+            .filter_map(|station| Some((by_slot.get(&station.slot)?, station)))
+            .map(|(entry, station)| FdbStatus {
+                vid: station.vid,
+                mac: station.mac.to_string(),
+                port: entry.number,
+                age: station.age.into(),
+                name: entry.name(),
+                fixed: station.fixed,
+            })
+            .collect();
+        listed.sort_by(|a, b| (a.port, a.vid, &a.mac).cmp(&(b.port, b.vid, &b.mac)));
+        listed
+    }
+
+    /// A static entry. `vid` 0 is untagged.
+    pub fn add_fdb(&self, vid: u16, mac: MacAddr, port: &PortRef) -> Result<FdbStatus, PortError> {
+        check_vid(vid)?;
+        if mac.is_group() || mac.is_zero() {
+            return Err(PortError::Invalid(format!("{mac} is not a station's address")));
+        }
+        let entry = self.find(port)?;
+        if !self.fabric.switch.fdb.insert_static(vid, mac, entry.slot) {
+            return Err(PortError::Failed(format!(
+                "no room for {mac}: all {} entries of the FDB are static",
+                self.fabric.switch.fdb.limit()
+            )));
+        }
+        let (port, name) = (entry.number, entry.name());
+        Ok(FdbStatus { vid, mac: mac.to_string(), port, age: 0, name, fixed: true })
+    }
+
+    /// Removes a static or learned entry; the entry as it was.
+    pub fn delete_fdb(&self, vid: u16, mac: MacAddr) -> Result<FdbStatus, PortError> {
+        check_vid(vid)?;
+        let entries = self.entries();
+        let gone = self.fabric.switch.fdb.delete(vid, mac, self.fabric.now().seconds());
+        let station =
+            gone.ok_or_else(|| PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}")))?;
+        let entry = entries.values().find(|entry| entry.slot == station.slot);
+        Ok(FdbStatus {
+            vid,
+            mac: mac.to_string(),
+            port: entry.map_or(0, |entry| entry.number),
+            age: station.age.into(),
+            name: entry.map_or_else(String::new, |entry| entry.name()),
+            fixed: station.fixed,
+        })
+    }
+
+    /// Forgets learned entries (static ones stay), of one port or of all; how many.
+    pub fn flush_fdb(&self, port: Option<&PortRef>) -> Result<u64, PortError> {
+        let slots: Vec<_> = match port {
+            Some(port) => vec![self.find(port)?.slot],
+            None => self.entries().values().map(|entry| entry.slot).collect(),
+        };
+        Ok(slots.into_iter().map(|slot| self.fabric.switch.fdb.flush(slot)).sum())
+    }
+
+    pub fn counters(&self) -> Vec<CounterStatus> {
+        self.entries().values().map(|e| counter_status(e.number, e.name(), &e.counters)).collect()
+    }
+
+    /// The configured ports (no incoming links) as `add` would take them, with secrets, in number order.
+    pub fn specs(&self) -> Vec<(u32, PortSpec)> {
+        let entries = self.entries();
+        let specs = entries.values().map(|entry| (entry.number, entry.spec().clone()));
+        specs.filter(|(_, spec)| spec.kind != PortKind::Server).collect()
+    }
+
+    /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
+    pub async fn drain(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let entries: Vec<_> = self.entries().values().cloned().collect();
+        for entry in entries.iter().filter(|entry| entry.link().is_some()) {
+            entry.end(1001, "going away");
+        }
+        for link in entries.iter().filter_map(|entry| entry.link()) {
+            let closed = async {
+                while link.is_connected() {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            if timeout_at(deadline, closed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// How long the slowest data thread has not shown life; for the watchdog, which asks repeatedly.
+    pub fn stalled_for(&self) -> Duration {
+        self.threads.stalled_for()
+    }
+
+    fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {
+        let entries = self.entries();
+        let found = match port {
+            PortRef::Number(number) => entries.get(number),
+            PortRef::Name(name) => entries.values().find(|entry| entry.name() == *name),
+        };
+        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listPort names them")))
+    }
+
+    fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn counter_status(port: u32, name: String, counters: &Counters) -> CounterStatus {
+    CounterStatus {
+        port,
+        name,
+        rx: counters.rx.load(Relaxed),
+        rx_bytes: counters.rx_bytes.load(Relaxed),
+        tx: counters.tx.load(Relaxed),
+        tx_bytes: counters.tx_bytes.load(Relaxed),
+        drops: counters.drops().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+    }
+}
+
+/// `None` for a link.
+async fn interface(entry: &Entry) -> Option<Result<InterfaceStatus, PortError>> {
+    let device = entry.device()?;
+    let netif = match netif::status(&device.name).await {
+        Ok(netif) => netif,
+        Err(error) => return Some(Err(error)),
+    };
+    let ipv4 = netif.ipv4();
+    let kind = entry.spec().kind;
+    Some(Ok(InterfaceStatus {
+        port: entry.number,
+        kind,
+        target: entry.target.clone(),
+        address: ipv4.map_or_else(String::new, |net| net.addr().to_string()),
+        netmask: ipv4.map_or_else(String::new, |net| net.netmask().to_string()),
+        mtu: netif.mtu,
+        name: entry.name(),
+        addresses: netif.addresses.iter().map(ToString::to_string).collect(),
+        mac: netif.mac.to_string(),
+        index: netif.index,
+        up: netif.up,
+    }))
+}
+
+fn check_vid(vid: u16) -> Result<(), PortError> {
+    if vid <= 4094 {
+        return Ok(());
+    }
+    Err(PortError::Invalid(format!("VID {vid} is out of range (0 for untagged, 1 to 4094)")))
+}
+
+fn saturated(seconds: u64) -> u32 {
+    u32::try_from(seconds).unwrap_or(u32::MAX)
+}
+
+/// Reclaims aged entries now and then; lookups judge age by themselves.
+async fn sweep(ports: Weak<Ports>) {
+    loop {
+        let Some(ageout) = ports.upgrade().map(|ports| ports.ageout.load(Relaxed)) else { return };
+        sleep(Duration::from_secs((ageout / 4).clamp(1, 30))).await;
+        let Some(ports) = ports.upgrade() else { return };
+        ports.fabric.switch.fdb.sweep(ports.fabric.now().seconds());
+    }
+}
+
+/// Follows what happens to devices, addresses and routes.
+async fn watch_devices(ports: Weak<Ports>) {
+    let mut events = match netif::watch() {
+        Ok(events) => events,
+        Err(error) => {
+            warn!("changes of devices and routes will not be noticed: {error}");
+            return;
+        }
+    };
+    while let Some(event) = events.recv().await {
+        let Some(ports) = ports.upgrade() else { return };
+        match event {
+            Event::Addresses | Event::Routes => ports.moved.notify_waiters(),
+            Event::Link { index, up, gone, .. } => ports.device_changed(index, up, gone).await,
+        }
+    }
+}
+
+impl Ports {
+    async fn device_changed(&self, index: u32, up: bool, gone: bool) {
+        let entry = self.entries().values().find(|entry| has_index(entry, index)).cloned();
+        let Some((entry, device)) = entry.as_ref().and_then(|entry| Some((entry, entry.device()?))) else {
+            return;
+        };
+        let (state, reason) = match (gone, up) {
+            (true, _) => (State::Failed, Some(format!("{} was deleted", device.name))),
+            (false, false) => (State::Down, Some(format!("{} is down", device.name))),
+            (false, true) => (State::Up, None),
+        };
+        if let (false, Ok(netif)) = (gone, netif::status(&device.name).await) {
+            device.note(netif.index, netif.mtu, netif.mac);
+        }
+        self.refresh_own();
+        {
+            let mut life = entry.life();
+            if life.state == state || life.state == State::Failed {
+                return;
+            }
+            (life.state, life.reason) = (state, reason.clone());
+        }
+        match reason {
+            Some(reason) => warn!(port = entry.number, "{reason}"),
+            None => info!(port = entry.number, "{} is up", device.name),
+        }
+        if state != State::Up {
+            self.fabric.switch.fdb.flush(entry.slot);
+        }
+    }
+
+    /// Tells the switch the addresses of this host's own TAPs.
+    fn refresh_own(&self) {
+        let entries = self.entries();
+        let taps = entries.values().filter(|entry| entry.is_tap());
+        let own = taps.filter_map(|entry| Some(entry.device()?.mac())).filter(|mac| !mac.is_zero());
+        self.fabric.switch.set_own(own.collect());
+    }
+}
+
+fn has_index(entry: &Entry, index: u32) -> bool {
+    entry.device().is_some_and(|device| device.index.load(Relaxed) == index)
+}

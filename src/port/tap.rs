@@ -1,0 +1,48 @@
+//! A TAP's ingress: what the host's kernel sends into the switch.
+
+use std::io;
+use std::sync::Arc;
+
+use super::fabric::{Fabric, with_scratch};
+use crate::frame::MAX_FRAME;
+use crate::switch::Slot;
+use crate::sys::readable;
+use crate::sys::tun::Tap;
+
+/// Reads frames until the device fails. Runs on a data thread.
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Tap>) -> io::Error {
+    let readiness = match readable(tap) {
+        Ok(readiness) => readiness,
+        Err(e) => return e,
+    };
+    loop {
+        let mut ready = match readiness.readable().await {
+            Ok(ready) => ready,
+            Err(e) => return e,
+        };
+        match forward_batch(&fabric, slot, readiness.get_ref()) {
+            // Other ports live on this thread too.
+            Ok(()) => tokio::task::yield_now().await,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(e) => return e,
+        }
+    }
+}
+
+/// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
+fn forward_batch(fabric: &Fabric, slot: Slot, tap: &Tap) -> io::Result<()> {
+    let table = fabric.table();
+    let mut batch = fabric.batch(&table, slot).ok_or(io::ErrorKind::NotConnected)?;
+    with_scratch(|scratch| {
+        // One byte more than any frame: what fills it was cut, and is dropped as oversize.
+        let buffer = &mut scratch.plain[..=MAX_FRAME];
+        for _ in 0..BUDGET {
+            let len = tap.read(buffer)?;
+            batch.frame(&buffer[..len]);
+        }
+        Ok(())
+    })
+}
+
+/// Frames in one batch: enough to make one write of many, few enough to leave at once.
+const BUDGET: usize = 64;
