@@ -253,11 +253,6 @@ impl Netlink {
         let index = before.index;
         let mut added = Vec::new();
         for net in wanted.iter().filter(|net| !before.addresses.contains(net)) {
-            // IPv6 knows an address once, whatever its prefix length.
-            for old in before.addresses.iter().filter(|old| old.addr() == net.addr() && net.addr().is_ipv6())
-            {
-                self.remove_address(name, index, *old).await?;
-            }
             if let Err(e) = self.add_address(name, index, *net).await {
                 for net in added {
                     let _ = self.remove_address(name, index, net).await;
@@ -270,7 +265,8 @@ impl Netlink {
             self.remove_address(name, index, *old).await?;
         }
         // Removing the first IPv4 address of a subnet takes the later ones of that subnet with it
-        // (unless promote_secondaries is set).
+        // (unless promote_secondaries is set), and IPv6 knows an address once, whatever its prefix
+        // length: both are added only now.
         self.add_missing(name, index, wanted).await
     }
 
@@ -439,20 +435,16 @@ struct Pending {
 }
 
 impl Pending {
-    fn note(&mut self, message: NetlinkPayload<RouteNetlinkMessage>) {
+    fn note(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>) {
+        let NetlinkPayload::InnerMessage(message) = payload else { return };
         match message {
-            NetlinkPayload::InnerMessage(message) => match message {
-                RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => {
-                    self.addresses = true
-                }
-                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                    // Those of the table "local" repeat the addresses.
-                    self.routes |= u32::from(route.header.table) != u32::from(libc::RT_TABLE_LOCAL);
-                }
-                RouteNetlinkMessage::NewLink(link) => self.note_link(&link, false),
-                RouteNetlinkMessage::DelLink(link) => self.note_link(&link, true),
-                _ => {}
-            },
+            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => self.addresses = true,
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                // Those of the table "local" repeat the addresses.
+                self.routes |= route.header.table != libc::RT_TABLE_LOCAL;
+            }
+            RouteNetlinkMessage::NewLink(link) => self.note_link(&link, false),
+            RouteNetlinkMessage::DelLink(link) => self.note_link(&link, true),
             _ => {}
         }
     }

@@ -196,9 +196,9 @@ fn auxdata(msg: &libc::msghdr) -> Option<tpacket_auxdata> {
     unsafe {
         let mut header = libc::CMSG_FIRSTHDR(msg);
         while let Some(cmsg) = header.as_ref() {
-            let wanted = libc::CMSG_LEN(size_of::<tpacket_auxdata>() as _) as usize;
+            let wanted = libc::CMSG_LEN(size_of::<tpacket_auxdata>() as _);
             if (cmsg.cmsg_level, cmsg.cmsg_type) == (libc::SOL_PACKET, libc::PACKET_AUXDATA)
-                && cmsg.cmsg_len as usize >= wanted
+                && cmsg.cmsg_len >= wanted as _
             {
                 return Some(libc::CMSG_DATA(cmsg).cast::<tpacket_auxdata>().read_unaligned());
             }

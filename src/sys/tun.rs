@@ -61,7 +61,7 @@ impl Tap {
     }
 
     /// One frame; what does not fit into `buf` is lost, so a read that fills it may be truncated.
-    /// `WouldBlock` when there is none, EIO while the device is down, EBADFD once it is deleted.
+    /// `WouldBlock` when there is none or the device is down, EBADFD once it is deleted.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(read(&self.fd, buf)?)
     }
