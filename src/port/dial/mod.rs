@@ -8,24 +8,36 @@
 //! When to dial again is [`Backoff`]'s to say.
 
 mod backoff;
+mod files;
 mod proxy;
 mod race;
+mod rewound;
 mod target;
 mod trust;
 mod upgrade;
 
 use std::fmt;
-use std::io;
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use http::{HeaderValue, Request};
+use http_body_util::Empty;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::warn;
 
 pub use backoff::Backoff;
 pub use target::Target;
 
-use crate::ws::handshake;
+use crate::ws::handshake::{self, Opening};
+use trust::Trust;
+use upgrade::Exchange;
 
 /// For connect, proxy, TLS and upgrade together.
 pub const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -63,7 +75,7 @@ pub enum DialError {
     /// The exchange of HTTP broke off or was not HTTP.
     Http { to: String, reason: String },
     /// [`TIME_LIMIT`] (or the limit given) ran out.
-    Timeout { to: String, limit: Duration },
+    Timeout { to: String, limit: Duration, stage: &'static str },
 }
 
 /// Connects, all the way to an upgraded WebSocket, within [`TIME_LIMIT`].
@@ -71,15 +83,161 @@ pub async fn dial(target: &Target) -> Result<Dialed, DialError> {
     dial_offering(target, &[], TIME_LIMIT).await
 }
 
-/// [`dial`] that offers `protocols` (in order of preference) within `limit`. A server that refuses
-/// the offer is asked once more without one.
+/// [`dial`] that offers `protocols` (most wanted first) and has `limit` for all of it. A server that
+/// refuses the offer is asked once more without one.
 pub async fn dial_offering(
     target: &Target,
     protocols: &[&str],
     limit: Duration,
 ) -> Result<Dialed, DialError> {
-    let _ = (target, protocols, limit);
-    Err(DialError::File("not built yet".into()))
+    let stage = Mutex::new("reading its files");
+    let whole = async {
+        let credentials = Credentials::read(target).await?;
+        match attempt(target, &credentials, protocols, &stage).await {
+            Err(error) if !protocols.is_empty() && error.refuses_offer() => {
+                attempt(target, &credentials, &[], &stage).await
+            }
+            outcome => outcome,
+        }
+    };
+    match timeout(limit, whole).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let stage = *stage.lock().unwrap_or_else(PoisonError::into_inner);
+            Err(DialError::Timeout { to: target.authority(), limit, stage })
+        }
+    }
+}
+
+/// What the files of the options hold, read once a dial.
+struct Credentials {
+    authorization: Option<HeaderValue>,
+    trust: Option<Trust>,
+}
+
+impl Credentials {
+    /// Off the runtime's thread: a slow disk must not stop the others' dials.
+    async fn read(target: &Target) -> Result<Self, DialError> {
+        let owned = target.clone();
+        let read = move || {
+            let trust = if owned.secure { Some(trust::client_config(&owned)?) } else { None };
+            Ok(Self { authorization: owned.authorization()?, trust })
+        };
+        match spawn_blocking(read).await {
+            Ok(outcome) => outcome.map_err(DialError::File),
+            Err(error) => {
+                Err(DialError::File(format!("could not read the files of {}: {error}", target.display())))
+            }
+        }
+    }
+}
+
+/// One connection, from TCP to the checked 101.
+async fn attempt(
+    target: &Target,
+    credentials: &Credentials,
+    protocols: &[&str],
+    stage: &Mutex<&'static str>,
+) -> Result<Dialed, DialError> {
+    let enter = |now| *stage.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    enter("connecting");
+    let stream = proxy::reach(target).await?;
+    let peer = stream.peer_addr().map_err(|error| DialError::Connect { to: target.authority(), error })?;
+    let opening = Opening::new(protocols);
+    let request = request(target, credentials, &opening)?;
+    let Some(trust) = &credentials.trust else {
+        enter(ANSWER);
+        let (stream, read, protocol) = upgraded(target, stream, request, &opening).await?;
+        let (stream, unread) = stream.into_parts();
+        let early = [read, unread].concat().into();
+        return Ok(Dialed { stream, tls: None, early, peer, protocol });
+    };
+    if target.options.insecure {
+        warn!(%peer, "INSECURE: the certificate of {} is NOT checked, anyone on the way can read and change this link", target.display());
+    }
+    enter("in the TLS handshake");
+    let stream = trust::handshake(trust, target, stream).await?;
+    enter(ANSWER);
+    let (stream, read, protocol) = upgraded(target, stream, request, &opening).await?;
+    let (stream, mut tls) = stream.into_inner();
+    let (stream, unread) = stream.into_parts();
+    let mut early = read.to_vec();
+    drain(&mut tls, &unread, &mut early)
+        .map_err(|error| DialError::Tls { to: target.authority(), reason: trust::explained(&error) })?;
+    Ok(Dialed { stream, tls: Some(tls), early: early.into(), peer, protocol })
+}
+
+/// The upgrade over a connected stream: the stream again, the bytes read behind the 101, and the
+/// subprotocol.
+async fn upgraded<T>(
+    target: &Target,
+    stream: T,
+    request: Request<Empty<Bytes>>,
+    opening: &Opening,
+) -> Result<(T, Bytes, Option<String>), DialError>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let to = target.authority();
+    let http = |reason| DialError::Http { to: to.clone(), reason };
+    let Exchange { answer, taken } = upgrade::exchange(stream, request).await.map_err(http)?;
+    match opening.check(answer.status, answer.version, &answer.headers) {
+        Err(error) => Err(DialError::Handshake { to, error }),
+        Ok(protocol) => {
+            let (stream, read) = taken.ok_or_else(|| http("no connection behind the 101".to_owned()))?;
+            Ok((stream, read, protocol))
+        }
+    }
+}
+
+/// The client's request (RFC 6455 section 4.1).
+fn request(
+    target: &Target,
+    credentials: &Credentials,
+    opening: &Opening,
+) -> Result<Request<Empty<Bytes>>, DialError> {
+    let built = Request::get(&target.path)
+        .header(HOST, target.host_field())
+        .header(USER_AGENT, concat!("etherws/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::new());
+    let mut request =
+        built.map_err(|error| DialError::Http { to: target.authority(), reason: error.to_string() })?;
+    opening.write_fields(request.headers_mut());
+    if let Some(authorization) = &credentials.authorization {
+        request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+    }
+    Ok(request)
+}
+
+/// Moves into `early` what TLS has decrypted and nobody read yet, and what it decrypts from `unread`.
+fn drain(tls: &mut rustls::ClientConnection, mut unread: &[u8], early: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        match tls.reader().read_to_end(early) {
+            // Nothing more for now, or for ever: whoever takes the link over will see that for itself.
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::UnexpectedEof) => {}
+            outcome => drop(outcome?),
+        }
+        if unread.is_empty() || tls.read_tls(&mut unread)? == 0 {
+            return Ok(());
+        }
+        tls.process_new_packets().map_err(io::Error::other)?;
+    }
+}
+
+const ANSWER: &str = "waiting for the answer to the upgrade request";
+
+impl DialError {
+    /// Whether this may be a server's way to say that it does not take the offered subprotocols. Not
+    /// when it asks for credentials, sends elsewhere, has no such path or is overloaded.
+    fn refuses_offer(&self) -> bool {
+        match self {
+            Self::Handshake { error: handshake::Error::Protocol(_), .. } | Self::Http { .. } => true,
+            Self::Handshake { error: handshake::Error::Status { status, .. }, .. } => {
+                matches!(status.as_u16(), 400 | 403 | 406 | 426 | 500 | 501)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl fmt::Display for DialError {
@@ -92,8 +250,8 @@ impl fmt::Display for DialError {
             Self::Tls { to, reason } => write!(f, "TLS with {to} failed: {reason}"),
             Self::Handshake { to, error } => write!(f, "{to} {error}"),
             Self::Http { to, reason } => write!(f, "HTTP with {to} failed: {reason}"),
-            Self::Timeout { to, limit } => {
-                write!(f, "could not set up a link with {to} within {} s", limit.as_secs_f32())
+            Self::Timeout { to, limit, stage } => {
+                write!(f, "no link with {to} within {} s, still {stage}", limit.as_secs_f32())
             }
         }
     }
