@@ -191,6 +191,39 @@ impl AsyncWrite for Sip {
 mod tests {
     use super::*;
     use crate::port::spec::LinkOptions;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A proxy that says `answer`, one part after each message it gets, all in single segments.
+    async fn scripted(answer: &'static [&'static [u8]]) -> TcpStream {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        tokio::spawn(async move {
+            for part in answer {
+                server.read(&mut [0; 1024]).await.unwrap();
+                server.write_all(part).await.unwrap();
+            }
+            server.read(&mut [0; 1024]).await
+        });
+        client
+    }
+
+    async fn first_six(mut stream: Rewound) -> [u8; 6] {
+        let mut six = [0; 6];
+        stream.read_exact(&mut six).await.unwrap();
+        six
+    }
+
+    #[tokio::test]
+    async fn bytes_behind_a_proxys_answer_are_kept() {
+        let to = Target::parse("ws://far.invalid", &LinkOptions::default()).unwrap();
+        let proxy = scripted(&[b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\nbehind"]).await;
+        assert_eq!(&first_six(connect(proxy, None, &to).await.unwrap()).await, b"behind");
+
+        let proxy = scripted(&[b"\x05\x00", b"\x05\x00\x00\x01\x7f\x00\x00\x01\x00\x50behind"]).await;
+        let way = way("socks5://p:1").unwrap();
+        assert_eq!(&first_six(socks(proxy, &way, &to).await.unwrap()).await, b"behind");
+    }
 
     fn chosen(url: &str, option: Option<&str>) -> Result<Option<String>, DialError> {
         let options = LinkOptions { proxy: option.map(str::to_owned), ..LinkOptions::default() };

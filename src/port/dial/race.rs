@@ -21,7 +21,7 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, DialErro
             Err(error) => return Err(DialError::Resolve { host: host.to_owned(), error }),
         },
     };
-    let stream = race(&addresses, STAGGER, TcpStream::connect).await.map_err(|error| {
+    let stream = race(addresses.iter().copied(), STAGGER, TcpStream::connect).await.map_err(|error| {
         let to = match addresses.as_slice() {
             [one] => one.to_string(),
             several => format!(
@@ -39,11 +39,11 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, DialErro
 /// Tries the addresses in order, the next one after `stagger` or as soon as one fails; the first success
 /// wins and the others are dropped. The error is that of the last failure that says more than "no route".
 async fn race<T, F: Future<Output = io::Result<T>>>(
-    addresses: &[SocketAddr],
+    addresses: impl IntoIterator<Item = SocketAddr>,
     stagger: Duration,
     mut attempt: impl FnMut(SocketAddr) -> F,
 ) -> io::Result<T> {
-    let mut waiting = addresses.iter().copied();
+    let mut waiting = addresses.into_iter();
     let mut running = FuturesUnordered::new();
     let mut failure: Option<io::Error> = None;
     loop {
@@ -119,7 +119,7 @@ mod tests {
         let (hole, good) = (at("[2001:db8::1]:1"), at("192.0.2.1:1"));
         let tried = RefCell::new(Vec::new());
         let start = Instant::now();
-        let won = race(&[hole, good, at("192.0.2.2:1")], Duration::from_millis(60), |address| {
+        let won = race([hole, good, at("192.0.2.2:1")], Duration::from_millis(60), |address| {
             tried.borrow_mut().push(address);
             async move { if address == hole { std::future::pending().await } else { Ok(address) } }
         });
@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn a_slow_first_one_may_still_win() {
         let (slow, hole) = (at("[2001:db8::1]:1"), at("192.0.2.1:1"));
-        let won = race(&[slow, hole], Duration::from_millis(20), |address| async move {
+        let won = race([slow, hole], Duration::from_millis(20), |address| async move {
             if address == hole {
                 return std::future::pending().await;
             }
@@ -145,7 +145,7 @@ mod tests {
     async fn a_failure_starts_the_next_at_once_and_the_telling_error_stays() {
         let start = Instant::now();
         let error = race::<(), _>(
-            &["[::1]:1", "1.1.1.1:1", "[::2]:1"].map(at),
+            ["[::1]:1", "1.1.1.1:1", "[::2]:1"].map(at),
             Duration::from_secs(9),
             |address| async move {
                 Err(if address.is_ipv4() {
@@ -158,7 +158,7 @@ mod tests {
         );
         assert_eq!(error.await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert!(start.elapsed() < Duration::from_secs(5));
-        let none = race::<(), _>(&[], Duration::ZERO, |_| std::future::pending());
+        let none = race::<(), _>([], Duration::ZERO, |_| std::future::pending());
         assert!(none.await.is_err());
     }
 }

@@ -74,7 +74,10 @@ fn explained(error: &hyper::Error) -> String {
     if error.is_parse() {
         return "the answer is not HTTP/1.1".to_owned();
     }
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+    if error.is_canceled() {
+        return "the peer spoke before it was asked, or closed the connection".to_owned();
+    }
+    if error.is_incomplete_message() || error.is_closed() {
         return "the peer closed the connection without an answer".to_owned();
     }
     match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
