@@ -34,15 +34,23 @@ impl Link {
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
         let first = wire.push(out)?;
-        if wire.wants_flush() && !wire.flush() {
-            self.stuck.notify_one();
+        if wire.wants_flush() {
+            self.flush_wire(wire);
         }
         Ok(first)
     }
 
     /// Writes what waits, as far as the socket takes it.
     pub fn flush(&self) {
-        if self.lock().as_mut().is_some_and(|wire| !wire.flush()) {
+        if let Some(wire) = self.lock().as_mut() {
+            self.flush_wire(wire);
+        }
+    }
+
+    /// The session is woken once for each time that the socket blocks.
+    fn flush_wire(&self, wire: &mut Wire) {
+        let known = wire.is_blocked();
+        if !wire.flush() && !known {
             self.stuck.notify_one();
         }
     }

@@ -90,7 +90,7 @@ impl Session {
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.stream.take().ok_or(Ended::Stopped)?;
         let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
-        tune(&socket).map_err(Ended::Broken)?;
+        tune(&socket, self.ping).map_err(Ended::Broken)?;
         let wire = Wire::new(socket.clone(), self.tls.take(), self.role);
         let has_tls = wire.has_tls();
         *self.link.lock() = Some(wire);
@@ -160,8 +160,8 @@ impl Serving<'_> {
                 }
                 continue;
             }
-            let blocked = link.lock().as_ref().is_some_and(Wire::is_blocked);
-            let deadline = self.tick(blocked)?;
+            let deadline = self.tick()?;
+            let blocked = self.check_wire()?;
             tokio::select! {
                 ready = self.socket.readable() => {
                     ready.map_err(Ended::Broken)?;
@@ -170,9 +170,8 @@ impl Serving<'_> {
                 ready = self.socket.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
                     link.flush();
-                    self.check_wire()?;
                 }
-                () = link.stuck.notified() => self.check_wire()?,
+                () = link.stuck.notified() => (),
                 () = sleep_until(deadline) => (),
                 told = stop.wait_for(Option::is_some) => {
                     // A sender that is gone means a port that is gone.
@@ -276,10 +275,11 @@ impl Serving<'_> {
     }
 
     /// What time has made due; when to look again.
-    fn tick(&mut self, blocked: bool) -> Result<Instant, Ended> {
+    fn tick(&mut self) -> Result<Instant, Ended> {
         let now = Instant::now();
+        let blocked = self.check_wire()?;
         let ping = self.session.ping;
-        let dead = ping * 40 / 15;
+        let dead = dead_after(ping);
         let silent_since = self.heard;
         if self.session.answers.load(Relaxed) && now >= silent_since + dead {
             return Err(Ended::Silent);
@@ -319,10 +319,13 @@ impl Serving<'_> {
         Ok(next)
     }
 
-    fn check_wire(&self) -> Result<(), Ended> {
-        match self.session.link.lock().as_mut().and_then(Wire::take_error) {
+    /// Whether the socket is blocked; an error of a write is told here.
+    fn check_wire(&self) -> Result<bool, Ended> {
+        let mut wire = self.session.link.lock();
+        let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
+        match wire.take_error() {
             Some(error) => Err(Ended::Broken(error)),
-            None => Ok(()),
+            None => Ok(wire.is_blocked()),
         }
     }
 
@@ -396,11 +399,17 @@ fn answer_text(link: &Link, text: &[u8]) {
     }
 }
 
-/// Small messages leave at once; a peer that is gone is noticed by the kernel too.
-fn tune(socket: &TcpStream) -> io::Result<()> {
+/// Small messages leave at once. The kernel notices when a peer is gone that never answered a PING:
+/// our PING after the silence is the probe data, so the two times together are the one above.
+fn tune(socket: &TcpStream, ping: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
+    socket.set_tcp_user_timeout(Some(dead_after(ping) - ping))
+}
+
+/// A peer that answers PINGs is dead after so much silence: 40 s for the usual 15 s to a PING.
+fn dead_after(ping: Duration) -> Duration {
+    ping * 40 / 15
 }
 
 /// More than 200 PINGs a second for 5 s are a flood.
@@ -428,7 +437,6 @@ impl PingRate {
 const TURNS: u32 = 4;
 const STUCK: Duration = Duration::from_secs(10);
 const UNFINISHED: Duration = Duration::from_secs(30);
-const USER_TIMEOUT: Duration = Duration::from_secs(40);
 /// For what waits, and for the peer's answer to our Close.
 const PARTING: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(200);

@@ -155,9 +155,13 @@ impl Wire {
     /// records. 0: the peer has closed its side.
     pub fn read_tls(&mut self, plain: &mut [u8], sealed: &mut [u8]) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
+        // Decrypted bytes come first: the socket may have nothing more to say for a long time.
+        let mut filled = drain(tls, plain)?;
+        if filled > 0 {
+            return Ok(filled);
+        }
         let got = self.socket.try_read(sealed)?;
         let mut records = &sealed[..got];
-        let mut filled = drain(tls, plain)?;
         while !records.is_empty() {
             tls.read_tls(&mut records)?;
             let outcome = tls.process_new_packets();
