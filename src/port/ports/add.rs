@@ -39,7 +39,7 @@ impl Ports {
             PortKind::Client => self.add_client(spec, vlan)?,
             PortKind::Server => return Err(incoming_only()),
         };
-        info!(port = entry.number, name = entry.name(), "added {} {}", entry.spec().kind, entry.target);
+        info!(port = entry.number, name = entry.name(), "added {} {}", entry.kind, entry.target);
         Ok(entry.status())
     }
 

@@ -67,7 +67,7 @@ impl Ports {
         let _changing = self.changing.lock().await;
         let entry = self.find(port)?;
         let Some(device) = entry.device() else {
-            let kind = entry.spec().kind;
+            let kind = entry.kind;
             return Err(PortError::Invalid(format!(
                 "port {port} is a {kind} link and has no interface; setif is for tap and netdev ports"
             )));

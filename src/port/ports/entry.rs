@@ -18,6 +18,7 @@ use crate::switch::{Counters, Port, Slot};
 pub struct Entry {
     pub number: u32,
     pub slot: Slot,
+    pub kind: PortKind,
     /// What `listPort` shows: the device, the URL without credentials, or the peer.
     pub target: String,
     pub counters: Arc<Counters>,
@@ -89,6 +90,7 @@ impl Entry {
         Self {
             number: parts.number,
             slot: parts.slot,
+            kind: parts.spec.kind,
             target: parts.target,
             counters: Arc::default(),
             shut: Arc::new(AtomicBool::new(parts.spec.shut)),
@@ -167,7 +169,7 @@ impl Entry {
         let vlan = VlanRule::from_options(spec.access, spec.trunk, spec.native).unwrap_or_default();
         PortStatus {
             port: self.number,
-            kind: spec.kind,
+            kind: self.kind,
             target: self.target.clone(),
             tx: self.counters.tx.load(Relaxed),
             rx: self.counters.rx.load(Relaxed),
@@ -185,9 +187,5 @@ impl Entry {
             tls: life.tls,
             connects: life.connects,
         }
-    }
-
-    pub fn is_tap(&self) -> bool {
-        self.spec().kind == PortKind::Tap
     }
 }

@@ -281,10 +281,9 @@ async fn interface(entry: &Entry) -> Option<Result<InterfaceStatus, PortError>> 
         Err(error) => return Some(Err(error)),
     };
     let ipv4 = netif.ipv4();
-    let kind = entry.spec().kind;
     Some(Ok(InterfaceStatus {
         port: entry.number,
-        kind,
+        kind: entry.kind,
         target: entry.target.clone(),
         address: ipv4.map_or_else(String::new, |net| net.addr().to_string()),
         netmask: ipv4.map_or_else(String::new, |net| net.netmask().to_string()),
@@ -370,7 +369,7 @@ impl Ports {
     /// Tells the switch the addresses of this host's own TAPs.
     fn refresh_own(&self) {
         let entries = self.entries();
-        let taps = entries.values().filter(|entry| entry.is_tap());
+        let taps = entries.values().filter(|entry| entry.kind == PortKind::Tap);
         let own = taps.filter_map(|entry| Some(entry.device()?.mac())).filter(|mac| !mac.is_zero());
         self.fabric.switch.set_own(own.collect());
     }
