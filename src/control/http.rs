@@ -1,1 +1,7 @@
-//! http
+//! The HTTP listeners: settings, door.
+
+pub use super::connection::OnLink;
+pub use super::door::Door;
+pub use super::settings::{
+    ControlSettings, ControlTcp, DoorSettings, ListenSettings, TlsFiles, UserRule, Who,
+};

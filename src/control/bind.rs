@@ -1,0 +1,272 @@
+//! Sockets to listen on: TCP by name or address, inherited ones, and the Unix socket of control.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UnixListener, lookup_host};
+
+/// Where a service is to listen, as configured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bind {
+    /// Absent: every address, IPv6 and IPv4.
+    pub host: Option<String>,
+    pub port: u16,
+    /// For whom; where both services share an address, the WebSocket service.
+    pub service: Service,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Service {
+    Data,
+    Control,
+}
+
+impl std::fmt::Display for Bind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Some(host) if host.contains(':') && !host.starts_with('[') => write!(f, "[{host}]:{}", self.port),
+            Some(host) => write!(f, "{host}:{}", self.port),
+            None => write!(f, "*:{}", self.port),
+        }
+    }
+}
+
+impl Bind {
+    /// The addresses behind the name.
+    pub async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        let Some(host) = &self.host else {
+            return Ok(vec![SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.port)]);
+        };
+        let bare = host.trim_matches(['[', ']']);
+        let mut found: Vec<SocketAddr> = lookup_host((bare, self.port))
+            .await
+            .map_err(|e| format!("could not resolve the address to listen on, {host}: {e}"))?
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        if found.is_empty() {
+            return Err(format!("the address to listen on, {host}, has no addresses"));
+        }
+        Ok(found)
+    }
+
+    /// Listens on every address behind the name.
+    pub async fn listen(&self) -> Result<Vec<TcpListener>, BindError> {
+        let mut addresses = self.resolve().await.map_err(BindError::Other)?;
+        let mut listeners: Vec<TcpListener> = Vec::new();
+        for address in &mut addresses {
+            // Port 0 is chosen once and then the same for every address.
+            if let Some(Ok(first)) = listeners.first().map(TcpListener::local_addr) {
+                address.set_port(first.port());
+            }
+            let listener = match listen_tcp(*address) {
+                Err(e) if self.host.is_none() && no_ipv6(&e) => {
+                    listen_tcp(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), self.port))
+                }
+                other => other,
+            };
+            listeners.push(listener.map_err(|e| self.failure(&e))?);
+        }
+        Ok(listeners)
+    }
+
+    fn failure(&self, error: &io::Error) -> BindError {
+        let text = format!("could not listen on {self} for {}: {error}", self.service);
+        match error.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse(text),
+            io::ErrorKind::PermissionDenied if self.port < 1024 => BindError::Other(format!(
+                "{text}; ports below 1024 need CAP_NET_BIND_SERVICE or etherws.socket"
+            )),
+            _ => BindError::Other(text),
+        }
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Data => "the WebSocket service",
+            Self::Control => "control",
+        })
+    }
+}
+
+#[derive(Debug)]
+pub enum BindError {
+    InUse(String),
+    Other(String),
+}
+
+impl BindError {
+    pub fn text(self) -> String {
+        let (Self::InUse(text) | Self::Other(text)) = self;
+        text
+    }
+}
+
+/// Whether two sets of addresses cannot be listened on at the same time.
+pub fn overlap(a: &[SocketAddr], b: &[SocketAddr]) -> bool {
+    let any = |ip: IpAddr| ip.is_unspecified();
+    a.iter().any(|a| {
+        b.iter().any(|b| a.port() == b.port() && a.port() != 0 && (a == b || any(a.ip()) || any(b.ip())))
+    })
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// The Unix socket of control; its file goes away with it.
+pub struct UnixSocket {
+    pub path: PathBuf,
+    pub listener: UnixListener,
+    /// Device and inode: a file that another process has put in its place is not ours to remove.
+    identity: (u64, u64),
+}
+
+impl UnixSocket {
+    /// Mode 0660; a file left behind is replaced when nobody answers on it.
+    pub fn listen(path: &Path) -> Result<Self, String> {
+        let fail = |e: io::Error| format!("could not listen on {}: {e}", path.display());
+        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(parent)
+                .map_err(|e| format!("could not create {}: {e}", parent.display()))?;
+        }
+        remove_stale(path)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(fail)?;
+        socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
+        // Nobody can connect before listen(), so the mode is right from the first moment.
+        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+            .and_then(|()| fs::symlink_metadata(path))
+            .and_then(|meta| socket.listen(BACKLOG).map(|()| (meta.dev(), meta.ino())))
+            .and_then(|identity| Ok((identity, UnixListener::from_std(socket.into())?)));
+        match prepared {
+            Ok((identity, listener)) => Ok(Self { path: path.to_owned(), listener, identity }),
+            Err(e) => {
+                let _ = fs::remove_file(path);
+                Err(fail(e))
+            }
+        }
+    }
+}
+
+impl Drop for UnixSocket {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let meta = match fs::symlink_metadata(path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(format!("could not look at {shown}: {e}")),
+    };
+    if !meta.file_type().is_socket() {
+        return Err(format!("{shown} exists and is not a socket; name another with --ctlsock"));
+    }
+    let connected = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)
+        .and_then(|probe| probe.connect(&SockAddr::unix(path)?));
+    match connected {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            fs::remove_file(path).map_err(|e| format!("could not remove the stale socket {shown}: {e}"))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full backlog is somebody, too.
+        Ok(()) | Err(_) => {
+            Err(format!("another switch answers on {shown}; stop it, or name another socket with --ctlsock"))
+        }
+    }
+}
+
+/// Writes a secret whole or not at all, readable by its owner alone.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), String> {
+    let fail = |e: io::Error| format!("could not write {}: {e}", path.display());
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let fresh = path.with_file_name(name);
+    let _ = fs::remove_file(&fresh);
+    let written =
+        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).and_then(|mut file| {
+            io::Write::write_all(&mut file, text.as_bytes())?;
+            fs::rename(&fresh, path)
+        });
+    written.map_err(|e| {
+        let _ = fs::remove_file(&fresh);
+        fail(e)
+    })
+}
+
+const BACKLOG: i32 = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn unix_socket_replaces_the_stale_and_respects_the_living() -> Result<(), Box<dyn std::error::Error>>
+    {
+        let dir = std::env::temp_dir().join(format!("etherws-bind-{}", std::process::id()));
+        let path = dir.join("deep/ctl.sock");
+        let first = UnixSocket::listen(&path)?;
+        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o660);
+        let error = UnixSocket::listen(&path).err().unwrap_or_default();
+        assert!(error.contains("another switch answers on"), "{error}");
+        drop(first);
+        assert!(!path.exists(), "the file goes with the socket");
+        drop(std::os::unix::net::UnixListener::bind(&path)?);
+        assert!(path.exists(), "std leaves a stale file");
+        let second = UnixSocket::listen(&path)?;
+        fs::remove_file(&path)?;
+        fs::write(&path, "mine")?;
+        drop(second);
+        assert!(path.exists(), "not ours to remove");
+        let error = UnixSocket::listen(&path).err().unwrap_or_default();
+        assert!(error.contains("is not a socket"), "{error}");
+        write_secret(&path, "secret\n")?;
+        write_secret(&path, "other\n")?;
+        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            (fs::read_to_string(&path)?.as_str(), fs::read_dir(dir.join("deep"))?.count()),
+            ("other\n", 1)
+        );
+        fs::remove_dir_all(&dir)?;
+        Ok(())
+    }
+
+    #[test]
+    fn overlapping_addresses() {
+        let set =
+            |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        for (a, b, expected) in [
+            (&["[::]:80"][..], &["127.0.0.1:80"][..], true),
+            (&["10.0.0.1:80"], &["127.0.0.1:80", "10.0.0.1:80"], true),
+            (&["10.0.0.1:80"], &["127.0.0.1:80"], false),
+            (&["[::]:80"], &["127.0.0.1:81"], false),
+            (&["[::]:0"], &["127.0.0.1:0"], false),
+        ] {
+            assert_eq!(overlap(&set(a), &set(b)), expected, "{a:?} {b:?}");
+        }
+    }
+}

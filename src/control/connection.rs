@@ -1,0 +1,258 @@
+//! One connection from accept to its end: PROXY header, TLS, requests, and the hand-over of what becomes a
+//! link. Everything up to the first request's last header has ten seconds in all.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::{Request, StatusCode};
+use hyper::body::Incoming as Body;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+
+use super::auth::Hasher;
+use super::bind::Bind;
+use super::data::{self, Accepted};
+use super::proxied;
+use super::reply::{Reply, closing, text};
+use super::rpc_http::{self, Rpc};
+use super::rules::Rules;
+use super::settings::DoorSettings;
+use super::throttle::Throttle;
+use super::tls::certificate_name;
+use super::tokens::Key;
+use super::wire::{Stream, Wire};
+use crate::port::Incoming;
+
+/// Takes a link that has come in; its 101 is sent.
+pub type OnLink = Arc<dyn Fn(Incoming) + Send + Sync>;
+
+/// What all connections share.
+pub struct Shared {
+    pub rules: ArcSwap<Rules>,
+    pub hasher: Hasher,
+    pub key: Key,
+    /// The token of control on TCP, made at start.
+    pub token: String,
+    pub handlers: OnceLock<(OnLink, Arc<Rpc>)>,
+    pub refusals: Throttle,
+}
+
+impl Shared {
+    /// Beside the socket, so that etherctl finds it.
+    pub fn token_path(&self, settings: &DoorSettings) -> PathBuf {
+        let mut path = settings.control.sock.clone().into_os_string();
+        path.push(".token");
+        path.into()
+    }
+
+    pub fn refused(&self, peer: SocketAddr, why: &str) {
+        if let Some(kept_back) = self.refusals.allow(std::time::Instant::now()) {
+            tracing::info!(%peer, kept_back, "refused: {why}");
+        }
+    }
+}
+
+/// What a request knows about the connection that it came on.
+pub struct Context {
+    pub shared: Arc<Shared>,
+    /// Which listener; nothing: the Unix socket.
+    bind: Option<Bind>,
+    /// Our address; nothing on the Unix socket.
+    pub local: Option<SocketAddr>,
+    /// The other end, as the PROXY header names it where one is wanted.
+    pub peer: SocketAddr,
+    pub tls: bool,
+    /// The name in the client's certificate.
+    pub certificate: Option<String>,
+    /// Where a request that becomes a link goes, past HTTP.
+    accepted: Mutex<Option<oneshot::Sender<Accepted>>>,
+}
+
+impl Context {
+    pub fn refused(&self, peer: SocketAddr, why: &str) {
+        self.shared.refused(peer, why);
+    }
+}
+
+/// Serves a TCP connection.
+pub async fn tcp(shared: Arc<Shared>, bind: Bind, stream: TcpStream, peer: SocketAddr) {
+    let deadline = Instant::now() + HEADER_TIME;
+    match open(&shared, &bind, stream, peer, deadline).await {
+        Ok((context, wire)) => serve(context, wire, deadline).await,
+        Err(e) => tracing::debug!(%peer, "connection closed: {e}"),
+    }
+}
+
+/// Serves a connection to the Unix socket. Who may connect, the file's mode has decided.
+pub async fn unix(shared: Arc<Shared>, stream: UnixStream) {
+    let context = Context {
+        shared,
+        bind: None,
+        local: None,
+        peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: false,
+        certificate: None,
+        accepted: Mutex::default(),
+    };
+    serve(context, Wire::new(Stream::Unix(stream)), Instant::now() + HEADER_TIME).await;
+}
+
+/// Everything before HTTP.
+async fn open(
+    shared: &Arc<Shared>,
+    bind: &Bind,
+    mut stream: TcpStream,
+    socket_peer: SocketAddr,
+    deadline: Instant,
+) -> io::Result<(Context, Wire)> {
+    let mut peer = SocketAddr::new(socket_peer.ip().to_canonical(), socket_peer.port());
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    let rules = shared.rules.load_full();
+    let plan = rules.plan(bind).ok_or_else(|| io::Error::other("no longer served here"))?;
+    if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| plan.data && listen.proxy_protocol) {
+        if !proxied::is_trusted(peer.ip(), &listen.trusted_proxies) {
+            shared.refused(peer, "not a trusted proxy");
+            return Err(io::Error::other("not a trusted proxy"));
+        }
+        if let Some(client) = timeout_at(deadline, proxied::proxy_header(&mut stream)).await?? {
+            peer = client;
+        }
+    }
+    let (mut tls, mut certificate) = (false, None);
+    let stream = match &plan.tls {
+        None => Stream::Tcp(stream),
+        Some(config) => {
+            let stream = timeout_at(deadline, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await??;
+            tls = true;
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            certificate = shown.and_then(certificate_name);
+            Stream::Tls(Box::new(stream))
+        }
+    };
+    let (shared, bind, accepted) = (Arc::clone(shared), Some(bind.clone()), Mutex::default());
+    let context = Context { shared, bind, local: Some(local), peer, tls, certificate, accepted };
+    Ok((context, Wire::new(stream)))
+}
+
+/// Runs HTTP over the wire until it ends or a request becomes a link.
+async fn serve(context: Context, wire: Wire, deadline: Instant) {
+    let (sender, accepted) = oneshot::channel();
+    *context.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    let context = Arc::new(context);
+    let service = {
+        let context = Arc::clone(&context);
+        service_fn(move |request| {
+            let context = Arc::clone(&context);
+            async move { Ok::<_, Infallible>(dispatch(&context, request).await) }
+        })
+    };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
+        .max_headers(MAX_HEADERS)
+        .max_header_size(MAX_HEADER_BYTES)
+        .max_buf_size(MAX_BUFFER)
+        .serve_connection(TokioIo::new(wire), service)
+        .with_upgrades();
+    // A request that becomes a link never gets an answer from HTTP: the socket is taken away under it, with
+    // nothing half written.
+    let ended = tokio::select! {
+        biased;
+        Ok(accepted) = accepted => Ok(accepted),
+        ended = Pin::new(&mut connection) => Err(ended),
+    };
+    // Nothing is left where jsonrpsee has taken over.
+    let Some(parts) = connection.into_parts() else { return };
+    let mut wire = parts.io.into_inner();
+    match ended {
+        Ok(accepted) => {
+            let peer = accepted.peer;
+            match hand_over(accepted, wire, parts.read_buf).await {
+                Ok(link) => {
+                    if let Some((on_link, _)) = context.shared.handlers.get() {
+                        on_link(link);
+                    }
+                }
+                Err(e) => tracing::info!(%peer, "link lost while it was set up: {e}"),
+            }
+        }
+        Err(result) => {
+            if let Err(e) = &result {
+                tracing::debug!(peer = %context.peer, "connection closed: {e}");
+                // The preface of HTTP/2 among others, to which hyper has no answer.
+                if e.is_parse() && !wire.spoke {
+                    let _ = wire.write_all(BAD_REQUEST).await;
+                }
+                if e.is_timeout() {
+                    return;
+                }
+            }
+            wire.linger().await;
+        }
+    }
+}
+
+/// Sends the 101 and takes the socket out of HTTP.
+async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
+    let Accepted { reply, peer, user, profile, ping } = accepted;
+    timeout(HEADER_TIME, async {
+        wire.write_all(reply.as_bytes()).await?;
+        wire.flush().await
+    })
+    .await??;
+    let (stream, tls, early) = wire.take(early)?;
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping })
+}
+
+/// One request: whose path is it?
+async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
+    let rules = context.shared.rules.load_full();
+    let Some((_, rpc)) = context.shared.handlers.get() else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "starting");
+    };
+    let (data, control) = match &context.bind {
+        None => (false, true),
+        Some(bind) => rules.plan(bind).map_or((false, false), |plan| (plan.data, plan.control)),
+    };
+    let path = request.uri().path();
+    if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
+        return match data::answer(context, &rules, listen, &request).await {
+            Ok(accepted) => leave_http(context, accepted).await,
+            Err(reply) => closing(reply),
+        };
+    }
+    let control_path = rules.settings.control.tcp.as_ref().map_or(DEFAULT_CONTROL_PATH, |tcp| &tcp.path);
+    if control && (path == control_path || context.bind.is_none() && path == DEFAULT_CONTROL_PATH) {
+        return rpc_http::answer(context, &rules, rpc, request).await;
+    }
+    text(StatusCode::NOT_FOUND, "nothing here")
+}
+
+/// Never returns when the connection is taken away, as it is meant to be.
+async fn leave_http(context: &Context, accepted: Accepted) -> Reply {
+    let sender = context.accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if sender.is_some_and(|sender| sender.send(accepted).is_ok()) {
+        std::future::pending::<()>().await;
+    }
+    text(StatusCode::INTERNAL_SERVER_ERROR, "the connection is gone")
+}
+
+const HEADER_TIME: Duration = Duration::from_secs(10);
+const MAX_HEADERS: usize = 64;
+const MAX_HEADER_BYTES: usize = 16 << 10;
+/// What hyper may buffer of a request's body at a time.
+const MAX_BUFFER: usize = 64 << 10;
+const DEFAULT_CONTROL_PATH: &str = "/ctl";
+const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";

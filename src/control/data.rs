@@ -1,0 +1,108 @@
+//! The data path: the request that becomes a link, or why it does not.
+
+use http::{HeaderMap, Method, Request, StatusCode, header};
+
+use super::auth::{Credentials, Verdict};
+use super::connection::Context;
+use super::origin;
+use super::proxied;
+use super::reply::{Reply, closing, text, with};
+use super::rules::Rules;
+use super::settings::{ListenSettings, Who};
+use super::upgrade;
+use crate::port::Profile;
+
+/// A request that may become a link.
+pub struct Accepted {
+    /// The 101 in full.
+    pub reply: String,
+    pub peer: std::net::SocketAddr,
+    pub user: Option<String>,
+    pub profile: Option<Profile>,
+    pub ping: Option<std::time::Duration>,
+}
+
+/// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
+pub async fn answer<B>(
+    context: &Context,
+    rules: &Rules,
+    listen: &ListenSettings,
+    request: &Request<B>,
+) -> Result<Accepted, Reply> {
+    let headers = request.headers();
+    let forwarded = proxied::forwarded(headers, context.peer, &listen.trusted_proxies);
+    let peer = forwarded.peer;
+    if !upgrade::is_wanted(request) {
+        return Err(page(request.method(), context.tls));
+    }
+    let key = upgrade::check(request).map_err(|reply| *reply)?;
+    let own = origin::host(request.uri(), headers)
+        .map_err(|_| text(StatusCode::BAD_REQUEST, "a request has exactly one Host"))?;
+    let host = forwarded.host.unwrap_or(own);
+    if !origin::data_origin_fits(headers, &host, forwarded.tls.unwrap_or(context.tls), &listen.origins) {
+        let shown = headers.get(header::ORIGIN).map_or(&[][..], |value| value.as_bytes());
+        let shown = shown[..shown.len().min(MAX_SHOWN)].escape_ascii();
+        context.refused(peer, &format!("foreign origin {shown}"));
+        return Err(text(StatusCode::FORBIDDEN, "this origin is not let in; see --origin"));
+    }
+    let who = match rules
+        .data_gate
+        .admit(&context.shared.hasher, credentials(headers, request.uri().query()))
+        .await
+    {
+        Verdict::Open => None,
+        Verdict::User(name) => Some(Who::User(name)),
+        Verdict::Token(name) => Some(Who::Token(name)),
+        Verdict::Refused => {
+            context.refused(peer, "wrong or no credentials");
+            return Err(unauthorized(rules.data_gate.wants_password(), rules.data_gate.wants_token()));
+        }
+        Verdict::Busy => return Err(busy()),
+    };
+    let certificate = context.certificate.as_deref();
+    let profile = rules.profile(who.as_ref(), certificate);
+    let user = match who {
+        Some(Who::User(name) | Who::Token(name) | Who::Certificate(name)) => Some(name),
+        None => certificate.map(str::to_owned),
+    };
+    let reply = upgrade::switching(key, upgrade::protocol(headers));
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping })
+}
+
+/// The header wins; the query is for browsers, which cannot set one.
+fn credentials(headers: &HeaderMap, query: Option<&str>) -> Credentials {
+    match Credentials::of(headers) {
+        Credentials::Nothing => query.map_or(Credentials::Nothing, Credentials::of_query),
+        other => other,
+    }
+}
+
+/// What a person with a browser sees.
+fn page(method: &Method, tls: bool) -> Reply {
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return with(text(StatusCode::METHOD_NOT_ALLOWED, "GET alone"), header::ALLOW, "GET, HEAD");
+    }
+    let also = if tls { "; TLS works" } else { "" };
+    let page = format!("this is an etherws switch{also}\nIts ports are reached by WebSocket.");
+    let reply = with(text(StatusCode::UPGRADE_REQUIRED, page), header::UPGRADE, "websocket");
+    with(reply, header::CONNECTION, "upgrade")
+}
+
+pub fn unauthorized(password: bool, token: bool) -> Reply {
+    let mut reply = text(StatusCode::UNAUTHORIZED, "credentials are wrong or missing");
+    if password {
+        reply = with(reply, header::WWW_AUTHENTICATE, "Basic realm=\"etherws\", charset=\"UTF-8\"");
+    }
+    if token {
+        reply = with(reply, header::WWW_AUTHENTICATE, "Bearer realm=\"etherws\"");
+    }
+    closing(reply)
+}
+
+pub fn busy() -> Reply {
+    let reply = text(StatusCode::SERVICE_UNAVAILABLE, "too many logins are waiting; try again");
+    with(closing(reply), header::RETRY_AFTER, "2")
+}
+
+/// How much of what a stranger sent goes to the log.
+const MAX_SHOWN: usize = 100;

@@ -1,0 +1,110 @@
+//! What the HTTP listeners are asked to be: addresses, files, who gets which profile.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::port::Profile;
+
+/// PEM files of a TLS server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// CAs of client certificates; when present every client must show one.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The WebSocket service.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ListenSettings {
+    /// Address or name to bind; absent: all addresses, IPv6 and IPv4.
+    pub host: Option<String>,
+    /// Absent: 80, or 443 with TLS. 0: any free port.
+    pub port: Option<u16>,
+    pub path: String,
+    pub tls: Option<TlsFiles>,
+    pub htpasswd: Option<PathBuf>,
+    pub tokens: Option<PathBuf>,
+    /// Origins let in beside the service's own; `*` lets in every one.
+    pub origins: Vec<String>,
+    /// Reverse proxies whose word about the client is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections start with a PROXY header (v1 or v2), and only trusted proxies may connect.
+    pub proxy_protocol: bool,
+    /// PING interval of incoming links.
+    pub ping: Option<Duration>,
+}
+
+impl Default for ListenSettings {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            path: "/".to_owned(),
+            tls: None,
+            htpasswd: None,
+            tokens: None,
+            origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            ping: None,
+        }
+    }
+}
+
+/// The control service on TCP.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlTcp {
+    pub host: String,
+    pub port: u16,
+    pub path: String,
+    pub tls: Option<TlsFiles>,
+    pub htpasswd: Option<PathBuf>,
+    /// No password: on loopback alone.
+    pub anonymous: bool,
+}
+
+impl Default for ControlTcp {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: 7867,
+            path: "/ctl".to_owned(),
+            tls: None,
+            htpasswd: None,
+            anonymous: false,
+        }
+    }
+}
+
+/// The control service: a Unix socket always, TCP when asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlSettings {
+    pub sock: PathBuf,
+    pub tcp: Option<ControlTcp>,
+}
+
+/// By what a `[[user]]` profile is found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Who {
+    User(String),
+    Token(String),
+    Certificate(String),
+}
+
+/// What the incoming links of someone become.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UserRule {
+    pub who: Who,
+    pub profile: Profile,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DoorSettings {
+    /// Absent: no WebSocket service.
+    pub listen: Option<ListenSettings>,
+    pub control: ControlSettings,
+    pub users: Vec<UserRule>,
+}
