@@ -1,1 +1,80 @@
-fn main() {}
+//! etherctl: drives an etherws switch, of this host or another, by its JSON-RPC contract
+//! ([`etherws::control::api`], all that it sees of the switch).
+//!
+//! * [`cli`]: the command line
+//! * [`commands`]: from a command to a request, from a result to text
+//! * [`table`]: rows of text, aligned and free of control characters
+//! * [`server`]: which server, as whom
+//! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
+//! * [`manual`]: man page and completions
+
+mod cli;
+mod client;
+mod commands;
+mod manual;
+mod server;
+mod table;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::Value;
+
+use cli::{Cli, Command};
+use client::Failure;
+use commands::Request;
+use server::Server;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Nowhere is left to say that stderr is gone.
+            let _ = writeln!(io::stderr(), "etherctl: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), String> {
+    match &cli.command {
+        Command::Man { dir } => return manual::write_page(dir),
+        Command::Completions { shell } => return print(&manual::completions(*shell)),
+        _ => {}
+    }
+    let request = Request::of(&cli.command)?;
+    let server = Server::of(cli.server)?;
+    if server.insecure {
+        // As above.
+        let _ = writeln!(io::stderr(), "etherctl: warning: the certificate of {} is not checked", server.url);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("could not start: {e}"))?;
+    let result = runtime.block_on(ask(server, &request))?;
+    let result = commands::select(&cli.command, result)?;
+    print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })
+}
+
+/// Asks once, and once more with a user and password when the server wants one and a person is there.
+async fn ask(mut server: Server, request: &Request) -> Result<Value, String> {
+    match client::call(&server, request).await {
+        Err(Failure::Unauthorized(_)) if server.may_prompt() => {
+            server.prompt()?;
+            client::call(&server, request).await
+        }
+        answer => answer,
+    }
+    .map_err(|failure| failure.to_string())
+}
+
+/// A reader that went away (`etherctl listport | head`) is no failure.
+fn print(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(format!("could not write the result: {e}")),
+        _ => Ok(()),
+    }
+}

@@ -1,7 +1,27 @@
 //! How people reach the switch: the JSON-RPC contract, the HTTP listener, authentication.
+//!
+//! A connection's way: `door` accepts, `connection` opens it (PROXY header, TLS) and runs HTTP, `data` makes
+//! a link of a request or `rpc_http` a call; `origin`, `proxied`, `upgrade`, `auth` decide.
 
 pub mod api;
-pub mod auth;
+mod auth;
+mod bind;
+mod connection;
+mod data;
+mod door;
+mod htpasswd;
 pub mod http;
+pub mod openrpc;
+mod origin;
+mod proxied;
+mod reply;
 pub mod rpc;
-pub mod tls;
+mod rpc_http;
+mod rules;
+pub mod settings;
+mod throttle;
+mod tls;
+mod tokens;
+mod upgrade;
+mod watched;
+mod wire;

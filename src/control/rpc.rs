@@ -1,1 +1,449 @@
-//! rpc
+//! The contract of [`super::api`], served: parameters parsed and checked, handed to [`Ports`], results
+//! and errors put into words. One table both dispatches and describes the methods.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, FutureExt};
+use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::{Methods, RpcModule};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::api::{self, Entries, Method, NoParams, check};
+use super::openrpc::{self, Described};
+use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
+use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+use crate::port::{PortError, Ports};
+
+/// What a hook gives later: a result, or why not.
+pub type Promise<T> = BoxFuture<'static, Result<T, String>>;
+
+/// What only the daemon can do.
+pub struct Hooks {
+    /// Writes the running state to the file named, or to the one it was started with; which.
+    pub save: Box<dyn Fn(Option<PathBuf>) -> Promise<PathBuf> + Send + Sync>,
+    /// Applies the configuration file's differences; what changed.
+    pub reload: Box<dyn Fn() -> Promise<Vec<String>> + Send + Sync>,
+}
+
+/// Every method of the contract, ready to be served. Must be called, and served, within a tokio runtime.
+pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
+    let mut module = RpcModule::new(Context { ports, hooks });
+    for Entry { described, call } in table() {
+        let registered =
+            module.register_async_method(described.method.name(), move |params, context, _| {
+                let params = params.as_str().map(str::to_owned);
+                // In a task of its own: a client that hangs up must not leave a change half made, and a
+                // panic ends this call alone.
+                let call = tokio::spawn(call(context, params));
+                async move {
+                    call.await.unwrap_or_else(|_| Err(error(api::INTERNAL_ERROR, "Internal error", None)))
+                }
+            });
+        // Only a name registered twice is refused, and the table has each Method once (tested).
+        debug_assert!(registered.is_ok(), "{} registered twice", described.method.name());
+    }
+    module.into()
+}
+
+struct Context {
+    ports: Arc<Ports>,
+    hooks: Hooks,
+}
+
+type Reply<R> = Result<R, ErrorObjectOwned>;
+type Call = Arc<dyn Fn(Arc<Context>, Option<String>) -> BoxFuture<'static, Reply<Value>> + Send + Sync>;
+
+struct Entry {
+    described: Described,
+    call: Call,
+}
+
+fn table() -> Vec<Entry> {
+    Method::ALL.into_iter().map(entry).collect()
+}
+
+fn entry(method: Method) -> Entry {
+    match method {
+        Method::ListPort => on(method, |c, NoParams {}| async move { Ok(shown(c.ports.list())) }),
+        Method::AddPort => on(method, add_port),
+        Method::SetPort => on(method, set_port),
+        Method::DelPort => on(method, |c, api::DelPort { port }| async move {
+            Ok(shown(vec![c.ports.delete(&port).await.map_err(refused)?]))
+        }),
+        Method::ListInterface => on(method, |c, NoParams {}| async move {
+            Ok(Entries { entries: c.ports.interfaces().await.map_err(refused)? })
+        }),
+        Method::SetInterface => on(method, set_interface),
+        Method::ListFdb => on(method, |c, NoParams {}| async move { Ok(Entries { entries: c.ports.fdb() }) }),
+        Method::AddFdb => on(method, add_fdb),
+        Method::DelFdb => on(method, del_fdb),
+        Method::FlushFdb => on(method, |c, api::FlushFdb { port }| async move {
+            let flushed = c.ports.flush_fdb(port.as_ref()).map_err(refused)?;
+            Ok(api::Flushed { flushed })
+        }),
+        Method::ListCounters => on(method, |c, NoParams {}| async move {
+            Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
+        }),
+        Method::SaveConfig => on(method, |c, api::SaveConfig { file }| async move {
+            let file = (c.hooks.save)(save_path(file)?).await.map_err(failed)?;
+            Ok(api::Saved { file: file.to_string_lossy().into_owned() })
+        }),
+        Method::ReloadConfig => on(method, |c, NoParams {}| async move {
+            Ok(api::Changes { changes: (c.hooks.reload)().await.map_err(failed)? })
+        }),
+        Method::GetVersion => on(method, |_, NoParams {}| async move {
+            Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into() })
+        }),
+        Method::Discover => on(method, |_, NoParams {}| async move { Ok(discover()) }),
+    }
+}
+
+/// The OpenRPC document of all methods.
+pub fn discover() -> Value {
+    openrpc::document(table().into_iter().map(|entry| entry.described))
+}
+
+fn on<P, R, Fun, Fut>(method: Method, handler: Fun) -> Entry
+where
+    P: DeserializeOwned + JsonSchema + Send + 'static,
+    R: Serialize + JsonSchema + Send + 'static,
+    Fun: Fn(Arc<Context>, P) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Reply<R>> + Send + 'static,
+{
+    let call = move |context, params: Option<String>| {
+        let handler = handler.clone();
+        async move {
+            let result = handler(context, parse(params.as_deref())?).await?;
+            serde_json::to_value(result).map_err(|e| failed(format!("result not expressible in JSON: {e}")))
+        }
+        .boxed()
+    };
+    Entry { described: Described::new::<P, R>(method), call: Arc::new(call) }
+}
+
+async fn add_port(context: Arc<Context>, spec: PortSpec) -> Reply<Entries<PortStatus>> {
+    check::check_spec(&spec).map_err(invalid)?;
+    Ok(shown(vec![context.ports.add(spec).await.map_err(refused)?]))
+}
+
+async fn set_port(context: Arc<Context>, set: api::SetPort) -> Reply<Entries<PortStatus>> {
+    let port = set.port.clone();
+    let change = check::port_change(set).map_err(invalid)?;
+    Ok(shown(vec![context.ports.set(&port, change).await.map_err(refused)?]))
+}
+
+async fn set_interface(context: Arc<Context>, set: api::SetInterface) -> Reply<Entries<InterfaceStatus>> {
+    let api::SetInterface { port, address, netmask, mtu, mac } = set;
+    mtu.map_or(Ok(()), check::check_mtu).map_err(invalid)?;
+    mac.map_or(Ok(()), check::check_mac).map_err(invalid)?;
+    let current = match (&address, &netmask) {
+        (None, Some(_)) => current_address(&context.ports, &port).await?,
+        _ => None,
+    };
+    let address = check::addresses(address.as_ref(), netmask.as_deref(), current).map_err(invalid)?;
+    let change = InterfaceChange { address, mtu, mac };
+    Ok(context.ports.set_interface(&port, change).await.map_err(refused)?.into())
+}
+
+/// The interface's first IPv4 address; `None` also for a port that is unknown or has no interface:
+/// `set_interface` puts that better.
+async fn current_address(ports: &Ports, port: &PortRef) -> Reply<Option<Ipv4Addr>> {
+    let interfaces = ports.interfaces().await.map_err(refused)?;
+    let this = |entry: &&InterfaceStatus| match port {
+        PortRef::Number(number) => entry.port == *number,
+        PortRef::Name(name) => entry.name == *name,
+    };
+    match interfaces.iter().find(this) {
+        Some(entry) => Ok(entry.address.parse().ok()),
+        None => Err(invalid(format!("port: {port} is no port with an interface"))),
+    }
+}
+
+async fn add_fdb(context: Arc<Context>, add: api::AddFdb) -> Reply<Entries<FdbStatus>> {
+    check::check_vid(add.vid).map_err(invalid)?;
+    check::check_mac(add.mac).map_err(invalid)?;
+    Ok(context.ports.add_fdb(add.vid, add.mac, &add.port).map_err(refused)?.into())
+}
+
+async fn del_fdb(context: Arc<Context>, del: api::DelFdb) -> Reply<Entries<FdbStatus>> {
+    check::check_vid(del.vid).map_err(invalid)?;
+    Ok(context.ports.delete_fdb(del.vid, del.mac).map_err(refused)?.into())
+}
+
+/// Absolute: nobody knows the daemon's working directory.
+fn save_path(file: Option<String>) -> Reply<Option<PathBuf>> {
+    match file {
+        Some(file) if !file.starts_with('/') || file.contains('\0') => {
+            Err(invalid(format!("file: {file:?} is not an absolute path")))
+        }
+        file => Ok(file.map(PathBuf::from)),
+    }
+}
+
+/// Ports as they may be shown, whoever wrote their targets.
+fn shown(mut entries: Vec<PortStatus>) -> Entries<PortStatus> {
+    for entry in &mut entries {
+        entry.target = check::without_credentials(&entry.target);
+    }
+    Entries { entries }
+}
+
+/// Parameters by name (or by position); null and absent are an empty object.
+fn parse<P: DeserializeOwned>(params: Option<&str>) -> Reply<P> {
+    // To a Value first: what is no JSON (1e999, a lone surrogate, endless depth) is told apart from
+    // what is JSON but no parameter.
+    let mut value = match serde_json::from_str(params.unwrap_or("{}")) {
+        Ok(Value::Null) => Value::Object(serde_json::Map::new()),
+        Ok(value @ (Value::Object(_) | Value::Array(_))) => value,
+        Ok(_) => return Err(invalid("params: expected an object of parameters by name".into())),
+        Err(e) => return Err(error(api::PARSE_ERROR, "Parse error", Some(e.to_string()))),
+    };
+    drop_nulls(&mut value);
+    serde_path_to_error::deserialize(value).map_err(|e| {
+        let path = e.path().to_string();
+        let why = api::did_you_mean(&e.into_inner().to_string());
+        invalid(if path == "." { why } else { format!("{path}: {why}") })
+    })
+}
+
+/// 1.3's client sends options that were not given as null.
+fn drop_nulls(value: &mut Value) {
+    if let Value::Object(map) = value {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(drop_nulls);
+    }
+}
+
+fn refused(why: PortError) -> ErrorObjectOwned {
+    match why {
+        PortError::Invalid(text) | PortError::NotFound(text) => invalid(text),
+        PortError::Failed(text) => failed(text),
+    }
+}
+
+fn invalid(why: String) -> ErrorObjectOwned {
+    error(api::INVALID_PARAMS, "Invalid params", Some(why))
+}
+
+fn failed(why: String) -> ErrorObjectOwned {
+    error(api::FAILED, &why.clone(), Some(why))
+}
+
+fn error(code: i32, message: &str, data: Option<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(code, message, data)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::port::ports::SwitchSettings;
+
+    fn served() -> Methods {
+        let settings = SwitchSettings { ageout: Duration::from_secs(300), fdb_limit: 16, threads: 1 };
+        let hooks = Hooks {
+            save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
+            reload: Box::new(|| async { panic!("a task dies") }.boxed()),
+        };
+        methods(Ports::start(settings).unwrap(), hooks)
+    }
+
+    async fn ask(methods: &Methods, method: Method, params: &str) -> Value {
+        let request = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#, method.name());
+        let (reply, _) = methods.raw_json_request(&request, 1).await.unwrap();
+        serde_json::from_str(reply.get()).unwrap()
+    }
+
+    /// The `data` of a refusal for its parameters.
+    async fn refusal(methods: &Methods, method: Method, params: &str) -> String {
+        let reply = ask(methods, method, params).await;
+        assert_eq!(reply["error"]["code"], api::INVALID_PARAMS, "{method:?} {params}: {reply}");
+        assert_eq!(reply["error"]["message"], "Invalid params");
+        reply["error"]["data"].as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_description_has_every_method_once() {
+        let document = discover();
+        let described: Vec<_> = document["methods"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|method| method["name"].as_str().unwrap())
+            .collect();
+        let all = Method::ALL.map(Method::name);
+        assert_eq!(described, all);
+        assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+        for name in &all[..all.len() - 1] {
+            assert!(name.strip_prefix(api::NAMESPACE).is_some_and(|rest| rest.starts_with('.')), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_served_is_what_is_described() {
+        let methods = served();
+        let served: BTreeSet<_> = methods.method_names().collect();
+        assert_eq!(served, Method::ALL.map(Method::name).into());
+        assert_eq!(ask(&methods, Method::Discover, "[]").await["result"], discover());
+    }
+
+    #[tokio::test]
+    async fn parameters_are_optional_where_there_are_none() {
+        let methods = served();
+        for params in ["null", "{}", "[]"] {
+            let reply = ask(&methods, Method::GetVersion, params).await;
+            assert_eq!(reply["result"]["name"], "etherws", "{params}");
+        }
+        assert!(refusal(&methods, Method::GetVersion, r#"{"x":1}"#).await.contains("`x`"));
+        assert!(refusal(&methods, Method::GetVersion, "7").await.contains("params"));
+    }
+
+    #[tokio::test]
+    async fn bad_55_wrong_parameters_are_refused_by_name() {
+        let methods = served();
+        for (method, params, words) in [
+            (Method::AddPort, r#"{}"#, &["missing field `type`"][..]),
+            (Method::AddPort, r#"{"type":"tap"}"#, &["missing field `target`"]),
+            (Method::AddPort, r#"{"type":"tab","target":"x"}"#, &["type", "did you mean `tap`"]),
+            (Method::AddPort, r#"{"type":"server","target":"x"}"#, &["type", "server"]),
+            (Method::AddPort, r#"{"type":"tap","taget":"x"}"#, &["`taget`", "did you mean `target`"]),
+            (Method::AddPort, r#"{"type":"tap","target":7}"#, &["target", "string"]),
+            (Method::AddPort, r#"{"type":"tap","target":"../x"}"#, &["target", "../x"]),
+            (Method::AddPort, r#"{"type":"tap","target":"a%d"}"#, &["target", "'%'"]),
+            (Method::AddPort, r#"{"type":"tap","target":"a\u0000"}"#, &["target", "'\\0'"]),
+            (Method::AddPort, r#"{"type":"tap","target":"abcdefghijklmnop"}"#, &["target", "15 bytes"]),
+            (Method::AddPort, r#"{"type":"tap","target":"t","mtu":-1}"#, &["mtu", "-1"]),
+            (Method::AddPort, r#"{"type":"tap","target":"t","mtu":4294967296}"#, &["mtu", "4294967296"]),
+            (Method::AddPort, r#"{"type":"tap","target":"t","access":4095}"#, &["access", "1 to 4094"]),
+            (Method::AddPort, r#"{"type":"tap","target":"t","trunk":"5-3"}"#, &["trunk", "5-3"]),
+            (
+                Method::AddPort,
+                r#"{"type":"client","target":"ws://h","options":{"usr":"u"}}"#,
+                &["options", "`user`"],
+            ),
+            (Method::SetPort, r#"{"shut":true}"#, &["missing field `port`"]),
+            (Method::SetPort, r#"{"port":1,"shut":"yes"}"#, &["shut", "true or false"]),
+            (Method::SetPort, r#"{"port":-1}"#, &["port", "-1"]),
+            (Method::SetInterface, r#"{"port":1,"mtu":575}"#, &["mtu", "575"]),
+            (Method::SetInterface, r#"{"port":1,"mtu":4294967296}"#, &["mtu"]),
+            (Method::SetInterface, r#"{"port":1,"address":"x"}"#, &["address", "\"x\""]),
+            (Method::SetInterface, r#"{"port":1,"address":7}"#, &["address"]),
+            (Method::AddFdb, r#"{"mac":"01:00:5e:00:00:01","port":1}"#, &["mac", "group"]),
+            (Method::AddFdb, r#"{"mac":"02:00:00:00:00:01","port":1,"vid":4095}"#, &["vid", "4095"]),
+            (Method::DelFdb, r#"{"mac":"zz"}"#, &["mac", "\"zz\""]),
+            (Method::SaveConfig, r#"{"file":"x.toml"}"#, &["file", "absolute"]),
+        ] {
+            let data = refusal(&methods, method, params).await;
+            for word in words {
+                assert!(data.contains(word), "{params}: {word} is not in {data:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_53_what_is_no_json_is_told_apart() {
+        let methods = served();
+        let deep = format!(r#"{{"target":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        for params in [r#"{"port":1e999}"#, r#"{"target":"\ud800"}"#, deep.as_str()] {
+            let request = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"{}","params":{params}}}"#,
+                Method::AddPort.name()
+            );
+            // The server answers -32700 itself when already the request does not parse.
+            let Ok((reply, _)) = methods.raw_json_request(&request, 1).await else { continue };
+            assert!(reply.get().contains("-32700"), "{}", reply.get());
+        }
+    }
+
+    #[tokio::test]
+    async fn bad_56_racing_adds_and_deletes_leave_nothing() {
+        let methods = served();
+        let tasks: Vec<_> = (0..100)
+            .map(|n| {
+                let methods = methods.clone();
+                tokio::spawn(async move {
+                    // Shut: nothing is dialled.
+                    let params = format!(r#"{{"type":"client","target":"ws://192.0.2.1/{n}","shut":true}}"#);
+                    let port =
+                        ask(&methods, Method::AddPort, &params).await["result"]["entries"][0]["port"].clone();
+                    let gone = ask(&methods, Method::DelPort, &json!({"port": port}).to_string()).await;
+                    assert_eq!(gone["result"]["entries"][0]["port"], port, "{gone}");
+                    let again = ask(&methods, Method::DelPort, &json!({"port": port}).to_string()).await;
+                    assert_eq!(again["error"]["code"], api::INVALID_PARAMS, "{again}");
+                    port.as_u64().unwrap()
+                })
+            })
+            .collect();
+        let mut numbers = BTreeSet::new();
+        for task in tasks {
+            assert!(numbers.insert(task.await.unwrap()), "a number given twice");
+        }
+        assert_eq!(numbers, (1..=100).collect(), "numbers start at 1 and are never reused");
+        assert_eq!(ask(&methods, Method::ListPort, "null").await["result"], json!({"entries": []}));
+    }
+
+    #[tokio::test]
+    async fn bad_58_a_link_is_listed_without_its_secrets() {
+        let methods = served();
+        let params = json!({"type": "client", "target": "wss://h/?token=s3cret", "shut": true,
+            "options": {"user": "u", "passwd": "s3cret", "proxy": "http://a:s3cret@p:1"}});
+        let added = ask(&methods, Method::AddPort, &params.to_string()).await;
+        let listed = ask(&methods, Method::ListPort, "null").await;
+        assert_eq!(added["result"], listed["result"], "{added}");
+        assert!(!listed.to_string().contains("s3cret"), "{listed}");
+    }
+
+    #[tokio::test]
+    async fn bad_57_a_file_that_is_no_certificate_is_not_echoed() {
+        let methods = served();
+        let file = std::env::temp_dir().join(format!("etherws-rpc-{}", std::process::id()));
+        std::fs::write(&file, "root:s3cret:1::\n").unwrap();
+        let params = json!({"type": "client", "target": "wss://h/", "options": {"cacerts": file}});
+        let why = refusal(&methods, Method::AddPort, &params.to_string()).await;
+        std::fs::remove_file(&file).unwrap();
+        assert!(why.contains("etherws-rpc-") && !why.contains("s3cret"), "{why}");
+    }
+
+    #[tokio::test]
+    async fn hooks_answer_and_a_panic_ends_its_call_alone() {
+        let methods = served();
+        let reply = ask(&methods, Method::SaveConfig, r#"{"file":"/x/etherws.toml"}"#).await;
+        assert_eq!(reply["result"], json!({"file": "/x/etherws.toml"}));
+        let reply = ask(&methods, Method::SaveConfig, "{}").await;
+        let text = "no file to save to";
+        assert_eq!(reply["error"], json!({"code": api::FAILED, "message": text, "data": text}));
+        let reply = ask(&methods, Method::ReloadConfig, "{}").await;
+        assert_eq!(reply["error"]["code"], api::INTERNAL_ERROR);
+        assert!(ask(&methods, Method::GetVersion, "{}").await["result"].is_object());
+    }
+
+    #[test]
+    fn params_of_1_3_are_taken() {
+        // Its client sends what was not given as null, for TAPs too.
+        let text = r#"{"type":"tap","target":"tap0","options":{"user":null,"passwd":null,"cacerts":null,"insecure":null}}"#;
+        let spec: PortSpec = parse(Some(text)).unwrap();
+        assert_eq!(spec, PortSpec::new(crate::port::PortKind::Tap, "tap0"));
+        assert_eq!(check::check_spec(&spec), Ok(()));
+        let set: api::SetInterface =
+            parse(Some(r#"{"port":2,"address":"192.0.2.1","netmask":"255.255.255.0","mtu":null}"#)).unwrap();
+        assert_eq!((set.mtu, set.netmask.as_deref()), (None, Some("255.255.255.0")));
+        let set: api::SetPort = parse(Some(r#"[3, true]"#)).unwrap();
+        assert_eq!((set.port, set.shut), (PortRef::Number(3), Some(true)), "by position, too");
+    }
+
+    #[test]
+    fn bad_58_listings_show_no_credentials() {
+        let status = json!({"port": 1, "type": "client", "target": "wss://u:s3cret@h/", "tx": 0, "rx": 0, "shut": false});
+        let shown = shown(vec![serde_json::from_value(status).unwrap()]);
+        assert_eq!(shown.entries[0].target, "wss://h/");
+    }
+}

@@ -1,5 +1,6 @@
 //! What a port is: the entries of `listPort` and `listInterface`. The first fields are 1.3's and keep
-//! their names and types; the rest are ours.
+//! their names and types; the rest are ours, and default when absent, so that etherctl reads a 1.3
+//! server's entries too.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +22,17 @@ pub struct PortStatus {
     /// Frames received.
     pub rx: u64,
     pub shut: bool,
+    #[serde(default)]
     pub name: String,
+    #[serde(default)]
     pub tx_bytes: u64,
+    #[serde(default)]
     pub rx_bytes: u64,
     /// Frames dropped at this port's ingress or egress, all reasons.
+    #[serde(default)]
     pub drops: u64,
     /// `up`, `shut`, `connecting`, `waiting` (for the next try), `failed`.
+    #[serde(default)]
     pub state: String,
     /// Why the state is not `up`, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +44,7 @@ pub struct PortStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// `transparent`, `access 10`, `trunk 1-5 native 1`.
+    #[serde(default)]
     pub vlan: String,
     #[serde(default)]
     pub isolated: bool,
@@ -61,14 +68,19 @@ pub struct InterfaceStatus {
     /// Its netmask, `255.255.255.0`; empty when there is no address.
     pub netmask: String,
     pub mtu: u32,
+    #[serde(default)]
     pub name: String,
     /// Every address with its prefix length, IPv4 first.
+    #[serde(default)]
     pub addresses: Vec<String>,
     /// The device's MAC address.
+    #[serde(default)]
     pub mac: String,
     /// Interface index.
+    #[serde(default)]
     pub index: u32,
     /// Administratively up.
+    #[serde(default)]
     pub up: bool,
 }
 
@@ -80,6 +92,7 @@ pub struct FdbStatus {
     pub port: u32,
     /// Whole seconds since the station was last heard.
     pub age: u64,
+    #[serde(default)]
     pub name: String,
     #[serde(rename = "static", default)]
     pub fixed: bool,

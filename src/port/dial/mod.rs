@@ -30,6 +30,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 use tracing::warn;
 
 pub use backoff::Backoff;
@@ -81,6 +82,17 @@ pub enum DialError {
 /// Connects, all the way to an upgraded WebSocket, within [`TIME_LIMIT`].
 pub async fn dial(target: &Target) -> Result<Dialed, DialError> {
     dial_offering(target, &[], TIME_LIMIT).await
+}
+
+/// TLS alone, over a stream that is connected already, with the trust of a link to `target` (wss://).
+pub async fn secure<T>(target: &Target, stream: T) -> Result<TlsStream<T>, DialError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    match Credentials::read(target).await?.trust {
+        Some(trust) => trust::handshake(&trust, target, stream).await,
+        None => Err(DialError::Tls { to: target.authority(), reason: "no TLS with ws://".to_owned() }),
+    }
 }
 
 /// [`dial`] that offers `protocols` (most wanted first) and has `limit` for all of it. A server that

@@ -1,0 +1,373 @@
+//! The command line. Names and meanings of etherws 1.3's `ctl` commands are kept, abbreviated long
+//! options (which Python's argparse took) included.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+use etherws::control::api::check::{MAX_MTU, MIN_MTU};
+use etherws::control::api::{Bpdu, MacAddr, PortRef, Vid, VidSet};
+use ipnet::IpNet;
+
+use crate::server::Url;
+
+/// Controls an etherws switch.
+#[derive(Parser, Debug)]
+#[command(name = "etherctl", version, infer_long_args = true, max_term_width = 100)]
+pub struct Cli {
+    /// Print the result object as JSON instead of a table.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which switch, as whom.
+#[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Switch")]
+pub struct ServerArgs {
+    /// unix:PATH, http://HOST:PORT/ctl or https://HOST:PORT/ctl [default: the local switch's Unix socket].
+    #[arg(long, global = true, value_name = "URL", env = "ETHERWS_CTLURL")]
+    pub ctlurl: Option<Url>,
+    /// User name for control.
+    #[arg(long, global = true, value_name = "USER")]
+    pub ctluser: Option<String>,
+    /// Its password; asked for on the terminal when missing (arguments show in `ps`).
+    #[arg(long, global = true, value_name = "PASSWORD")]
+    pub ctlpasswd: Option<String>,
+    /// PEM file with the CA, or the very certificate, to trust instead of the system's roots.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ctlsslcert: Option<PathBuf>,
+    /// Do not check the server's certificate.
+    #[arg(long, global = true)]
+    pub ctlinsecure: bool,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Add a port.
+    #[command(subcommand, infer_long_args = true)]
+    Addport(AddPort),
+    /// Change a port.
+    #[command(infer_long_args = true)]
+    Setport(SetPort),
+    /// Delete a port.
+    Delport {
+        /// Number or name.
+        #[arg(value_parser = port)]
+        port: PortRef,
+    },
+    /// List the ports.
+    Listport,
+    /// Set address, MTU or MAC of a TAP or network device port.
+    #[command(infer_long_args = true)]
+    Setif(SetIf),
+    /// List the interfaces of TAP and network device ports.
+    Listif,
+    /// List the forwarding database.
+    Listfdb {
+        /// Entries of this port only.
+        #[arg(long, value_parser = port)]
+        port: Option<PortRef>,
+    },
+    /// Add a static entry to the forwarding database.
+    Addfdb {
+        /// The station.
+        mac: MacAddr,
+        /// Number or name.
+        #[arg(value_parser = port)]
+        port: PortRef,
+        /// 1 to 4094; 0 is untagged.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4094))]
+        vid: u16,
+    },
+    /// Delete an entry of the forwarding database.
+    Delfdb {
+        /// The station.
+        mac: MacAddr,
+        /// 1 to 4094; 0 is untagged.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4094))]
+        vid: u16,
+    },
+    /// Forget the learned entries of a port, or all.
+    Flushfdb {
+        /// Number or name.
+        #[arg(value_parser = port)]
+        port: Option<PortRef>,
+    },
+    /// Print the counters that are not zero, drops by reason.
+    Counters {
+        /// Number or name.
+        #[arg(value_parser = port)]
+        port: Option<PortRef>,
+    },
+    /// Write the running state to the switch's configuration file, or to another file on its host.
+    Saveconf {
+        /// Path on the switch's host.
+        file: Option<PathBuf>,
+    },
+    /// Apply the differences of the switch's configuration file.
+    Reload,
+    /// Print the switch's version.
+    Version,
+    /// Write etherctl.1 into a directory.
+    #[command(hide = true)]
+    Man { dir: PathBuf },
+    /// Print shell completions.
+    #[command(hide = true)]
+    Completions { shell: Shell },
+}
+
+#[derive(Subcommand, Debug)]
+pub enum AddPort {
+    /// Create a TAP device, or attach a persistent one.
+    #[command(infer_long_args = true)]
+    Tap {
+        /// Device name.
+        target: String,
+        #[command(flatten)]
+        port: PortArgs,
+        #[command(flatten)]
+        interface: InterfaceArgs,
+        /// The TAP outlives its port and the switch.
+        #[arg(long)]
+        persist: bool,
+    },
+    /// Attach a network device.
+    #[command(infer_long_args = true)]
+    Netdev {
+        /// Device name.
+        target: String,
+        #[command(flatten)]
+        port: PortArgs,
+        #[command(flatten)]
+        interface: InterfaceArgs,
+    },
+    /// Keep a WebSocket link to another switch.
+    #[command(infer_long_args = true)]
+    Client {
+        /// ws:// or wss:// URL.
+        target: String,
+        #[command(flatten)]
+        port: PortArgs,
+        #[command(flatten)]
+        link: LinkArgs,
+    },
+}
+
+#[derive(Args, Debug)]
+pub struct PortArgs {
+    /// Stable name, usable wherever a port number is.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Add it administratively down.
+    #[arg(long)]
+    pub shut: bool,
+    #[command(flatten)]
+    pub vlan: VlanArgs,
+    /// Exchange no frames with other isolated ports.
+    #[arg(long)]
+    pub isolated: bool,
+    /// What to do with reserved multicast, 01:80:c2:00:00:0x [default: drop].
+    #[arg(long, value_parser = bpdu())]
+    pub bpdu: Option<Bpdu>,
+}
+
+#[derive(Args, Debug)]
+pub struct VlanArgs {
+    /// Untagged frames only, all in this VLAN.
+    #[arg(long, value_name = "VID", conflicts_with_all = ["trunk", "native"])]
+    pub access: Option<Vid>,
+    /// Tagged frames of these VLANs only (10,20-29).
+    #[arg(long, value_name = "VIDS")]
+    pub trunk: Option<VidSet>,
+    /// The VLAN of a trunk's untagged frames.
+    #[arg(long, value_name = "VID", requires = "trunk")]
+    pub native: Option<Vid>,
+}
+
+#[derive(Args, Debug)]
+pub struct InterfaceArgs {
+    /// Address with prefix length, IPv4 or IPv6 (repeatable).
+    #[arg(long, value_name = "A/LEN")]
+    pub address: Vec<IpNet>,
+    /// 576 to 65535.
+    #[arg(long, value_parser = mtu())]
+    pub mtu: Option<u32>,
+    /// The device's MAC address.
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+}
+
+#[derive(Args, Debug)]
+pub struct LinkArgs {
+    /// User name at the other switch.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Its password; asked for on the terminal when missing (arguments show in `ps`).
+    #[arg(long, value_name = "PASSWORD", requires = "user")]
+    pub passwd: Option<String>,
+    /// File on the switch's host whose first line is the password; read at each connection.
+    #[arg(long, value_name = "FILE", requires = "user", conflicts_with = "passwd")]
+    pub passwd_file: Option<PathBuf>,
+    /// Bearer token, instead of user and password.
+    #[arg(long, conflicts_with = "user")]
+    pub token: Option<String>,
+    /// PEM file with the CAs, or the very certificate, to trust instead of the system's roots; read here.
+    #[arg(long, value_name = "FILE")]
+    pub cacerts: Option<PathBuf>,
+    /// Do not check the other switch's certificate.
+    #[arg(long)]
+    pub insecure: bool,
+    /// PEM file with the client certificate chain; read here.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// PEM file with its key; read here.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// http://, https:// or socks5:// URL, or none [default: the switch's environment].
+    #[arg(long, value_name = "URL")]
+    pub proxy: Option<String>,
+    /// Seconds without received data before a PING [default: 15].
+    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub ping: Option<u32>,
+}
+
+#[derive(Args, Debug)]
+pub struct SetPort {
+    /// Number or name.
+    #[arg(value_parser = port)]
+    pub port: PortRef,
+    /// Administratively down (1) or up (0).
+    #[arg(long, value_parser = zero_or_one())]
+    pub shut: Option<bool>,
+    /// New name.
+    #[arg(long)]
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub vlan: VlanArgs,
+    /// Drop the VLAN rule: every frame passes as it is.
+    #[arg(long, conflicts_with_all = ["access", "trunk", "native"])]
+    pub transparent: bool,
+    /// Exchange no frames with other isolated ports (1), or do (0).
+    #[arg(long, value_parser = zero_or_one())]
+    pub isolated: Option<bool>,
+    /// What to do with reserved multicast, 01:80:c2:00:00:0x.
+    #[arg(long, value_parser = bpdu())]
+    pub bpdu: Option<Bpdu>,
+}
+
+#[derive(Args, Debug)]
+pub struct SetIf {
+    /// Number or name.
+    #[arg(value_parser = port)]
+    pub port: PortRef,
+    /// A with --netmask, or A/LEN, IPv4 or IPv6 (repeatable); replaces those of its family.
+    #[arg(long, value_name = "A[/LEN]", value_parser = address)]
+    pub address: Vec<String>,
+    /// Dotted quad.
+    #[arg(long)]
+    pub netmask: Option<Ipv4Addr>,
+    /// 576 to 65535.
+    #[arg(long, value_parser = mtu())]
+    pub mtu: Option<u32>,
+    /// The device's MAC address.
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+}
+
+/// A port's number (from 1) or name.
+fn port(text: &str) -> Result<PortRef, String> {
+    match text.parse() {
+        Ok(PortRef::Number(0)) => Err("ports are numbered from 1".into()),
+        Ok(PortRef::Name(name)) if name.is_empty() => Err("expected a port's number or name".into()),
+        Ok(port) => Ok(port),
+        Err(never) => match never {},
+    }
+}
+
+/// Checked here, sent as written.
+fn address(text: &str) -> Result<String, String> {
+    match text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() {
+        true => Ok(text.to_owned()),
+        false => Err("expected an address, or address/prefix length".into()),
+    }
+}
+
+fn mtu() -> impl TypedValueParser<Value = u32> {
+    clap::value_parser!(u32).range(i64::from(MIN_MTU)..=i64::from(MAX_MTU))
+}
+
+fn zero_or_one() -> impl TypedValueParser<Value = bool> {
+    PossibleValuesParser::new(["0", "1"]).map(|text| text == "1")
+}
+
+fn bpdu() -> impl TypedValueParser<Value = Bpdu> {
+    let parse = |text: String| if text == "forward" { Bpdu::Forward } else { Bpdu::Drop };
+    PossibleValuesParser::new(["forward", "drop"]).map(parse)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_name_the_argument() {
+        let table = [
+            ("setport 1 --shut 2", "--shut"),
+            ("setport 0 --shut 1", "numbered from 1"),
+            ("setport 1 --access 10 --trunk 20", "--trunk"),
+            ("setport 1 --transparent --access 10", "--access"),
+            ("setport 1 --native 10", "--trunk"),
+            ("setport 1 --access 4095", "not a VID"),
+            ("setif 1 --mtu 575", "--mtu"),
+            ("setif 1 --mtu 65536", "--mtu"),
+            ("setif 1 --netmask 24", "--netmask"),
+            ("setif 1 --address x", "--address"),
+            ("addport server x", "server"),
+            ("addport client ws://h --passwd x", "--user"),
+            ("addport client ws://h --user u --passwd x --passwd-file y", "--passwd-file"),
+            ("addport client ws://h --cert c", "--key"),
+            ("addfdb 1 2", "not a MAC address"),
+            ("addfdb 02:00:00:00:00:01 2 --vid 4095", "--vid"),
+            ("listport --ctlurl ftp://h/", "--ctlurl"),
+            ("listports", "listport"),
+        ];
+        for (line, word) in table {
+            let words = std::iter::once("etherctl").chain(line.split(' '));
+            let error = Cli::try_parse_from(words).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(word), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn command_lines_of_1_3_are_taken() {
+        for line in [
+            "--ctlurl http://127.0.0.1:7867/ctl --ctluser u --ctlpasswd p listport",
+            "--ctlurl=https://h/ctl --ctlsslcert f --ctlinsecure addport tap tap0",
+            "addport netdev eth1",
+            "addport client wss://h/ --user u --passwd p --cacerts f --insecure",
+            "setport 1 --shut 0",
+            "setport 1",
+            "setif 2 --addr 192.0.2.1 --netm 255.255.255.0 --mtu 576",
+            "delport 1",
+            "listif",
+            "listfdb",
+        ] {
+            let words = std::iter::once("etherctl").chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! JSON-RPC 2.0 over HTTP POST, one request a connection, over a Unix socket, TCP or TLS. Reaching the
+//! server and its answer are each given [`TIME_LIMIT`].
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use etherws::control::api::{self, ErrorReply};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{Request as HttpRequest, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use crate::commands::Request;
+use crate::server::{Server, Url};
+use crate::table::{escaped, escaped_lines};
+
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// More than any listing takes.
+const REPLY_LIMIT: usize = 256 << 20;
+
+/// Why there is no result. Display is one line, or a few, safe to print.
+#[derive(Debug)]
+pub enum Failure {
+    /// No connection, or one that broke.
+    Unreachable(String),
+    /// 401, with what the server says about it.
+    Unauthorized(String),
+    /// An answer that is no JSON-RPC.
+    Unexpected(String),
+    /// The switch says no.
+    Refused(ErrorReply),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable(text) | Self::Unauthorized(text) | Self::Unexpected(text) => f.write_str(text),
+            Self::Refused(ErrorReply { code, message, data }) => {
+                let data = match data {
+                    Some(Value::String(text)) => text.clone(),
+                    Some(value) => value.to_string(),
+                    None => String::new(),
+                };
+                match data.as_str() {
+                    "" => write!(f, "{} ({code})", escaped(message)),
+                    // Ours repeat themselves for clients that look at one of the two only.
+                    data if data == message => write!(f, "{} ({code})", escaped_lines(data)),
+                    data => write!(f, "{}: {} ({code})", escaped(message), escaped_lines(data)),
+                }
+            }
+        }
+    }
+}
+
+/// Asks `server`; the `result` of its reply.
+pub async fn call(server: &Server, request: &Request) -> Result<Value, Failure> {
+    let url = &server.url;
+    let late = |what: &str| {
+        Failure::Unreachable(format!("could not reach {url}: {what} within {} seconds", TIME_LIMIT.as_secs()))
+    };
+    let stream = timeout(TIME_LIMIT, connect(server)).await.map_err(|_| late("no connection"))??;
+    timeout(TIME_LIMIT, exchange(server, request, stream)).await.map_err(|_| late("no answer"))?
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+async fn connect(server: &Server) -> Result<Box<dyn Stream>, Failure> {
+    let unreachable = |e: io::Error| {
+        let hint = match e.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                "; is `etherws sw` running? (--ctlurl names another)"
+            }
+            io::ErrorKind::PermissionDenied => "; root and the socket's group may use it",
+            _ => "",
+        };
+        Failure::Unreachable(format!("could not reach {}: {}{hint}", server.url, io_text(&e)))
+    };
+    match &server.url {
+        Url::Unix(path) => Ok(Box::new(UnixStream::connect(path).await.map_err(unreachable)?)),
+        Url::Tcp { tls, host, port, .. } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(unreachable)?;
+            if !tls {
+                return Ok(Box::new(stream));
+            }
+            let stream =
+                api::secure(&server.url.authority(), server.trust_file.as_deref(), server.insecure, stream)
+                    .await
+                    .map_err(|why| {
+                        Failure::Unreachable(format!("could not reach {}: {}", server.url, escaped(&why)))
+                    })?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
+async fn exchange(server: &Server, request: &Request, stream: Box<dyn Stream>) -> Result<Value, Failure> {
+    let url = &server.url;
+    let broken = |e: &dyn fmt::Display| {
+        Failure::Unreachable(format!("no answer from {url}: {}", escaped(&e.to_string())))
+    };
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
+    tokio::spawn(connection);
+    let response = sender.send_request(http_request(server, request)?).await.map_err(|e| broken(&e))?;
+    let status = response.status();
+    let body =
+        Limited::new(response.into_body(), REPLY_LIMIT).collect().await.map_err(|e| broken(&e))?.to_bytes();
+    reply(url, status, &body)
+}
+
+fn http_request(server: &Server, request: &Request) -> Result<HttpRequest<Full<Bytes>>, Failure> {
+    let mut body = json!({"jsonrpc": "2.0", "id": 0, "method": request.method.name()});
+    // 1.3 knows listing methods without parameters only.
+    if let Some(params) = &request.params {
+        body["params"] = params.clone();
+    }
+    let mut builder = HttpRequest::post(server.url.path())
+        .header(HOST, server.url.authority())
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("etherctl/", env!("CARGO_PKG_VERSION")));
+    if let Some(authorization) = server.authorization() {
+        builder = builder.header(AUTHORIZATION, authorization);
+    }
+    builder
+        .body(Full::new(body.to_string().into()))
+        .map_err(|e| Failure::Unexpected(format!("no request can be made to {}: {e}", server.url)))
+}
+
+fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
+    if status == StatusCode::UNAUTHORIZED {
+        let mut text = format!("{url} wants a user and a password (--ctluser and --ctlpasswd)");
+        if let Some(said) = said(body) {
+            text.push_str(&format!("; it says: {said}"));
+        }
+        return Err(Failure::Unauthorized(text));
+    }
+    let unexpected = || {
+        let said = said(body).map(|said| format!(": {said}")).unwrap_or_default();
+        let hint = if status == StatusCode::NOT_FOUND { " (is the path right?)" } else { "" };
+        Failure::Unexpected(format!("unexpected answer from {url}: {status}{said}{hint}"))
+    };
+    let reply: Value = serde_json::from_slice(body).map_err(|_| unexpected())?;
+    match (reply.get("error"), reply.get("result")) {
+        (Some(error), _) if !error.is_null() => {
+            Err(serde_json::from_value(error.clone()).map_or_else(|_| unexpected(), Failure::Refused))
+        }
+        (_, Some(result)) if status.is_success() => Ok(result.clone()),
+        _ => Err(unexpected()),
+    }
+}
+
+/// The first line of an answer that is not for us, for people; nothing of a page of HTML.
+fn said(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
+    let line: String = escaped(text.trim().lines().next()?).chars().take(200).collect();
+    (!line.is_empty() && !line.starts_with('<')).then_some(line)
+}
+
+/// The kernel's words without Rust's "(os error 2)", in lower case.
+pub fn io_text(e: &io::Error) -> String {
+    let text = match e.raw_os_error() {
+        Some(errno) => nix::errno::Errno::from_raw(errno).desc().to_owned(),
+        None => escaped(&e.to_string()),
+    };
+    let mut rest = text.chars();
+    // An acronym keeps its capitals.
+    match (rest.next(), rest.clone().next()) {
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            format!("{}{}", first.to_lowercase(), rest.as_str())
+        }
+        _ => text,
+    }
+}

@@ -1,0 +1,334 @@
+//! From a command to a request, and from its result to text.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+
+use etherws::control::api::{
+    self, Addresses, CounterStatus, Entries, FdbStatus, InterfaceStatus, LinkOptions, Method, PortKind,
+    PortRef, PortSpec, PortStatus,
+};
+use ipnet::IpNet;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::cli::{AddPort, Command, InterfaceArgs, LinkArgs, PortArgs, SetIf, SetPort};
+use crate::server::ask_password;
+use crate::table::{escaped, table, without_empty_columns};
+
+/// What is asked of the server.
+#[derive(Debug)]
+pub struct Request {
+    pub method: Method,
+    pub params: Option<Value>,
+}
+
+impl Request {
+    /// Reads the files named and asks for passwords that are missing.
+    pub fn of(command: &Command) -> Result<Self, String> {
+        let bare = |method| Ok(Self { method, params: None });
+        match command {
+            Command::Listport => bare(Method::ListPort),
+            Command::Listif => bare(Method::ListInterface),
+            Command::Listfdb { .. } => bare(Method::ListFdb),
+            Command::Counters { .. } => bare(Method::ListCounters),
+            Command::Reload => bare(Method::ReloadConfig),
+            Command::Version => bare(Method::GetVersion),
+            Command::Addport(add) => with(Method::AddPort, spec(add)?),
+            Command::Setport(set) => with(Method::SetPort, set_port(set)),
+            Command::Delport { port } => with(Method::DelPort, api::DelPort { port: port.clone() }),
+            Command::Setif(set) => with(Method::SetInterface, set_interface(set)?),
+            Command::Addfdb { mac, port, vid } => {
+                with(Method::AddFdb, api::AddFdb { vid: *vid, mac: *mac, port: port.clone() })
+            }
+            Command::Delfdb { mac, vid } => with(Method::DelFdb, api::DelFdb { vid: *vid, mac: *mac }),
+            Command::Flushfdb { port } => with(Method::FlushFdb, api::FlushFdb { port: port.clone() }),
+            Command::Saveconf { file } => {
+                with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
+            }
+            Command::Man { .. } | Command::Completions { .. } => Err("no question to a switch".into()),
+        }
+    }
+}
+
+fn with(method: Method, params: impl Serialize) -> Result<Request, String> {
+    let params = serde_json::to_value(params).map_err(|e| format!("not expressible in JSON: {e}"))?;
+    Ok(Request { method, params: Some(params) })
+}
+
+fn spec(add: &AddPort) -> Result<PortSpec, String> {
+    let mut spec = match add {
+        AddPort::Tap { target, port, interface, persist } => PortSpec {
+            persist: *persist,
+            ..with_interface(with_port(PortSpec::new(PortKind::Tap, target), port), interface)
+        },
+        AddPort::Netdev { target, port, interface } => {
+            with_interface(with_port(PortSpec::new(PortKind::Netdev, target), port), interface)
+        }
+        AddPort::Client { target, port, .. } => with_port(PortSpec::new(PortKind::Client, target), port),
+    };
+    if let AddPort::Client { link, .. } = add {
+        // What is wrong already needs no password.
+        api::check_spec(&spec)?;
+        spec.options = options(link)?;
+    }
+    api::check_spec(&spec)?;
+    Ok(spec)
+}
+
+fn with_port(spec: PortSpec, port: &PortArgs) -> PortSpec {
+    PortSpec {
+        name: port.name.clone(),
+        shut: port.shut,
+        access: port.vlan.access,
+        trunk: port.vlan.trunk.clone(),
+        native: port.vlan.native,
+        isolated: port.isolated,
+        bpdu: port.bpdu.unwrap_or_default(),
+        ..spec
+    }
+}
+
+fn with_interface(spec: PortSpec, interface: &InterfaceArgs) -> PortSpec {
+    PortSpec { address: interface.address.clone(), mtu: interface.mtu, mac: interface.mac, ..spec }
+}
+
+fn options(link: &LinkArgs) -> Result<LinkOptions, String> {
+    let passwd = match (&link.user, &link.passwd, &link.passwd_file) {
+        (Some(_), None, None) => Some(ask_password("Client Password: ", "--passwd or --passwd-file")?),
+        (_, passwd, _) => passwd.clone(),
+    };
+    let pem = |flag, file: &Option<_>| file.as_deref().map(|file| read_pem(flag, file)).transpose();
+    Ok(LinkOptions {
+        user: link.user.clone(),
+        passwd,
+        passwd_file: link.passwd_file.as_deref().map(absolute).transpose()?,
+        token: link.token.clone(),
+        cacerts: pem("--cacerts", &link.cacerts)?,
+        cert: pem("--cert", &link.cert)?,
+        key: pem("--key", &link.key)?,
+        insecure: link.insecure,
+        proxy: link.proxy.clone(),
+        ping: link.ping,
+    })
+}
+
+/// A file's content, since the switch may be on another host.
+fn read_pem(flag: &str, file: &Path) -> Result<String, String> {
+    /// The switch takes a request of 1 MiB in all.
+    const LIMIT: usize = 256 << 10;
+    let shown = file.display();
+    let bytes = std::fs::read(file).map_err(|e| format!("{flag} {shown}: {}", crate::client::io_text(&e)))?;
+    match String::from_utf8(bytes) {
+        Ok(text) if text.len() > LIMIT => Err(format!("{flag} {shown}: larger than {} KiB", LIMIT >> 10)),
+        Ok(text) if text.contains("-----BEGIN ") => Ok(text),
+        _ => Err(format!("{flag} {shown}: no PEM in it")),
+    }
+}
+
+/// The switch reads the file, from another working directory.
+fn absolute(file: &Path) -> Result<String, String> {
+    let absolute = std::path::absolute(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    absolute
+        .into_os_string()
+        .into_string()
+        .map_err(|path| format!("{}: not UTF-8", Path::new(&path).display()))
+}
+
+fn set_port(set: &SetPort) -> api::SetPort {
+    api::SetPort {
+        shut: set.shut,
+        name: set.name.clone(),
+        access: set.vlan.access,
+        trunk: set.vlan.trunk.clone(),
+        native: set.vlan.native,
+        transparent: set.transparent.then_some(true),
+        isolated: set.isolated,
+        bpdu: set.bpdu,
+        ..api::SetPort::of(set.port.clone())
+    }
+}
+
+fn set_interface(set: &SetIf) -> Result<api::SetInterface, String> {
+    let mut netmask = set.netmask.map(|mask| mask.to_string());
+    let mut address = set.address.clone();
+    // A single A/LEN goes out as 1.3 understands it, too.
+    if let ([one], None) = (address.as_slice(), &netmask)
+        && let Ok(IpNet::V4(net)) = one.parse()
+    {
+        netmask = Some(net.netmask().to_string());
+        address = vec![net.addr().to_string()];
+    }
+    let address = (!address.is_empty()).then_some(Addresses(address));
+    if address.is_some() {
+        api::check::addresses(address.as_ref(), netmask.as_deref(), None)?;
+    }
+    Ok(api::SetInterface { port: set.port.clone(), address, netmask, mtu: set.mtu, mac: set.mac })
+}
+
+/// The part of a listing that was asked for.
+pub fn select(command: &Command, mut result: Value) -> Result<Value, String> {
+    let (port, must_exist) = match command {
+        Command::Listfdb { port: Some(port) } => (port, false),
+        Command::Counters { port: Some(port) } => (port, true),
+        _ => return Ok(result),
+    };
+    if let Some(entries) = result.get_mut("entries").and_then(Value::as_array_mut) {
+        entries.retain(|entry| match port {
+            PortRef::Number(number) => entry["port"] == *number,
+            PortRef::Name(name) => entry["name"] == **name,
+        });
+        if must_exist && entries.is_empty() {
+            return Err(format!("no port {}", escaped(&port.to_string())));
+        }
+    }
+    Ok(result)
+}
+
+/// The result as 1.3 prints it; what is ours stands to the right.
+pub fn render(command: &Command, result: Value) -> Result<String, String> {
+    Ok(match command {
+        Command::Addport(_) | Command::Setport(_) | Command::Delport { .. } | Command::Listport => {
+            ports(&read::<Entries<PortStatus>>(result)?.entries)
+        }
+        Command::Setif(_) | Command::Listif => interfaces(&read::<Entries<InterfaceStatus>>(result)?.entries),
+        Command::Listfdb { .. } | Command::Addfdb { .. } | Command::Delfdb { .. } => {
+            fdb(&read::<Entries<FdbStatus>>(result)?.entries)
+        }
+        Command::Counters { .. } => counters(&read::<Entries<CounterStatus>>(result)?.entries),
+        Command::Flushfdb { .. } => match read::<api::Flushed>(result)?.flushed {
+            1 => "flushed 1 entry\n".into(),
+            count => format!("flushed {count} entries\n"),
+        },
+        Command::Saveconf { .. } => format!("saved {}\n", escaped(&read::<api::Saved>(result)?.file)),
+        Command::Reload => match read::<api::Changes>(result)?.changes.as_slice() {
+            [] => "nothing changed\n".into(),
+            changes => changes.iter().map(|line| format!("{}\n", escaped(line))).collect(),
+        },
+        Command::Version => {
+            let api::Version { version, name } = read(result)?;
+            format!("{} {}\n", escaped(&name), escaped(&version))
+        }
+        Command::Man { .. } | Command::Completions { .. } => String::new(),
+    })
+}
+
+fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(result)
+        .map_err(|e| format!("unexpected result: {}", escaped(&e.to_string())))
+}
+
+fn ports(entries: &[PortStatus]) -> String {
+    let header = [
+        "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Drops",
+        "Reason",
+    ];
+    let rows = entries.iter().map(|entry| {
+        let state = match entry.state.as_str() {
+            // 1.3 knows two.
+            "" | "up" | "shut" => if entry.shut { "shut" } else { "up" }.to_owned(),
+            state => state.to_owned(),
+        };
+        let vlan = match (entry.vlan.as_str(), entry.isolated) {
+            ("", _) => String::new(),
+            (vlan, true) => format!("{vlan} isolated"),
+            (vlan, false) => vlan.to_owned(),
+        };
+        vec![
+            entry.port.to_string(),
+            entry.kind.to_string(),
+            state,
+            entry.rx.to_string(),
+            entry.tx.to_string(),
+            entry.target.clone(),
+            entry.name.clone(),
+            vlan,
+            entry.peer.clone().unwrap_or_default(),
+            entry.user.clone().unwrap_or_default(),
+            entry.tls.clone().unwrap_or_default(),
+            unless_zero(entry.drops),
+            entry.reason.clone().unwrap_or_default(),
+        ]
+    });
+    listing(&header, rows, 6)
+}
+
+fn interfaces(entries: &[InterfaceStatus]) -> String {
+    let header = ["Port", "Type", "Address", "Netmask", "MTU", "Target", "Name", "MAC", "Link", "Addresses"];
+    let rows = entries.iter().map(|entry| {
+        vec![
+            entry.port.to_string(),
+            entry.kind.to_string(),
+            entry.address.clone(),
+            entry.netmask.clone(),
+            entry.mtu.to_string(),
+            entry.target.clone(),
+            entry.name.clone(),
+            entry.mac.clone(),
+            // 1.3 says nothing of it, and has no index.
+            match (entry.index, entry.up) {
+                (0, _) => "",
+                (_, true) => "up",
+                (_, false) => "down",
+            }
+            .to_owned(),
+            entry
+                .addresses
+                .iter()
+                .filter(|text| !stands_left(text, entry))
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(","),
+        ]
+    });
+    listing(&header, rows, 6)
+}
+
+/// True for the address that 1.3's columns show.
+fn stands_left(text: &str, entry: &InterfaceStatus) -> bool {
+    let (Ok(net), Ok(address)) = (text.parse::<IpNet>(), entry.address.parse::<IpAddr>()) else {
+        return false;
+    };
+    net.addr() == address && net.netmask().to_string() == entry.netmask
+}
+
+fn fdb(entries: &[FdbStatus]) -> String {
+    let rows = entries.iter().map(|entry| {
+        vec![
+            entry.port.to_string(),
+            entry.vid.to_string(),
+            entry.mac.clone(),
+            entry.age.to_string(),
+            entry.name.clone(),
+            if entry.fixed { "yes" } else { "" }.to_owned(),
+        ]
+    });
+    listing(&["Port", "VLAN", "MAC", "Age", "Name", "Static"], rows, 4)
+}
+
+fn counters(entries: &[CounterStatus]) -> String {
+    let mut rows = Vec::new();
+    for entry in entries {
+        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, drops } = entry;
+        let fixed = [("rx", rx), ("rx_bytes", rx_bytes), ("tx", tx), ("tx_bytes", tx_bytes)];
+        let fixed = fixed.map(|(counter, &value)| (counter.to_owned(), value));
+        let drops: BTreeMap<_, _> =
+            drops.iter().map(|(why, &count)| (format!("drop {why}"), count)).collect();
+        for (counter, value) in fixed.into_iter().chain(drops).filter(|(_, value)| *value != 0) {
+            rows.push(vec![port.to_string(), name.clone(), value.to_string(), counter]);
+        }
+    }
+    listing(&["Port", "Name", "Count", "Counter"], rows.into_iter(), 4)
+}
+
+/// A table whose columns from `ours` on vanish when nothing is in them.
+fn listing(header: &[&str], rows: impl Iterator<Item = Vec<String>>, ours: usize) -> String {
+    let header = header.iter().map(|&title| title.to_owned()).collect();
+    let rows = std::iter::once(header).chain(rows).collect();
+    table(&without_empty_columns(rows, ours))
+}
+
+fn unless_zero(count: u64) -> String {
+    if count == 0 { String::new() } else { count.to_string() }
+}
