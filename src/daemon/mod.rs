@@ -1,3 +1,22 @@
 //! Configuration, start, signals and systemd.
+//!
+//! * [`cli`]: the flags of `etherws`
+//! * [`source`]: a TOML file read key by key, every mistake with its place; [`read`]: ours, with the rules
+//!   of [`check`]
+//! * [`config`]: file and flags merged and checked: one [`Config`]
+//! * [`run`]: start, signals, the end; [`detach`]: `--daemon`; [`logs`]: where log lines go
+//! * [`apply`]: the difference between two configurations, applied to a running switch
+//! * [`save`]: the running state written back
 
+pub mod apply;
+pub mod check;
+pub mod cli;
 pub mod config;
+pub mod detach;
+pub mod logs;
+pub mod read;
+pub mod run;
+pub mod save;
+pub mod source;
+
+pub use config::Config;

@@ -1,0 +1,317 @@
+//! The flags of `etherws`: those of 1.3 with their names, meanings and defaults, and ours.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, Parser, Subcommand};
+use ipnet::IpNet;
+
+use super::config::Layer;
+use super::read;
+
+/// An Ethernet switch whose long cables are WebSockets.
+#[derive(Parser, Debug)]
+#[command(name = "etherws", version, about, max_term_width = 100, infer_long_args = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run the switch
+    Sw(Box<Sw>),
+    /// Check a configuration file
+    Check {
+        /// The file
+        file: PathBuf,
+    },
+    /// Control a running switch; the same as etherctl
+    #[command(disable_help_flag = true)]
+    Ctl {
+        /// etherctl's arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, num_args = 0..)]
+        arguments: Vec<OsString>,
+    },
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man { directory: PathBuf },
+    /// Print a completion script
+    #[command(hide = true)]
+    Completions { shell: clap_complete::Shell },
+}
+
+/// Flags of `etherws sw`. They override the configuration file.
+#[derive(Args, Clone, Default, Debug)]
+pub struct Sw {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Stay attached (the default)
+    #[arg(long)]
+    pub foreground: bool,
+    /// Detach once the switch listens
+    #[arg(long, conflicts_with = "foreground")]
+    pub daemon: bool,
+    /// Verbose log
+    #[arg(long)]
+    pub debug: bool,
+    /// Log filter, such as info or etherws=debug; also from RUST_LOG
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Gone since 1.3
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub logconf: Option<PathBuf>,
+    /// Seconds until a silent station is forgotten [default: 300]
+    #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u64>::new().range(1..=4_294_967_295))]
+    pub ageout: Option<u64>,
+    /// Stations known at a time [default: 8192]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
+    pub fdb_limit: Option<usize>,
+    /// Data threads [default: one per processor, at most 4]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
+    pub threads: Option<usize>,
+    /// Seconds without received data before a link is probed [default: 15]
+    #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(1..=3600))]
+    pub ping: Option<u32>,
+    #[command(flatten, next_help_heading = "WebSocket service")]
+    pub listen: Listen,
+    #[command(flatten, next_help_heading = "Control service")]
+    pub control: Control,
+}
+
+#[derive(Args, Clone, Default, Debug)]
+pub struct Listen {
+    /// No WebSocket service
+    #[arg(long)]
+    pub no_listen: bool,
+    /// Address to listen on [default: all]
+    #[arg(long, value_name = "ADDR")]
+    pub host: Option<String>,
+    /// Port to listen on [default: 80, with TLS 443]
+    #[arg(long, value_name = "N")]
+    pub port: Option<u16>,
+    /// Path of the service [default: /]
+    #[arg(long, value_name = "PATH")]
+    pub path: Option<String>,
+    /// TLS key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub sslkey: Option<PathBuf>,
+    /// TLS certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub sslcert: Option<PathBuf>,
+    /// CAs (PEM) of client certificates, which every client must then show
+    #[arg(long, value_name = "FILE")]
+    pub sslclientca: Option<PathBuf>,
+    /// Users and passwords, as htpasswd(1) writes them
+    #[arg(long, value_name = "FILE")]
+    pub htpasswd: Option<PathBuf>,
+    /// Bearer tokens, NAME TOKEN a line
+    #[arg(long, value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+    /// Origin let in beside the service's own (repeatable)
+    #[arg(long, value_name = "ORIGIN")]
+    pub origin: Vec<String>,
+    /// Reverse proxy whose word about clients is believed (repeatable)
+    #[arg(long, value_name = "CIDR", value_parser = read::network)]
+    pub trusted_proxy: Vec<IpNet>,
+    /// Trusted proxies send the PROXY protocol, version 1 or 2
+    #[arg(long)]
+    pub proxy_protocol: bool,
+}
+
+#[derive(Args, Clone, Default, Debug)]
+pub struct Control {
+    /// Unix socket [default: /run/etherws/ctl.sock, or under $XDG_RUNTIME_DIR when not root]
+    #[arg(long, value_name = "PATH")]
+    pub ctlsock: Option<PathBuf>,
+    /// Listen on TCP too, on this address [default: 127.0.0.1]
+    #[arg(long, value_name = "ADDR")]
+    pub ctlhost: Option<String>,
+    /// Listen on TCP too, on this port [default: 7867]
+    #[arg(long, value_name = "N")]
+    pub ctlport: Option<u16>,
+    /// Path on TCP [default: /ctl]
+    #[arg(long, value_name = "PATH")]
+    pub ctlpath: Option<String>,
+    /// TLS key (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ctlsslkey: Option<PathBuf>,
+    /// TLS certificate chain (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ctlsslcert: Option<PathBuf>,
+    /// Users and passwords, as htpasswd(1) writes them
+    #[arg(long, value_name = "FILE")]
+    pub ctlhtpasswd: Option<PathBuf>,
+    /// Neither password nor token, on loopback alone
+    #[arg(long)]
+    pub ctlanonymous: bool,
+}
+
+impl Sw {
+    /// The settings among the flags. `rust_log` is the environment's RUST_LOG.
+    pub fn layer(&self, rust_log: Option<String>) -> Layer {
+        let (listen, control) = (&self.listen, &self.control);
+        let some = |on: bool| on.then_some(true);
+        let mut log = self.log.clone();
+        let mut log_place = "--log";
+        if log.is_none() && self.debug {
+            log = Some("info,etherws=debug".to_owned());
+        } else if log.is_none() {
+            log = rust_log.filter(|filter| !filter.is_empty());
+            log_place = "RUST_LOG";
+        }
+        let mut layer = Layer {
+            ageout: self.ageout,
+            fdb_limit: self.fdb_limit,
+            threads: self.threads,
+            ping: self.ping,
+            log,
+            enabled: listen.no_listen.then_some(false),
+            host: listen.host.clone(),
+            port: listen.port,
+            path: listen.path.clone(),
+            sslkey: listen.sslkey.clone(),
+            sslcert: listen.sslcert.clone(),
+            sslclientca: listen.sslclientca.clone(),
+            htpasswd: listen.htpasswd.clone(),
+            tokens: listen.tokens.clone(),
+            origin: (!listen.origin.is_empty()).then(|| listen.origin.clone()),
+            trusted_proxy: (!listen.trusted_proxy.is_empty()).then(|| listen.trusted_proxy.clone()),
+            proxy_protocol: some(listen.proxy_protocol),
+            sock: control.ctlsock.clone(),
+            tcp: some(control.ctlhost.is_some() || control.ctlport.is_some() || control.ctlpath.is_some()),
+            ctlhost: control.ctlhost.clone(),
+            ctlport: control.ctlport,
+            ctlpath: control.ctlpath.clone(),
+            ctlsslkey: control.ctlsslkey.clone(),
+            ctlsslcert: control.ctlsslcert.clone(),
+            ctlhtpasswd: control.ctlhtpasswd.clone(),
+            ctlanonymous: some(control.ctlanonymous),
+            ..Layer::default()
+        };
+        for (given, key, flag) in [
+            (layer.log.is_some(), "switch.log", log_place),
+            (layer.host.is_some(), "listen.host", "--host"),
+            (layer.path.is_some(), "listen.path", "--path"),
+            (layer.sslkey.is_some(), "listen.sslkey", "--sslkey"),
+            (layer.sslcert.is_some(), "listen.sslcert", "--sslcert"),
+            (layer.sslclientca.is_some(), "listen.sslclientca", "--sslclientca"),
+            (layer.proxy_protocol.is_some(), "listen.proxy_protocol", "--proxy-protocol"),
+            (layer.ctlhost.is_some(), "control.tcp.host", "--ctlhost"),
+            (layer.tcp.is_some(), "control.tcp.port", "--ctlport"),
+            (layer.ctlpath.is_some(), "control.tcp.path", "--ctlpath"),
+            (layer.ctlsslkey.is_some(), "control.tcp.sslkey", "--ctlsslkey"),
+            (layer.ctlsslcert.is_some(), "control.tcp.sslcert", "--ctlsslcert"),
+            (layer.ctlhtpasswd.is_some(), "control.tcp.htpasswd", "--ctlhtpasswd"),
+            (layer.ctlanonymous.is_some(), "control.tcp.anonymous", "--ctlanonymous"),
+        ] {
+            if given {
+                layer.places.insert(key, flag.to_owned());
+            }
+        }
+        layer
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn sw(line: &str) -> Result<Sw, clap::Error> {
+        match Cli::try_parse_from(["etherws", "sw"].into_iter().chain(line.split_whitespace()))?.command {
+            Command::Sw(sw) => Ok(*sw),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_parser_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_of_1_3_is_understood() {
+        let line = "--foreground --debug --ageout 60 --host 10.0.0.1 --port 8080 --path /sw --sslkey k --sslcert c \
+                    --htpasswd h --ctlhost 127.0.0.1 --ctlport 7867 --ctlpath /ctl --ctlsslkey ck --ctlsslcert cc \
+                    --ctlhtpasswd ch";
+        let config = sw(line).unwrap().layer(None).resolve().unwrap();
+        let listen = config.door.listen.unwrap();
+        assert_eq!(
+            (listen.host.as_deref(), listen.port, listen.path.as_str()),
+            (Some("10.0.0.1"), Some(8080), "/sw")
+        );
+        assert_eq!(config.switch.ageout.as_secs(), 60);
+        assert_eq!(config.door.control.tcp.unwrap().htpasswd, Some("ch".into()));
+        assert_eq!(config.log.as_deref(), Some("info,etherws=debug"));
+    }
+
+    #[test]
+    fn control_on_tcp_only_when_asked_for() {
+        let tcp = |line| sw(line).unwrap().layer(None).resolve().map(|config| config.door.control.tcp);
+        assert_eq!(tcp("").unwrap(), None);
+        for line in ["--ctlhost 127.0.0.1", "--ctlport 7867", "--ctlpath /ctl"] {
+            assert_eq!(tcp(line).unwrap(), Some(crate::control::http::ControlTcp::default()), "{line}");
+        }
+        let problems = tcp("--ctlanonymous").unwrap_err();
+        assert!(problems[0].is_usage() && problems[0].why.contains("--ctlport"), "{problems:?}");
+    }
+
+    #[test]
+    fn mistakes_name_the_flag() {
+        for (line, flag) in [
+            ("--sslkey k", "--sslkey"),
+            ("--sslcert c", "--sslcert"),
+            ("--ctlport 1 --ctlsslcert c", "--ctlsslcert"),
+            ("--sslclientca c", "--sslclientca"),
+            ("--path nowhere", "--path"),
+            ("--ctlport 1 --ctlpath a?b", "--ctlpath"),
+            ("--host a:80", "--host"),
+            ("--proxy-protocol", "--proxy-protocol"),
+            ("--log =[", "--log"),
+            ("--ctlhost 10.0.0.1 --ctlanonymous", "--ctlanonymous"),
+            ("--ctlport 80", "--ctlport"),
+            ("--host 127.0.0.1 --port 7867 --path /ctl --ctlport 7867", "--ctlport"),
+            ("--host 127.0.0.1 --port 7867 --ctlport 7867 --sslkey k --sslcert c", "--ctlport"),
+        ] {
+            let problems = sw(line).unwrap().layer(None).resolve().unwrap_err();
+            assert!(problems[0].place == flag && problems[0].is_usage(), "{line}: {problems:?}");
+        }
+        for line in
+            ["--ageout 0", "--ageout x", "--port 65536", "--ping 0", "--trusted-proxy x", "--nonsense"]
+        {
+            assert_eq!(sw(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn both_services_may_share_an_address() {
+        for line in [
+            "--host 127.0.0.1 --port 7867 --ctlport 7867",
+            "--host 10.0.0.1 --port 7867 --ctlport 7867",
+            "--port 0 --ctlport 0",
+            "--no-listen --ctlport 80",
+        ] {
+            assert!(sw(line).unwrap().layer(None).resolve().is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_log_filter_comes_from_the_nearest_place() {
+        let log = |line, env: Option<&str>| sw(line).unwrap().layer(env.map(str::to_owned)).log;
+        assert_eq!(log("--log warn --debug", Some("trace")).as_deref(), Some("warn"));
+        assert_eq!(log("--debug", Some("trace")).as_deref(), Some("info,etherws=debug"));
+        assert_eq!(log("", Some("trace")).as_deref(), Some("trace"));
+        assert_eq!(log("", Some("")), None);
+    }
+
+    #[test]
+    fn ctl_passes_everything_on() {
+        let cli = Cli::try_parse_from(["etherws", "ctl", "--ctlurl", "x", "listport", "--help"]).unwrap();
+        let Command::Ctl { arguments } = cli.command else { panic!("{cli:?}") };
+        assert_eq!(arguments, ["--ctlurl", "x", "listport", "--help"]);
+    }
+}

@@ -1,0 +1,234 @@
+//! Log lines, to stderr or to the journal; neither can hold up or end the daemon.
+//!
+//! stderr may be a pipe whose reader is stuck or gone, or a file on a full disk. So a thread of its own
+//! writes it, from a bounded queue: a line that finds the queue full is dropped and counted, a failed
+//! write is forgotten. The journal takes the fields (port, peer, user) as fields of its own.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+/// Lines waiting for stderr.
+const QUEUE: usize = 1024;
+/// At the end, how long the last lines are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The running logger.
+pub struct Logs {
+    filter: reload::Handle<EnvFilter, Registry>,
+    writer: Option<Lines>,
+}
+
+impl Logs {
+    /// Starts logging. `filter` is a checked one; `journal` prefers the journal even when stderr is
+    /// something else (a detached daemon has no stderr).
+    pub fn start(filter: Option<&str>, journal: bool) -> Result<Self, String> {
+        let (filter, handle) = reload::Layer::new(parse(filter)?);
+        let journal = (journal || stderr_is_journal()).then(tracing_journald::layer).and_then(Result::ok);
+        let (layer, writer) = match journal {
+            Some(layer) => {
+                (layer.with_field_prefix(None).with_syslog_identifier("etherws".to_owned()).boxed(), None)
+            }
+            None => {
+                let lines = Lines::start(io::stderr())?;
+                let layer = tracing_subscriber::fmt::layer()
+                    .with_ansi(false)
+                    .with_target(false)
+                    .log_internal_errors(false)
+                    .with_writer(lines.clone());
+                (layer.boxed(), Some(lines))
+            }
+        };
+        Registry::default()
+            .with(filter.and_then(layer))
+            .try_init()
+            .map_err(|e| format!("logging could not be started: {e}"))?;
+        Ok(Self { filter: handle, writer })
+    }
+
+    /// Takes another filter from now on.
+    pub fn set(&self, filter: Option<&str>) -> Result<(), String> {
+        let filter = parse(filter)?;
+        self.filter.reload(filter).map_err(|e| format!("log filter could not be changed: {e}"))
+    }
+
+    /// Waits a little until the lines so far are out.
+    pub fn flush(&self) {
+        if let Some(lines) = &self.writer {
+            lines.flush();
+        }
+    }
+}
+
+/// Why a filter is not one.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    parse(Some(filter)).map(drop)
+}
+
+fn parse(filter: Option<&str>) -> Result<EnvFilter, String> {
+    let filter = filter.unwrap_or("info");
+    EnvFilter::try_new(filter).map_err(|e| {
+        format!("{filter:?} is not a log filter: {e} (expected for example info or etherws=debug)")
+    })
+}
+
+/// `JOURNAL_STREAM` names device and inode of the journal's end of stderr.
+fn stderr_is_journal() -> bool {
+    let meta = io::stderr().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    meta.is_ok_and(|meta| stream == format!("{}:{}", meta.dev(), meta.ino()))
+}
+
+enum Message {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// The queue before the writing thread.
+#[derive(Clone)]
+struct Lines {
+    queue: SyncSender<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Lines {
+    fn start(out: impl Write + Send + 'static) -> Result<Self, String> {
+        let (queue, lines) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&dropped);
+        std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write_lines(out, &lines, &counter))
+            .map_err(|e| format!("log thread could not be started: {e}"))?;
+        Ok(Self { queue, dropped })
+    }
+
+    fn flush(&self) {
+        let (done, wait) = sync_channel(1);
+        if self.queue.try_send(Message::Flush(done)).is_ok() {
+            let _ = wait.recv_timeout(LAST_WORDS);
+        }
+    }
+}
+
+impl Write for Lines {
+    /// One call is one line: the formatter writes an event at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.queue.try_send(Message::Line(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.clone()
+    }
+}
+
+fn write_lines(mut out: impl Write, lines: &Receiver<Message>, dropped: &AtomicU64) {
+    while let Ok(message) = lines.recv() {
+        match message {
+            // Nobody is left to tell about a dead stderr; the next line tries again.
+            Message::Line(line) => drop(out.write_all(&line)),
+            Message::Flush(done) => {
+                let _ = out.flush();
+                let _ = done.try_send(());
+            }
+        }
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let _ = writeln!(out, "{lost} log lines dropped: stderr was too slow");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Out(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Out {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A disk that is full, a pipe that is broken.
+    struct Dead;
+
+    impl Write for Dead {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn lines_come_out_whole_and_in_order() {
+        let out = Out::default();
+        let mut lines = Lines::start(out.clone()).unwrap();
+        lines.write_all(b"one\n").unwrap();
+        lines.write_all(b"two\n").unwrap();
+        Lines::flush(&lines);
+        assert_eq!(*out.0.lock().unwrap(), b"one\ntwo\n");
+    }
+
+    #[test]
+    fn bad_74_a_dead_stderr_is_survived() {
+        let mut lines = Lines::start(Dead).unwrap();
+        for _ in 0..10 {
+            lines.write_all(b"line\n").unwrap();
+        }
+        let start = std::time::Instant::now();
+        Lines::flush(&lines);
+        assert!(start.elapsed() < LAST_WORDS, "the writing thread has died");
+    }
+
+    #[test]
+    fn bad_74_a_stuck_stderr_blocks_nobody_and_the_loss_is_told() {
+        let out = Out::default();
+        let mut lines = Lines::start(out.clone()).unwrap();
+        {
+            let _stuck = out.0.lock().unwrap();
+            for _ in 0..2 * QUEUE {
+                lines.write_all(b"line\n").unwrap();
+            }
+        }
+        while !String::from_utf8_lossy(&out.0.lock().unwrap()).contains("log lines dropped") {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn filters_are_checked() {
+        assert!(check_filter("info,etherws=debug").is_ok());
+        assert!(check_filter("etherws=loud").unwrap_err().contains("etherws=loud"));
+    }
+}

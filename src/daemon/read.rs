@@ -1,0 +1,500 @@
+//! The configuration file as tables of [`Layer`], [`PortSpec`] and [`UserRule`], each checked beyond
+//! its syntax.
+
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::check::{check_name, check_port, check_vlan, same_line};
+use super::config::{Layer, target_text};
+use super::source::{Source, Table};
+use crate::control::http::{UserRule, Who};
+use crate::frame::MacAddr;
+use crate::port::Profile;
+use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
+
+/// Keys of the top level.
+const TABLES: &[&str] = &["switch", "listen", "control", "port", "user"];
+const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "log"];
+const LISTEN: &[&str] = &[
+    "enabled",
+    "host",
+    "port",
+    "path",
+    "sslkey",
+    "sslcert",
+    "sslclientca",
+    "htpasswd",
+    "tokens",
+    "origin",
+    "trusted_proxy",
+    "proxy_protocol",
+];
+const CONTROL: &[&str] = &["sock", "tcp"];
+const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
+/// Keys of `[[port]]`: the fields of [`PortSpec`] in the order in which they are written.
+pub const PORT: &[&str] = &[
+    "name", "type", "target", "shut", "access", "trunk", "native", "isolated", "bpdu", "persist", "address",
+    "mtu", "mac", "options",
+];
+/// Keys of `port.options`.
+pub const OPTIONS: &[&str] =
+    &["user", "passwd", "passwd_file", "token", "cacerts", "cert", "key", "insecure", "proxy", "ping"];
+const USER: &[&str] = &[
+    "user",
+    "token",
+    "certificate",
+    "port",
+    "access",
+    "trunk",
+    "native",
+    "isolated",
+    "macs",
+    "rate",
+    "links",
+];
+/// A configuration larger than this is something else.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The file's settings, or every mistake in it as `FILE:LINE:COLUMN: key: why`.
+pub fn file(path: &Path) -> Result<Layer, Vec<String>> {
+    let text = text(path).map_err(|why| vec![why])?;
+    parse(&path.display().to_string(), &text)
+}
+
+/// The text of a configuration file.
+pub fn text(path: &Path) -> Result<String, String> {
+    let fail = |why: &dyn std::fmt::Display| format!("{}: could not be read: {why}", path.display());
+    let meta = std::fs::metadata(path).map_err(|e| fail(&e))?;
+    if !meta.is_file() {
+        return Err(fail(&"not a regular file"));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(fail(&"larger than 4 MiB, so hardly a configuration"));
+    }
+    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    String::from_utf8(bytes).map_err(|_| fail(&"not UTF-8 text"))
+}
+
+/// As [`file`], for text at hand; `name` is how messages call it.
+pub fn parse(name: &str, text: &str) -> Result<Layer, Vec<String>> {
+    let source = Source::new(name, text);
+    let mut layer = Layer::default();
+    if let Some(document) = source.parse() {
+        let top = Table::new(&source, "", document.get_ref(), 0, TABLES);
+        settings(&top, &mut layer);
+        ports(&top, &mut layer.ports);
+        users(&top, &mut layer.users);
+    }
+    let errors = source.into_errors();
+    if errors.is_empty() { Ok(layer) } else { Err(errors) }
+}
+
+/// `layer.FIELD = table.KEY`, remembering the place for messages about it.
+macro_rules! take {
+    ($layer:ident, $table:ident, $($field:ident = $path:literal),* $(,)?) => {$(
+        let key = $path.rsplit('.').next().unwrap_or($path);
+        $layer.$field = $table.read(key);
+        if $table.has(key) {
+            $layer.places.insert($path, $table.place(key));
+        }
+    )*};
+}
+
+fn settings(top: &Table, layer: &mut Layer) {
+    if let Some(switch) = top.table("switch", "switch", SWITCH) {
+        take!(
+            layer,
+            switch,
+            ageout = "switch.ageout",
+            fdb_limit = "switch.fdb_limit",
+            threads = "switch.threads",
+            ping = "switch.ping",
+            log = "switch.log"
+        );
+    }
+    if let Some(listen) = top.table("listen", "listen", LISTEN) {
+        take!(
+            layer,
+            listen,
+            enabled = "listen.enabled",
+            host = "listen.host",
+            port = "listen.port",
+            path = "listen.path",
+            sslkey = "listen.sslkey",
+            sslcert = "listen.sslcert",
+            sslclientca = "listen.sslclientca",
+            htpasswd = "listen.htpasswd",
+            tokens = "listen.tokens",
+            origin = "listen.origin",
+            proxy_protocol = "listen.proxy_protocol"
+        );
+        layer.trusted_proxy = listen.read_each("trusted_proxy", network);
+    }
+    let Some(control) = top.table("control", "control", CONTROL) else { return };
+    take!(layer, control, sock = "control.sock");
+    if let Some(tcp) = control.table("tcp", "control.tcp", TCP) {
+        layer.tcp = Some(true);
+        take!(
+            layer,
+            tcp,
+            ctlhost = "control.tcp.host",
+            ctlport = "control.tcp.port",
+            ctlpath = "control.tcp.path",
+            ctlsslkey = "control.tcp.sslkey",
+            ctlsslcert = "control.tcp.sslcert",
+            ctlhtpasswd = "control.tcp.htpasswd",
+            ctlanonymous = "control.tcp.anonymous"
+        );
+    }
+}
+
+fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
+    for table in top.tables("port", PORT) {
+        let kind: Option<PortKind> = table.require("type");
+        let target: Option<String> = table.require("target");
+        let spec = PortSpec {
+            kind: kind.unwrap_or(PortKind::Server),
+            target: target.clone().unwrap_or_default(),
+            name: table.read("name"),
+            shut: table.read("shut").unwrap_or_default(),
+            access: table.read("access"),
+            trunk: table.read("trunk"),
+            native: table.read("native"),
+            isolated: table.read("isolated").unwrap_or_default(),
+            bpdu: table.read::<Bpdu>("bpdu").unwrap_or_default(),
+            persist: table.read("persist").unwrap_or_default(),
+            address: table.read_each("address", address).unwrap_or_default(),
+            mtu: table.read("mtu"),
+            mac: table.read::<MacAddr>("mac"),
+            options: table.table("options", "port.options", OPTIONS).map(|t| options(&t)).unwrap_or_default(),
+        };
+        if kind.is_none() || target.is_none() {
+            continue;
+        }
+        for (key, why) in check_port(&spec) {
+            table.error(key, why);
+        }
+        if let Some(name) = &spec.name
+            && ports.iter().any(|other| other.name.as_ref() == Some(name))
+        {
+            table.error("name", format!("{name:?} is another port's name already"));
+        }
+        if ports.iter().any(|other| same_line(other, &spec)) {
+            table.error("target", format!("{} is another port's target already", target_text(&spec)));
+        }
+        ports.push(spec);
+    }
+}
+
+fn options(table: &Table) -> LinkOptions {
+    LinkOptions {
+        user: table.read("user"),
+        passwd: table.read("passwd"),
+        passwd_file: table.read("passwd_file"),
+        token: table.read("token"),
+        cacerts: table.read("cacerts"),
+        cert: table.read("cert"),
+        key: table.read("key"),
+        insecure: table.read("insecure").unwrap_or_default(),
+        proxy: table.read("proxy"),
+        ping: table.read("ping"),
+    }
+}
+
+fn users(top: &Table, users: &mut Vec<UserRule>) {
+    for table in top.tables("user", USER) {
+        let given: Vec<_> =
+            ["user", "token", "certificate"].into_iter().filter(|key| table.has(key)).collect();
+        let [key] = given[..] else {
+            let key = given.last().copied().unwrap_or("user");
+            table.error(key, "expected exactly one of user, token and certificate, the name to match");
+            continue;
+        };
+        let profile = Profile {
+            name: table.read("port"),
+            access: table.read("access"),
+            trunk: table.read("trunk"),
+            native: table.read("native"),
+            isolated: table.read("isolated").unwrap_or_default(),
+            macs: table.read_each("macs", |text| text.parse::<MacAddr>()).unwrap_or_default(),
+            rate: table.read("rate"),
+            links: table.read("links"),
+        };
+        let Some(name) = table.read::<String>(key) else { continue };
+        if name.is_empty() {
+            table.error(key, "empty name");
+        }
+        if let Some(Err(why)) = profile.name.as_deref().map(check_name) {
+            table.error("port", why);
+        }
+        let vlan = check_vlan(profile.access.is_some(), profile.trunk.is_some(), profile.native.is_some());
+        if let Some((key, why)) = vlan {
+            table.error(key, why);
+        }
+        if profile.rate == Some(0) {
+            table.error("rate", "0 bits a second lets nothing in; leave it out for no limit");
+        }
+        if profile.links == Some(0) {
+            table.error("links", "0 links lets nobody in; leave it out for no limit");
+        }
+        if let Some(mac) = profile.macs.iter().find(|mac| mac.is_group() || mac.is_zero()) {
+            table.error("macs", format!("{mac} cannot be a source address"));
+        }
+        let who = match key {
+            "user" => Who::User(name),
+            "token" => Who::Token(name),
+            _ => Who::Certificate(name),
+        };
+        if users.iter().any(|other| other.who == who) {
+            table.error(key, "has a [[user]] table already");
+        }
+        users.push(UserRule { who, profile });
+    }
+}
+
+fn address(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address with prefix length (expected 192.0.2.1/24)"))
+}
+
+/// A network, or a lone address meant as a network of one.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is not a network (expected 192.0.2.0/24)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+[switch]
+ageout = 60
+fdb_limit = 100
+threads = 2
+ping = 20
+log = "warn"
+[listen]
+host = "::"
+port = 8080
+path = "/lan"
+htpasswd = "users"
+tokens = "tokens"
+origin = ["https://example.net"]
+trusted_proxy = ["10.0.0.0/8", "::1"]
+proxy_protocol = true
+[control]
+sock = "/tmp/ctl.sock"
+[control.tcp]
+port = 0
+anonymous = true
+[[port]]
+type = "tap"
+target = "tap0"
+name = "lan"
+trunk = "1,5-9"
+native = 1
+bpdu = "forward"
+persist = true
+address = ["192.0.2.1/24", "2001:db8::1/64"]
+mtu = 9000
+mac = "02:00:00:00:00:01"
+[[port]]
+type = "client"
+target = "wss://example.net/lan"
+shut = true
+access = 10
+isolated = true
+options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
+[[user]]
+user = "alice"
+port = "alice"
+access = 7
+macs = ["02:00:00:00:00:02"]
+rate = 1000000
+links = 1
+[[user]]
+certificate = "bob"
+trunk = "2-3"
+"#;
+
+    #[test]
+    fn every_key_is_understood() {
+        let config = parse("f", WHOLE).unwrap().resolve().unwrap();
+        assert_eq!(
+            (config.switch.ageout.as_secs(), config.switch.fdb_limit, config.switch.threads),
+            (60, 100, 2)
+        );
+        let listen = config.door.listen.unwrap();
+        assert_eq!(
+            (listen.port, listen.path.as_str(), listen.trusted_proxies.len()),
+            (Some(8080), "/lan", 2)
+        );
+        assert_eq!(listen.ping.unwrap().as_secs(), 20);
+        assert!(config.door.control.tcp.unwrap().anonymous);
+        let tap = &config.ports[0];
+        assert_eq!(
+            (tap.trunk.as_ref().unwrap().to_string(), tap.native.unwrap().get()),
+            ("1,5-9".to_owned(), 1)
+        );
+        assert_eq!((tap.address.len(), tap.mtu, tap.bpdu, tap.persist), (2, Some(9000), Bpdu::Forward, true));
+        let link = &config.ports[1];
+        assert_eq!(
+            (link.options.passwd.as_deref(), link.options.ping, link.shut),
+            (Some("p"), Some(5), true)
+        );
+        let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
+        assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
+        assert_eq!(bob.who, Who::Certificate("bob".to_owned()));
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        let config = parse("f", "").unwrap().resolve().unwrap();
+        let listen = config.door.listen.unwrap();
+        assert_eq!((config.switch.ageout.as_secs(), config.switch.fdb_limit), (300, 8192));
+        assert_eq!((listen.host, listen.port, listen.path.as_str()), (None, None, "/"));
+        assert_eq!(config.door.control.tcp, None);
+    }
+
+    /// The lists of keys here follow the structs there.
+    #[test]
+    fn keys_are_those_of_the_structs() {
+        fn properties<T: schemars::JsonSchema>() -> Vec<String> {
+            let schema = schemars::schema_for!(T);
+            let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
+            let mut keys: Vec<_> = properties.keys().cloned().collect();
+            keys.sort();
+            keys
+        }
+        let sorted = |keys: &[&str]| {
+            let mut keys: Vec<_> = keys.iter().map(|key| (*key).to_owned()).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(sorted(PORT), properties::<PortSpec>());
+        assert_eq!(sorted(OPTIONS), properties::<LinkOptions>());
+    }
+
+    #[test]
+    fn mistakes_are_told_with_place_key_and_hint() {
+        let tap = "[[port]]\ntype='tap'\ntarget='t'\n";
+        for (text, wanted) in [
+            ("[swich]", "f:1:2: swich: unknown key; did you mean \"switch\"?"),
+            ("[switch]\nage_out = 3", "f:2:1: switch.age_out: unknown key; did you mean \"ageout\"?"),
+            ("[listen]\nzzz = 3", "f:2:1: listen.zzz: unknown key; valid keys here: enabled, host"),
+            ("[listen]\nport = \"80\"", "f:2:8: listen.port: invalid type: string \"80\", expected u16"),
+            ("[listen]\nport = 65536", "f:2:8: listen.port: "),
+            (
+                "[listen]\ntrusted_proxy = ['10.0.0.0/8', 'x']",
+                "f:2:32: listen.trusted_proxy: \"x\" is not a network",
+            ),
+            ("[control.tcp]\nprt = 1", "f:2:1: control.tcp.prt: unknown key; did you mean \"port\"?"),
+            ("listen = 3", "f:1:10: listen: expected a table, [listen], found integer"),
+            ("[port]\ntype='tap'\ntarget='t'", "port: expected tables; write [[port]]"),
+            ("[[port]]\ntype='tap'", "f:1:1: port.target: missing"),
+            (
+                "[[port]]\ntype='tab'\ntarget='t'",
+                "f:2:6: port.type: unknown variant `tab`, expected one of `tap`",
+            ),
+            ("[[port]]\ntype='server'\ntarget='t'", "f:2:1: port.type: a server port comes from"),
+            (&format!("{tap}access = 4095"), "port.access: invalid value: integer `4095`, expected a VID"),
+            (&format!("{tap}trunk = '5-1'"), "f:4:9: port.trunk: VID range \"5-1\" runs backwards"),
+            (
+                &format!("{tap}access = 1\ntrunk = '2'"),
+                "f:4:1: port.access: access and trunk exclude each other",
+            ),
+            (&format!("{tap}native = 1"), "f:4:1: port.native: only with trunk"),
+            (&format!("{tap}mtu = 575"), "f:4:1: port.mtu: 575 is out of range"),
+            (&format!("{tap}mac = '01:00:00:00:00:00'"), "f:4:1: port.mac: 01:00:00:00:00:00 cannot be"),
+            (
+                &format!("{tap}address = ['10.0.0.1']"),
+                "f:4:12: port.address: \"10.0.0.1\" is not an address with",
+            ),
+            (&format!("{tap}options = {{ user = 'u' }}"), "f:4:1: port.options: not for a tap port"),
+            (
+                &format!("{tap}options = {{ pass = 'u' }}"),
+                "port.options.pass: unknown key; did you mean \"passwd\"?",
+            ),
+            (&format!("{tap}{tap}"), "f:6:1: port.target: t is another port's target already"),
+            (
+                &format!("{tap}name='a'\n[[port]]\ntype='tap'\ntarget='u'\nname='a'"),
+                "f:8:1: port.name: \"a\" is another",
+            ),
+            (&format!("{tap}name='7'"), "f:4:1: port.name: \"7\" is not a port name"),
+            ("[[port]]\ntype='tap'\ntarget='a%d'", "f:3:1: port.target: \"a%d\" is not a device name"),
+            ("[[port]]\ntype='tap'\ntarget='../x'", "f:3:1: port.target: \"../x\" is not a device name"),
+            (
+                "[[port]]\ntype='tap'\ntarget='sixteen-bytes-xx'",
+                "f:3:1: port.target: \"sixteen-bytes-xx\" is not",
+            ),
+            (
+                "[[port]]\ntype='client'\ntarget='http://x'",
+                "f:3:1: port.target: URL \"http://x\": must start with ws://",
+            ),
+            ("[[user]]\nport = 'x'", "f:1:1: user.user: expected exactly one of user, token and certificate"),
+            ("[[user]]\nuser = 'x'\ntoken = 'y'", "f:3:1: user.token: expected exactly one of"),
+            ("[[user]]\nuser='x'\n[[user]]\nuser='x'", "f:4:1: user.user: has a [[user]] table already"),
+            ("[[user]]\nuser='x'\nlinks=0", "f:3:1: user.links: 0 links lets nobody in"),
+            ("[[user]]\nuser='x'\nrate=-1", "user.rate: invalid value"),
+            ("a = ", "f:1:5: "),
+        ] {
+            let errors = parse("f", text).unwrap_err();
+            assert!(
+                errors.iter().any(|e| e.contains(wanted)),
+                "{text}\n  wanted: {wanted}\n  got: {errors:#?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_found_at_once_in_order() {
+        let errors = parse("f", "[listen]\nprt = 1\npath = 3\n[[port]]\ntype='tap'\n[switch]\nageout='x'")
+            .unwrap_err();
+        let lines: Vec<_> = errors.iter().map(|e| e.split(':').nth(1).unwrap()).collect();
+        assert_eq!(lines, ["2", "3", "4", "7"], "{errors:#?}");
+    }
+
+    #[test]
+    fn mistakes_of_the_whole_name_the_line_or_the_flag() {
+        let resolve = |text: &str| parse("f", text).unwrap().resolve().unwrap_err();
+        for (text, wanted) in [
+            ("[listen]\nsslkey = 'k'", "f:2:1: listen.sslkey: given without sslcert"),
+            ("[switch]\nageout = 0", "f:2:1: switch.ageout: 0 is out of range"),
+            ("[listen]\npath = 'x'", "f:2:1: listen.path: \"x\" does not start with '/'"),
+            (
+                "[control.tcp]\nhost='0.0.0.0'\nanonymous=true",
+                "f:3:1: control.tcp.anonymous: only on loopback",
+            ),
+            (
+                "[listen]\nhost='127.0.0.1'\nport=1\npath='/ctl'\n[control.tcp]\nport=1",
+                "f:6:1: control.tcp.port: 127",
+            ),
+        ] {
+            let problems = resolve(text);
+            assert!(problems[0].to_string().starts_with(wanted) && !problems[0].is_usage(), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn flags_override_the_file() {
+        let flags =
+            Layer { ageout: Some(5), host: Some("h".into()), enabled: Some(true), ..Layer::default() };
+        let config =
+            flags.over(parse("f", "[switch]\nageout=9\nthreads=1\n[listen]\nenabled=false").unwrap());
+        let config = config.resolve().unwrap();
+        assert_eq!((config.switch.ageout.as_secs(), config.switch.threads), (5, 1));
+        assert_eq!(config.door.listen.unwrap().host.as_deref(), Some("h"));
+    }
+
+    #[test]
+    fn unreadable_files_are_named() {
+        let text = "[listen]\nhtpasswd='/nonexistent/h'\n[[port]]\ntype='client'\ntarget='wss://u:secret@h/'\n\
+                    options={cacerts='/nonexistent/ca'}";
+        let wrong = parse("f", text).unwrap().unreadable_files();
+        assert_eq!(wrong.len(), 2, "{wrong:?}");
+        assert!(wrong[0].starts_with("f:2:1: listen.htpasswd: /nonexistent/h: "), "{wrong:?}");
+        assert!(wrong[1].contains("/nonexistent/ca") && !wrong[1].contains("secret"), "{wrong:?}");
+    }
+}

@@ -1,0 +1,499 @@
+//! Start, signals, the end.
+//!
+//! The order of the start: read and check, detach, log, threads, bind, ports, serve, READY=1. So
+//! whoever waits for readiness finds everything listening, and a failure leaves nothing behind.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{debug, error, info, warn};
+
+use super::apply::{Running, apply};
+use super::cli::Sw;
+use super::config::{Config, Layer, label};
+use super::logs::Logs;
+use super::{detach, read, save};
+use crate::control::api::token_file;
+use crate::control::http::Door;
+use crate::control::rpc::{Hooks, methods};
+use crate::port::Ports;
+
+/// How long links are given to take their last frames and the Close.
+const DRAIN: Duration = Duration::from_secs(10);
+/// SIGHUPs within this time are one.
+const STORM: Duration = Duration::from_millis(100);
+/// A data thread silent for longer is stuck: the watchdog is fed no more.
+const STALL: Duration = Duration::from_secs(10);
+
+/// Why the daemon could not start.
+#[derive(Debug)]
+pub struct Failure {
+    /// 2 for a mistake of the command line, 1 for the rest.
+    pub code: u8,
+    pub lines: Vec<String>,
+}
+
+impl Failure {
+    fn usage(text: impl Into<String>) -> Self {
+        Self { code: 2, lines: vec![text.into()] }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self { code: 1, lines: vec![text] }
+    }
+}
+
+/// Where the configuration comes from, again at each reload.
+#[derive(Clone, Debug)]
+struct Origin {
+    flags: Layer,
+    /// `--config`
+    file: Option<PathBuf>,
+    /// `$STATE_DIRECTORY/etherws.toml`
+    state: Option<PathBuf>,
+}
+
+impl Origin {
+    fn new(sw: &Sw) -> Self {
+        let state = std::env::var_os("STATE_DIRECTORY").and_then(|list| state_file(list.to_str()?));
+        let rust_log = std::env::var("RUST_LOG").ok();
+        Self { flags: sw.layer(rust_log), file: sw.config.clone(), state }
+    }
+
+    /// The file to be read: the one named, or the saved one when there is one.
+    fn existing(&self) -> Option<&Path> {
+        self.file.as_deref().or_else(|| self.state.as_deref().filter(|state| state.exists()))
+    }
+
+    /// The file to be saved to when none is named.
+    fn own(&self) -> Option<&Path> {
+        self.file.as_deref().or(self.state.as_deref())
+    }
+
+    fn load(&self) -> Result<Config, Failure> {
+        let below = match self.existing() {
+            Some(file) => read::file(file).map_err(|lines| Failure { code: 1, lines })?,
+            None => Layer::default(),
+        };
+        self.flags.clone().over(below).resolve().map_err(|problems| Failure {
+            code: if problems.iter().any(|problem| problem.is_usage()) { 2 } else { 1 },
+            lines: problems.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+/// Whoever may control the switch names this file, and the daemon may be root: so nothing that a shell,
+/// cron or the like would read.
+fn may_save(path: &Path, own: Option<&Path>) -> Result<(), String> {
+    if own == Some(path) || path.extension().is_some_and(|extension| extension == "toml") {
+        return Ok(());
+    }
+    Err(format!("{}: not saved there: the name must end in .toml", path.display()))
+}
+
+/// systemd separates several directories by colons; the first is ours.
+fn state_file(list: &str) -> Option<PathBuf> {
+    let first = list.split(':').next().filter(|first| !first.is_empty())?;
+    Some(Path::new(first).join("etherws.toml"))
+}
+
+/// `etherws sw`
+pub fn sw(sw: &Sw) -> ExitCode {
+    match start_up(sw) {
+        Ok(code) => code,
+        Err(failure) => {
+            for line in &failure.lines {
+                complain(line);
+            }
+            if detach::is_child() {
+                detach::failed(failure.code);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// `etherws check FILE`
+pub fn check(file: &Path) -> ExitCode {
+    let found = read::file(file).and_then(|layer| {
+        let mut errors = layer.unreadable_files();
+        if let Err(problems) = layer.resolve() {
+            errors.extend(problems.iter().map(ToString::to_string));
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    });
+    match found {
+        Ok(()) => {
+            let _ = writeln!(std::io::stdout(), "{}: ok", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            for error in errors {
+                let _ = writeln!(std::io::stderr(), "{error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line on stderr, which may be dead.
+pub fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "etherws: {line}");
+}
+
+fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
+    if sw.logconf.is_some() {
+        return Err(Failure::usage(
+            "--logconf: Python logging files went with 1.3; say what to log with --log FILTER or RUST_LOG",
+        ));
+    }
+    let origin = Origin::new(sw);
+    let config = origin.load()?;
+    if sw.daemon && !detach::is_child() {
+        return Ok(detach::start()?);
+    }
+    let detached = sw.daemon;
+    if detached {
+        detach::leave()?;
+    }
+    // Taken while there is one thread: it clears the environment.
+    let inherited = inherited()?;
+    let logs = Logs::start(config.log.as_deref(), detached)?;
+    raise_nofile();
+    // Control is a trickle; frames run on the data threads, which `Ports` starts.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("could not start: {e}"))?;
+    let logs = Arc::new(logs);
+    let result = runtime.block_on(live(origin, config, Arc::clone(&logs), inherited, detached));
+    // Connections still open end with the process.
+    runtime.shutdown_background();
+    logs.flush();
+    result?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sockets from systemd.
+fn inherited() -> Result<Vec<TcpListener>, String> {
+    let mut passed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..passed.len() {
+        let listener = passed.take_tcp_listener(index).map_err(|e| {
+            format!("inherited socket {index} is not a listening TCP socket: {e}; see etherws.socket")
+        })?;
+        listeners.extend(listener);
+    }
+    Ok(listeners)
+}
+
+/// A link is a descriptor; the soft limit of 1,024 is there for select(2), which nobody calls here.
+fn raise_nofile() {
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
+    }
+}
+
+/// The signals, caught from the first moment: none but SIGKILL ends the daemon unasked. SIGPIPE is
+/// ignored by Rust's runtime already.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+    usr1: Signal,
+    usr2: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    /// Returns when the daemon is to end; each SIGHUP is passed on.
+    async fn until_end(&mut self, reload: &Notify) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hup.recv() => reload.notify_one(),
+                _ = self.usr1.recv() => debug!("SIGUSR1 means nothing here"),
+                _ = self.usr2.recv() => debug!("SIGUSR2 means nothing here"),
+            }
+        }
+    }
+}
+
+/// The running daemon.
+struct Daemon {
+    origin: Origin,
+    ports: Arc<Ports>,
+    door: Arc<Door>,
+    logs: Arc<Logs>,
+    /// What is in force; locked for the length of a reload or save.
+    config: Mutex<Config>,
+}
+
+async fn live(
+    origin: Origin,
+    config: Config,
+    logs: Arc<Logs>,
+    inherited: Vec<TcpListener>,
+    detached: bool,
+) -> Result<(), String> {
+    let mut signals = Signals::catch().map_err(|e| format!("could not catch signals: {e}"))?;
+    let ports =
+        Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
+    // Cancelled by a signal, a start leaves as little behind as a failed one.
+    let daemon = tokio::select! {
+        daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), logs, inherited) => daemon,
+        () = signals.end() => {
+            ports.drain(Duration::from_secs(1)).await;
+            remove_files(&config);
+            return Ok(());
+        }
+    };
+    let daemon = match daemon {
+        Ok(daemon) => daemon,
+        Err(why) => {
+            ports.drain(Duration::from_secs(1)).await;
+            return Err(why);
+        }
+    };
+    if detached {
+        detach::listens()?;
+    }
+    for listener in daemon.say_ready().await {
+        info!("listening: {listener}");
+    }
+
+    let reload = Arc::new(Notify::new());
+    tokio::spawn(Arc::clone(&daemon).reload_on(Arc::clone(&reload)));
+    if let Some(timeout) = sd_notify::watchdog_enabled() {
+        tokio::spawn(feed_watchdog(Arc::clone(&ports), timeout));
+    }
+    signals.until_end(&reload).await;
+
+    info!("ending: links are closed");
+    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+    daemon.door.stop_accepting();
+    tokio::select! {
+        () = ports.drain(DRAIN) => {}
+        () = signals.end() => warn!("second signal: draining cut short"),
+    }
+    // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
+    match daemon.config.try_lock() {
+        Ok(now) => remove_files(&now),
+        Err(_) => remove_files(&config),
+    }
+    Ok(())
+}
+
+impl Daemon {
+    async fn start(
+        origin: Origin,
+        config: Config,
+        ports: Arc<Ports>,
+        logs: Arc<Logs>,
+        inherited: Vec<TcpListener>,
+    ) -> Result<Arc<Self>, String> {
+        let door = Door::open(config.door.clone(), inherited).await?;
+        for spec in config.port_specs() {
+            let name = label(&spec);
+            let kind = spec.kind;
+            if let Err(why) = ports.add(spec).await {
+                remove_files(&config);
+                return Err(format!("port {name} ({kind}) could not be added: {why}"));
+            }
+        }
+        let daemon = Arc::new(Self { origin, ports, door, logs, config: Mutex::new(config) });
+        let hooks = Hooks { save: daemon.save_hook(), reload: daemon.reload_hook() };
+        daemon.door.serve(Arc::clone(&daemon.ports), methods(Arc::clone(&daemon.ports), hooks));
+        Ok(daemon)
+    }
+
+    fn save_hook(self: &Arc<Self>) -> SaveHook {
+        let daemon = Arc::clone(self);
+        Box::new(move |file| Box::pin(to_the_end(Arc::clone(&daemon).save(file))))
+    }
+
+    fn reload_hook(self: &Arc<Self>) -> ReloadHook {
+        let daemon = Arc::clone(self);
+        Box::new(move || Box::pin(to_the_end(Arc::clone(&daemon).reload())))
+    }
+
+    /// To systemd; the listeners are returned, `SERVICE ADDRESS` each.
+    async fn say_ready(&self) -> Vec<String> {
+        let sock = self.config.lock().await.door.control.sock.display().to_string();
+        let mut listeners = vec![format!("control {sock}")];
+        listeners.extend(self.door.local_addrs().iter().map(|(service, at)| format!("{service} {at}")));
+        let count = self.ports.list().len();
+        let status = format!("{count} ports; listening: {}", listeners.join(", "));
+        notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        listeners
+    }
+
+    /// Reloads at each notification; many at a time are one.
+    async fn reload_on(self: Arc<Self>, wanted: Arc<Notify>) {
+        loop {
+            wanted.notified().await;
+            sleep(STORM).await;
+            // The storm's own permit, unless another signal comes from now on.
+            let _ = futures_util::FutureExt::now_or_never(wanted.notified());
+            let _ = Arc::clone(&self).reload().await;
+        }
+    }
+
+    async fn reload(self: Arc<Self>) -> Result<Vec<String>, String> {
+        let mut current = self.config.lock().await;
+        let now = NotifyState::monotonic_usec_now();
+        notify(&[NotifyState::Reloading]);
+        now.into_iter().for_each(|now| notify(&[now]));
+        let result = match self.origin.load() {
+            Ok(new) => apply(&mut current, new, &self.ports, &self.door, &self.logs).await,
+            Err(failure) => Err(format!("nothing was changed: {}", failure.lines.join("\n"))),
+        };
+        drop(current);
+        match &result {
+            Ok(lines) if lines.is_empty() => info!("reloaded: nothing differs"),
+            Ok(lines) => lines.iter().for_each(|line| info!("reloaded: {line}")),
+            Err(why) => error!("reload failed: {why}"),
+        }
+        let _ = self.say_ready().await;
+        result
+    }
+
+    async fn save(self: Arc<Self>, file: Option<PathBuf>) -> Result<PathBuf, String> {
+        let mut config = self.config.lock().await;
+        let own = self.origin.own().map(Path::to_owned);
+        let path =
+            file.or_else(|| own.clone()).ok_or("no file to save to: name one (etherctl saveconf FILE)")?;
+        let running = Running::all(&self.ports);
+        let mut now = config.clone();
+        // A filter given for this run (--debug, RUST_LOG) is not made the next one's.
+        let own_log = self.origin.flags.log.is_none();
+        let target = path.clone();
+        // Off the control thread: a slow disk is nobody else's business.
+        let saved = tokio::task::spawn_blocking(move || {
+            let existing = if target.exists() { Some(read::text(&target)?) } else { None };
+            let name = target.display().to_string();
+            if !own_log {
+                now.log = existing.as_ref().and_then(|text| read::parse(&name, text).ok()?.log);
+            }
+            let text = save::render(&name, existing.as_deref(), &now, &running)
+                .map_err(|why| if why.starts_with(&name) { why } else { format!("{name}: {why}") })?;
+            let ports = read::parse(&name, &text).map(|layer| layer.ports).unwrap_or_default();
+            Ok::<_, String>((save::write(&target, &text)?, ports))
+        });
+        let (written, ports) = saved.await.map_err(|e| format!("could not be saved: {e}"))??;
+        if own.is_some_and(|own| std::fs::canonicalize(own).is_ok_and(|own| own == written)) {
+            // From here on the file is what the next reload differs from.
+            config.ports = ports;
+        }
+        info!("configuration saved to {}", written.display());
+        Ok(written)
+    }
+}
+
+type BoxFuture<T> = futures_util::future::BoxFuture<'static, T>;
+type SaveHook = Box<dyn Fn(Option<PathBuf>) -> BoxFuture<Result<PathBuf, String>> + Send + Sync>;
+type ReloadHook = Box<dyn Fn() -> BoxFuture<Result<Vec<String>, String>> + Send + Sync>;
+
+/// In a task of its own: a caller who hangs up must not leave the work half done.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    tokio::spawn(work).await.unwrap_or_else(|e| Err(format!("failed unexpectedly: {e}")))
+}
+
+/// Tells systemd that all is well while all is well: this thread runs, and no data thread is stuck.
+async fn feed_watchdog(ports: Arc<Ports>, timeout: Duration) {
+    let mut tick = interval(timeout / 3);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let stalled = ports.stalled_for();
+        if stalled < STALL.min(timeout / 2) {
+            notify(&[NotifyState::Watchdog]);
+        } else {
+            error!("a data thread has shown no life for {} s: watchdog not fed", stalled.as_secs());
+        }
+    }
+}
+
+fn notify(states: &[NotifyState]) {
+    if let Err(e) = sd_notify::notify(states) {
+        debug!("systemd could not be told: {e}");
+    }
+}
+
+/// The control socket and the token beside it.
+fn remove_files(config: &Config) {
+    let sock = &config.door.control.sock;
+    for file in [sock.clone(), token_file(sock)] {
+        if let Err(e) = std::fs::remove_file(&file)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            debug!("{} could not be removed: {e}", file.display());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_file_is_in_the_first_directory() {
+        assert_eq!(state_file("/var/lib/etherws"), Some("/var/lib/etherws/etherws.toml".into()));
+        assert_eq!(state_file("/a:/b"), Some("/a/etherws.toml".into()));
+        assert_eq!(state_file(""), None);
+    }
+
+    #[test]
+    fn only_toml_files_are_written_or_the_own_one() {
+        assert!(may_save(Path::new("/x/a.toml"), None).is_ok());
+        assert!(may_save(Path::new("/x/a.conf"), Some(Path::new("/x/a.conf"))).is_ok());
+        for path in ["/etc/cron.d/etherws", "/root/.profile", "/x/.toml", "a"] {
+            assert!(may_save(Path::new(path), Some(Path::new("/x/a.toml"))).is_err(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_a_saved_one_need_not() {
+        let missing = PathBuf::from("/nonexistent/etherws.toml");
+        let mut origin = Origin { flags: Layer::default(), file: None, state: Some(missing.clone()) };
+        assert!(origin.load().is_ok());
+        assert_eq!(origin.own(), Some(missing.as_path()));
+        origin.file = Some(missing);
+        let failure = origin.load().unwrap_err();
+        assert!(
+            failure.code == 1 && failure.lines[0].starts_with("/nonexistent/etherws.toml: "),
+            "{failure:?}"
+        );
+    }
+}

@@ -1,0 +1,509 @@
+//! The running state written back as a configuration file, comments and order kept.
+//!
+//! [`render`] is pure: text in, text out. [`write`] replaces a file in one step, so that a full disk
+//! leaves the old one. Passwords are written too: this file is where they live, hence mode 0600.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+
+use super::apply::{Running, pair};
+use super::config::{Config, Layer};
+use super::read::{self, OPTIONS, PORT};
+use crate::control::http::{TlsFiles, UserRule, Who};
+use crate::port::spec::{Bpdu, LinkOptions, PortSpec};
+
+/// The text of a file that starts a switch as this one runs. `existing` is the text to be updated,
+/// `name` how messages call it.
+pub fn render(
+    name: &str,
+    existing: Option<&str>,
+    config: &Config,
+    running: &[Running],
+) -> Result<String, String> {
+    let foreign = || {
+        // No word about its content: it may be a file that its reader had better not see.
+        format!("not overwritten, since it is no valid etherws configuration (etherws check {name} says why)")
+    };
+    let layer = read::parse(name, existing.unwrap_or_default()).map_err(|_| foreign())?;
+    let theirs = layer.resolve().map_err(|_| foreign())?;
+    let default = Layer::default().resolve().map_err(|_| foreign())?;
+    let mut document: DocumentMut =
+        existing.unwrap_or_default().parse().map_err(|e: toml_edit::TomlError| e.to_string())?;
+    settings(&mut document, config, &theirs, &default);
+    if theirs.door.users != config.door.users {
+        let tables = config.door.users.iter().map(user_table);
+        document.insert("user", Item::ArrayOfTables(tables.collect()));
+    }
+    ports(&mut document, config, &theirs, running);
+    let text = document.to_string();
+    // What cannot be read back must not replace what can.
+    read::parse(name, &text).map_err(|errors| format!("could not be saved: {}", errors.join("; ")))?;
+    Ok(text)
+}
+
+/// Replaces `path` by `text` in one step, mode 0600.
+pub fn write(path: &Path, text: &str) -> Result<PathBuf, String> {
+    let fail = |what: &str, e: &dyn std::fmt::Display| format!("{}: {what}: {e}", path.display());
+    // Through a symbolic link, the file behind it.
+    let path = match fs::canonicalize(path) {
+        Ok(path) => path,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => path.to_owned(),
+        Err(e) => return Err(fail("could not be saved", &e)),
+    };
+    let directory = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file_name = path.file_name().ok_or_else(|| fail("could not be saved", &"not a file name"))?;
+    let mut temporary = std::ffi::OsString::from(".");
+    temporary.push(file_name);
+    temporary.push(format!(".{}.tmp", std::process::id()));
+    let temporary = directory.join(temporary);
+    let result = (|| {
+        let _ = fs::remove_file(&temporary);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &path)?;
+        File::open(directory)?.sync_all()
+    })();
+    result.map_err(|e| {
+        let _ = fs::remove_file(&temporary);
+        fail("could not be saved, the old file stays", &e)
+    })?;
+    Ok(path)
+}
+
+type Setting = (&'static [&'static str], &'static str, Option<Value>);
+
+/// Settings in which the running switch differs from what the file says are set, and taken out where
+/// the default is in force.
+fn settings(document: &mut DocumentMut, config: &Config, theirs: &Config, default: &Config) {
+    let all = [config, theirs, default].map(entries);
+    let [ours, theirs, default] = all;
+    for ((ours, theirs), default) in ours.into_iter().zip(theirs).zip(default) {
+        let (path, key, value) = ours;
+        // A service that is off for now keeps its settings.
+        if path == ["listen"] && key != "enabled" && config.door.listen.is_none() {
+            continue;
+        }
+        if text(value.as_ref()) == text(theirs.2.as_ref()) {
+            continue;
+        }
+        let keep = value.filter(|value| text(Some(value)) != text(default.2.as_ref()));
+        let mut table: &mut dyn TableLike = document.as_table_mut();
+        for name in path {
+            let item = table.entry(name).or_insert_with(|| Item::Table(Table::new()));
+            let Some(inner) = item.as_table_like_mut() else { return };
+            table = inner;
+        }
+        set(table, key, keep);
+    }
+    // Tables that were opened for nothing.
+    for name in ["switch", "listen"] {
+        if document
+            .get(name)
+            .and_then(Item::as_table)
+            .is_some_and(|table| table.is_empty() && !theirs_has(table))
+        {
+            document.remove(name);
+        }
+    }
+    // A bare [control.tcp] asks for TCP control with its defaults.
+    let asked = config.door.control.tcp.is_some();
+    if let Some(control) = document.get_mut("control").and_then(Item::as_table_like_mut) {
+        if !asked {
+            control.remove("tcp");
+        }
+        if control.is_empty() {
+            document.remove("control");
+        }
+    }
+    if asked {
+        let control = document.entry("control").or_insert_with(|| {
+            let mut table = Table::new();
+            table.set_implicit(true);
+            Item::Table(table)
+        });
+        if let Some(control) = control.as_table_like_mut() {
+            control.entry("tcp").or_insert_with(|| Item::Table(Table::new()));
+        }
+    }
+}
+
+/// True for a table that stood in the file before, which may hold comments.
+fn theirs_has(table: &Table) -> bool {
+    table.position().is_some()
+}
+
+fn text(value: Option<&Value>) -> Option<String> {
+    value.map(|value| {
+        let mut value = value.clone();
+        value.decor_mut().clear();
+        value.to_string()
+    })
+}
+
+/// Every setting outside `[[port]]` and `[[user]]`, the same ones in the same order for each config.
+fn entries(config: &Config) -> Vec<Setting> {
+    const SWITCH: &[&str] = &["switch"];
+    const LISTEN: &[&str] = &["listen"];
+    const CONTROL: &[&str] = &["control"];
+    const TCP: &[&str] = &["control", "tcp"];
+    let number = |n: u64| Some(Value::from(i64::try_from(n).unwrap_or(i64::MAX)));
+    let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
+    let string = |text: &str| Some(Value::from(text));
+    let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::Array(items.into_iter().collect()));
+    let off = config.door.listen.is_none();
+    let listen = config.door.listen.clone().unwrap_or_default();
+    let tcp = config.door.control.tcp.clone().unwrap_or_default();
+    let cert = |tls: &Option<TlsFiles>| path(tls.as_ref().map(|tls| &tls.cert));
+    let key = |tls: &Option<TlsFiles>| path(tls.as_ref().map(|tls| &tls.key));
+    let proxies = listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    let mut all = vec![
+        (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
+        (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
+        (SWITCH, "threads", number(config.switch.threads as u64)),
+        (SWITCH, "ping", config.ping.and_then(|ping| number(ping.as_secs()))),
+        (SWITCH, "log", config.log.as_deref().and_then(string)),
+        (LISTEN, "enabled", Some(Value::from(!off))),
+        (CONTROL, "sock", path(Some(&config.door.control.sock))),
+    ];
+    let listen_entries = vec![
+        (LISTEN, "host", listen.host.as_deref().and_then(string)),
+        (LISTEN, "port", listen.port.and_then(|port| number(port.into()))),
+        (LISTEN, "path", string(&listen.path)),
+        (LISTEN, "sslkey", key(&listen.tls)),
+        (LISTEN, "sslcert", cert(&listen.tls)),
+        (LISTEN, "sslclientca", path(listen.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()))),
+        (LISTEN, "htpasswd", path(listen.htpasswd.as_ref())),
+        (LISTEN, "tokens", path(listen.tokens.as_ref())),
+        (LISTEN, "origin", list(listen.origins)),
+        (LISTEN, "trusted_proxy", list(proxies)),
+        (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
+    ];
+    let tcp_entries = vec![
+        (TCP, "host", string(&tcp.host)),
+        (TCP, "port", number(tcp.port.into())),
+        (TCP, "path", string(&tcp.path)),
+        (TCP, "sslkey", key(&tcp.tls)),
+        (TCP, "sslcert", cert(&tcp.tls)),
+        (TCP, "htpasswd", path(tcp.htpasswd.as_ref())),
+        (TCP, "anonymous", Some(Value::from(tcp.anonymous))),
+    ];
+    all.extend(listen_entries);
+    all.extend(tcp_entries);
+    all
+}
+
+fn ports(document: &mut DocumentMut, config: &Config, theirs: &Config, running: &[Running]) {
+    let old = match document.remove("port") {
+        Some(Item::ArrayOfTables(tables)) => tables,
+        Some(other) => other.into_array_of_tables().unwrap_or_default(),
+        None => ArrayOfTables::new(),
+    };
+    // A port that has no PING interval of its own runs with the node's.
+    let node_ping = config.ping.and_then(|ping| u32::try_from(ping.as_secs()).ok());
+    let specs: Vec<PortSpec> = running.iter().map(|port| port.spec.clone()).collect();
+    let have: Vec<_> = theirs.ports.iter().map(|spec| (spec.name.as_deref(), spec)).collect();
+    let found = pair(&specs, &have);
+
+    let mut tables = ArrayOfTables::new();
+    let mut kept_comment = String::new();
+    for (index, mut table) in old.into_iter().enumerate() {
+        match found.iter().position(|at| *at == Some(index)) {
+            Some(ran) => {
+                let mut spec = specs[ran].clone();
+                let theirs = &theirs.ports[index];
+                // The name that would be chosen anyway.
+                if theirs.name.is_none() && spec.name.as_ref() == Some(&spec.target) {
+                    spec.name = None;
+                }
+                if theirs.options.ping.is_none() && spec.options.ping == node_ping {
+                    spec.options.ping = None;
+                }
+                update(&mut table, Some(theirs), &spec);
+                comment_before(&mut table, &std::mem::take(&mut kept_comment));
+                tables.push(table);
+            }
+            None => kept_comment.push_str(&heading(&table)),
+        }
+    }
+    for (_, spec) in specs.iter().enumerate().filter(|(ran, _)| found[*ran].is_none()) {
+        let mut spec = spec.clone();
+        if spec.options.ping == node_ping {
+            spec.options.ping = None;
+        }
+        let mut table = Table::new();
+        update(&mut table, None, &spec);
+        if !document.is_empty() || !tables.is_empty() {
+            table.decor_mut().set_prefix("\n");
+        }
+        comment_before(&mut table, &std::mem::take(&mut kept_comment));
+        tables.push(table);
+    }
+    if !kept_comment.is_empty() {
+        let trailing = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing(format!("{kept_comment}{trailing}"));
+    }
+    if !tables.is_empty() {
+        document.insert("port", Item::ArrayOfTables(tables));
+    }
+}
+
+/// The comment above a table that is set off from it by an empty line, so not about it alone.
+fn heading(table: &Table) -> String {
+    let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default();
+    match prefix.rfind("\n\n") {
+        Some(at) if prefix[..at].contains('#') => prefix[..at + 2].to_owned(),
+        _ => String::new(),
+    }
+}
+
+fn comment_before(table: &mut Table, comment: &str) {
+    if !comment.is_empty() {
+        let prefix = table.decor().prefix().and_then(|prefix| prefix.as_str()).unwrap_or_default().to_owned();
+        table.decor_mut().set_prefix(format!("{comment}{}", prefix.trim_start_matches('\n')));
+    }
+}
+
+/// Sets those keys of a `[[port]]` table in which it differs from `spec`.
+fn update(table: &mut Table, old: Option<&PortSpec>, spec: &PortSpec) {
+    for key in PORT.iter().filter(|key| **key != "options") {
+        let value = port_value(spec, key);
+        let same = old.is_some_and(|old| text(port_value(old, key).as_ref()) == text(value.as_ref()));
+        if !same {
+            set(table, key, value);
+        }
+    }
+    if old.is_some_and(|old| old.options == spec.options) {
+        return;
+    }
+    if spec.options == LinkOptions::default() {
+        table.remove("options");
+        return;
+    }
+    let item = table.entry("options").or_insert_with(|| Item::Value(Value::InlineTable(InlineTable::new())));
+    if let Some(options) = item.as_table_like_mut() {
+        for key in OPTIONS {
+            let value = option_value(&spec.options, key);
+            let same =
+                old.is_some_and(|old| text(option_value(&old.options, key).as_ref()) == text(value.as_ref()));
+            if !same {
+                set(options, key, value);
+            }
+        }
+    }
+}
+
+/// Sets or takes out a key; a comment behind the old value stays.
+fn set(table: &mut dyn TableLike, key: &str, value: Option<Value>) {
+    let Some(mut value) = value else {
+        table.remove(key);
+        return;
+    };
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(old) => {
+            *value.decor_mut() = old.decor().clone();
+            *old = value;
+        }
+        None => drop(table.insert(key, Item::Value(value))),
+    }
+}
+
+fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
+    let flag = |on: bool| on.then(|| Value::from(true));
+    let vid = |vid: u16| Value::from(i64::from(vid));
+    match key {
+        "name" => spec.name.as_deref().map(Value::from),
+        "type" => Some(Value::from(spec.kind.to_string())),
+        "target" => Some(Value::from(spec.target.as_str())),
+        "shut" => flag(spec.shut),
+        "access" => spec.access.map(|access| vid(access.get())),
+        "trunk" => spec.trunk.as_ref().map(|trunk| Value::from(trunk.to_string())),
+        "native" => spec.native.map(|native| vid(native.get())),
+        "isolated" => flag(spec.isolated),
+        "bpdu" => (spec.bpdu == Bpdu::Forward).then(|| Value::from("forward")),
+        "persist" => flag(spec.persist),
+        "address" => (!spec.address.is_empty())
+            .then(|| Value::Array(spec.address.iter().map(ToString::to_string).collect::<Array>())),
+        "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
+        "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),
+        _ => None,
+    }
+}
+
+fn option_value(options: &LinkOptions, key: &str) -> Option<Value> {
+    let text = match key {
+        "user" => &options.user,
+        "passwd" => &options.passwd,
+        "passwd_file" => &options.passwd_file,
+        "token" => &options.token,
+        "cacerts" => &options.cacerts,
+        "cert" => &options.cert,
+        "key" => &options.key,
+        "proxy" => &options.proxy,
+        "insecure" => return options.insecure.then(|| Value::from(true)),
+        "ping" => return options.ping.map(|ping| Value::from(i64::from(ping))),
+        _ => return None,
+    };
+    text.as_deref().map(Value::from)
+}
+
+fn user_table(rule: &UserRule) -> Table {
+    let mut table = Table::new();
+    let (key, name) = match &rule.who {
+        Who::User(name) => ("user", name),
+        Who::Token(name) => ("token", name),
+        Who::Certificate(name) => ("certificate", name),
+    };
+    let profile = &rule.profile;
+    let number = |n: u64| Value::from(i64::try_from(n).unwrap_or(i64::MAX));
+    let macs = || profile.macs.iter().map(ToString::to_string).collect::<Array>();
+    for (key, value) in [
+        (key, Some(Value::from(name.as_str()))),
+        ("port", profile.name.as_deref().map(Value::from)),
+        ("access", profile.access.map(|vid| number(vid.get().into()))),
+        ("trunk", profile.trunk.as_ref().map(|trunk| Value::from(trunk.to_string()))),
+        ("native", profile.native.map(|vid| number(vid.get().into()))),
+        ("isolated", profile.isolated.then(|| Value::from(true))),
+        ("macs", (!profile.macs.is_empty()).then(|| Value::Array(macs()))),
+        ("rate", profile.rate.map(number)),
+        ("links", profile.links.map(|links| number(links.into()))),
+    ] {
+        set(&mut table, key, value);
+    }
+    table.decor_mut().set_prefix("\n");
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::daemon::config::label;
+
+    fn config(text: &str) -> Config {
+        read::parse("f", text).unwrap().resolve().unwrap()
+    }
+
+    fn running(text: &str) -> Vec<Running> {
+        let ports = config(text).port_specs();
+        ports
+            .into_iter()
+            .zip(1..)
+            .map(|(spec, number)| Running { number, name: label(&spec), spec })
+            .collect()
+    }
+
+    const FILE: &str = "# The switch of the house.\n\n[switch]\nageout = 60 # short\n\n\
+        # Ports.\n\n# The guests' side.\n[[port]]\ntype = 'tap' # a tap\ntarget = \"tap0\"\nmtu = 0x5dc\n\n\
+        [[port]]\nname = \"up\"\ntype = \"client\"\ntarget = \"wss://h/\"\n[port.options]\nuser = \"u\" # who\npasswd = \"p\"\n\n\
+        [[user]]\nuser = \"alice\"\n# the end\n";
+
+    #[test]
+    fn saving_what_the_file_says_changes_nothing() {
+        assert_eq!(render("f", Some(FILE), &config(FILE), &running(FILE)).unwrap(), FILE);
+        let inline = "port = [{ type = 'tap', target = 't' }]\n";
+        let saved = render("f", Some(inline), &config(inline), &running(inline)).unwrap();
+        assert_eq!(config(&saved), config(inline), "{saved}");
+        assert_eq!(render("f", None, &config(""), &[]).unwrap(), "");
+    }
+
+    #[test]
+    fn ports_are_updated_added_and_removed_around_the_comments() {
+        let mut ports = running(FILE);
+        ports[1].spec.options.passwd = Some("new".to_owned());
+        ports[1].spec.shut = true;
+        ports.remove(0);
+        ports.extend(running("[[port]]\ntype='tap'\ntarget='tap1'\naccess=7\naddress=['192.0.2.1/24']"));
+        let saved = render("f", Some(FILE), &config(FILE), &ports).unwrap();
+        let wanted = "# The switch of the house.\n\n[switch]\nageout = 60 # short\n\n\
+            # Ports.\n\n[[port]]\nname = \"up\"\ntype = \"client\"\ntarget = \"wss://h/\"\nshut = true\n\
+            [port.options]\nuser = \"u\" # who\npasswd = \"new\"\n\n\
+            [[port]]\ntype = \"tap\"\ntarget = \"tap1\"\naccess = 7\naddress = [\"192.0.2.1/24\"]\n\n\
+            [[user]]\nuser = \"alice\"\n# the end\n";
+        assert_eq!(saved, wanted, "{saved}");
+    }
+
+    #[test]
+    fn saved_and_loaded_is_the_same() {
+        let text = "[switch]\nageout=5\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
+            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
+            [control]\nsock='/x/y'\n[control.tcp]\n\
+            [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
+            bpdu='forward'\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
+            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
+            [[port]]\ntype='netdev'\ntarget='eth1'\n\
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nrate=5\nlinks=2\n";
+        let whole = config(text);
+        for existing in
+            [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]
+        {
+            let saved = render("f", existing, &whole, &running(text)).unwrap();
+            let mut loaded = config(&saved);
+            // The order of a file that is there already is kept.
+            loaded.ports.sort_by_key(|spec| whole.ports.iter().position(|other| other == spec));
+            assert_eq!(loaded, whole, "{saved}");
+        }
+        // And back to nothing.
+        let saved = render("f", Some(text), &config(""), &[]).unwrap();
+        assert_eq!(config(&saved), config(""), "{saved}");
+    }
+
+    #[test]
+    fn a_service_that_is_off_keeps_its_settings() {
+        let text = "[listen]\nport = 8080\nenabled = true\n";
+        let mut off = config(text);
+        off.door.listen = None;
+        let saved = render("f", Some(text), &off, &[]).unwrap();
+        assert_eq!(saved, "[listen]\nport = 8080\nenabled = false\n");
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_overwritten() {
+        for text in ["root:x:0:0:root", "[package]\nname = 'x'\n"] {
+            let why = render("f", Some(text), &config(""), &[]).unwrap_err();
+            assert!(why.contains("no valid etherws configuration") && !why.contains("root"), "{why}");
+        }
+    }
+
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("etherws-save-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn the_file_is_replaced_at_once_and_kept_private() {
+        let directory = Directory::new("replace");
+        let (file, link) = (directory.0.join("a.toml"), directory.0.join("link.toml"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        assert_eq!(write(&link, "new").unwrap(), fs::canonicalize(&file).unwrap());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 2, "a temporary file was left");
+    }
+
+    #[test]
+    fn bad_74_on_a_full_disk_the_old_file_stays() {
+        // /dev/full cannot be renamed over, so the failure is one of the directory here.
+        let why = write(Path::new("/proc/etherws.toml"), "x").unwrap_err();
+        assert!(why.starts_with("/proc/etherws.toml: could not be saved, the old file stays: "), "{why}");
+    }
+}
