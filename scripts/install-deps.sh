@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test]
+# (each includes the one before it). As root it installs with apt-get; otherwise it names what is missing and
+# fails. Says nothing when all is there. No service is started or left enabled by it.
+set -euo pipefail
+
+what=${1:-test}
+case $what in build | demo | test) ;; *)
+    echo "usage: $0 [build|demo|test]" >&2
+    exit 2
+    ;;
+esac
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+missing=()
+packages=()
+# need PACKAGE COMMAND...: the first command is looked for; further words are tried as a test.
+need() {
+    local package=$1 command=$2
+    shift 2
+    if ! command -v "$command" >/dev/null || { [ $# -gt 0 ] && ! "$command" "$@" >/dev/null 2>&1; }; then
+        missing+=("$command")
+        packages+=("$package")
+    fi
+}
+look() {
+    missing=()
+    packages=()
+    need gcc cc
+    [ -e /usr/include/stdio.h ] || { missing+=("C headers"); packages+=(libc6-dev); }
+    if [ "$what" != build ]; then
+        need iproute2 ip
+        need iputils-ping ping
+        need procps sysctl
+        need dnsmasq-base dnsmasq
+        need busybox busybox udhcpc --help
+        need iperf3 iperf3
+    fi
+    if [ "$what" = test ]; then
+        need netcat-openbsd nc
+        need ethtool ethtool
+        need tcpdump tcpdump
+        need curl curl
+        need openssl openssl
+        need apache2-utils htpasswd
+        need tinyproxy-bin tinyproxy
+        need nginx nginx
+        need python3 /usr/bin/python3
+        need python3-websockets /usr/bin/python3 -c 'import websockets'
+    fi
+}
+
+look
+if [ ${#packages[@]} -gt 0 ]; then
+    line="apt-get install -y --no-install-recommends ${packages[*]}"
+    if [ "$(id -u)" != 0 ] || [ -n "${ETHERWS_NO_INSTALL:-}" ]; then
+        echo "missing: ${missing[*]}" >&2
+        echo "as root: $line" >&2
+        exit 1
+    fi
+    if ! command -v apt-get >/dev/null; then
+        echo "missing: ${missing[*]}; this is not Debian (no apt-get): install them by hand" >&2
+        exit 1
+    fi
+    echo "installing: ${packages[*]}"
+    policy=/usr/sbin/policy-rc.d
+    if [ ! -e $policy ]; then # packages must not start their services
+        trap 'rm -f $policy' EXIT
+        printf '#!/bin/sh\nexit 101\n' >$policy
+        chmod 755 $policy
+    fi
+    log=$(mktemp)
+    export DEBIAN_FRONTEND=noninteractive
+    apt=(timeout 900 apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
+    compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null || "${apt[@]}" -q update >"$log" 2>&1 || true
+    install=("${apt[@]}" -q install -y --no-install-recommends "${packages[@]}")
+    if ! "${install[@]}" >>"$log" 2>&1; then
+        "${apt[@]}" -q update >>"$log" 2>&1 || true # the lists may be old
+        "${install[@]}" >>"$log" 2>&1 || {
+            tail -n 20 "$log" >&2
+            echo "failed: $line" >&2
+            exit 1
+        }
+    fi
+    rm -f "$log"
+    case " ${packages[*]} " in *' nginx '*) # installed by us, so nobody relies on its service
+        if command -v systemctl >/dev/null; then systemctl -q disable nginx.service >/dev/null 2>&1 || true; fi
+        if command -v update-rc.d >/dev/null; then update-rc.d nginx disable >/dev/null 2>&1 || true; fi
+        ;;
+    esac
+    look
+    if [ ${#missing[@]} -gt 0 ]; then
+        echo "still missing after the installation: ${missing[*]}" >&2
+        exit 1
+    fi
+fi
+
+if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
+    echo "missing: cargo, the Rust toolchain (1.88 or newer; see https://rustup.rs)" >&2
+    exit 1
+fi

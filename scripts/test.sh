@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Runs all tests (make test): scripts/test.sh [THREADS]. Integration tests make network namespaces and TAPs, so
+# it wants root; otherwise it enters a user namespace, where most of them work too.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+threads=${1:-2}
+
+scripts/install-deps.sh test
+timeout 3600 cargo build --locked
+
+inside=()
+if [ "$(id -u)" != 0 ]; then
+    echo 'not root: running the tests in a user namespace'
+    # shellcheck disable=SC2016
+    inside=(unshare --map-root-user --net --mount sh -c 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"' sh)
+fi
+
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+if cargo nextest --version >/dev/null 2>&1; then
+    run=(cargo nextest run --locked --no-fail-fast --test-threads "$threads")
+else
+    run=(cargo test --locked --no-fail-fast -- --test-threads "$threads")
+fi
+"${inside[@]}" timeout -k 30 3000 "${run[@]}" 2>&1 | tee "$log" || status=$?
+
+echo
+echo '=== summary ==='
+if [ "${run[1]}" = nextest ]; then
+    grep -E '^ *(Summary|FAIL|TIMEOUT|SIG[A-Z]+) ' "$log" | sort -u || true
+    # nextest runs no documentation tests
+    timeout 900 cargo test --locked --doc -q || status=$?
+else
+    grep -E '^test result|^test .* FAILED$' "$log" || true
+fi
+if [ $status -eq 0 ]; then echo 'all tests passed'; else echo "FAILED (exit $status)"; fi
+exit $status
