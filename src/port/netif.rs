@@ -5,23 +5,21 @@
 //! current tokio runtime. That is a few tens of microseconds for something people do by hand, and no
 //! shared state.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, MulticastGroup};
-use tokio::sync::mpsc;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::task::JoinHandle;
 
+pub use self::watch::{Event, watch};
 use super::PortError;
 use super::spec::InterfaceChange;
 use crate::frame::MacAddr;
+
+mod watch;
 
 /// A network device as the kernel sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,17 +44,6 @@ impl Netif {
             IpNet::V6(_) => None,
         })
     }
-}
-
-/// Something changed, by whomever.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Event {
-    /// A local address came or went.
-    Addresses,
-    /// A route came or went.
-    Routes,
-    /// A device as it is now; `gone`: deleted, or moved to another namespace.
-    Link { index: u32, name: String, up: bool, running: bool, gone: bool },
 }
 
 /// The device called `name`.
@@ -132,16 +119,6 @@ pub async fn apply(name: &str, change: &InterfaceChange) -> Result<(), PortError
         let _ = netlink.add_missing(name, before.index, &before.addresses).await;
     }
     outcome
-}
-
-/// Changes of addresses, routes and links from now on. Equal events that wait are told once, so a
-/// slow reader loses nothing and memory stays bounded. Ends when the receiver is dropped.
-pub fn watch() -> Result<mpsc::Receiver<Event>, PortError> {
-    // The first socket is opened here, so that what happens after the call is seen.
-    let first = Watch::open()?;
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(keep_watching(first, sender));
-    Ok(receiver)
 }
 
 /// One netlink socket and the task that serves it.
@@ -393,131 +370,9 @@ fn refused(name: &str, what: &str, e: &rtnetlink::Error) -> PortError {
     PortError::Failed(format!("network device {name}: could not {what}: {reason}{hint}"))
 }
 
-type Messages = std::pin::Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>> + Send + Sync>>;
-
-/// A netlink socket that listens to multicast groups.
-struct Watch {
-    messages: Messages,
-    netlink: Netlink,
-}
-
-impl Watch {
-    fn open() -> Result<Self, PortError> {
-        let groups = [
-            MulticastGroup::Link,
-            MulticastGroup::Ipv4Ifaddr,
-            MulticastGroup::Ipv6Ifaddr,
-            MulticastGroup::Ipv4Route,
-            MulticastGroup::Ipv6Route,
-        ];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)
-            .map_err(|e| PortError::Failed(format!("could not open a netlink socket: {e}")))?;
-        let netlink = Netlink { handle, task: tokio::spawn(connection) };
-        Ok(Self { messages: Box::pin(messages.map(|(message, _)| message)), netlink })
-    }
-
-    /// After messages were missed: anything may have changed.
-    async fn take_stock(&self, pending: &mut Pending) {
-        (pending.addresses, pending.routes) = (true, true);
-        let mut links = std::pin::pin!(self.netlink.handle.link().get().execute());
-        while let Ok(Some(link)) = links.try_next().await {
-            pending.note_link(&link, false);
-        }
-    }
-}
-
-/// What the reader has not been told yet: at most one entry for each device.
-#[derive(Default)]
-struct Pending {
-    addresses: bool,
-    routes: bool,
-    links: BTreeMap<u32, Event>,
-}
-
-impl Pending {
-    fn note(&mut self, payload: NetlinkPayload<RouteNetlinkMessage>) {
-        let NetlinkPayload::InnerMessage(message) = payload else { return };
-        match message {
-            RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_) => self.addresses = true,
-            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
-                // Those of the table "local" repeat the addresses.
-                self.routes |= route.header.table != libc::RT_TABLE_LOCAL;
-            }
-            RouteNetlinkMessage::NewLink(link) => self.note_link(&link, false),
-            RouteNetlinkMessage::DelLink(link) => self.note_link(&link, true),
-            _ => {}
-        }
-    }
-
-    fn note_link(&mut self, link: &LinkMessage, gone: bool) {
-        // A bridge tells of its ports in AF_BRIDGE: "gone" from it is not gone.
-        if link.header.interface_family == AddressFamily::Bridge {
-            return;
-        }
-        let index = link.header.index;
-        let name = link
-            .attributes
-            .iter()
-            .find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n.clone()) } else { None });
-        let flags = link.header.flags;
-        let (up, running) = (flags.contains(LinkFlags::Up), flags.contains(LinkFlags::Running));
-        let event = Event::Link {
-            index,
-            name: name.unwrap_or_default(),
-            up: up && !gone,
-            running: running && !gone,
-            gone,
-        };
-        self.links.insert(index, event);
-    }
-
-    fn take(&mut self) -> Option<Event> {
-        if let Some((_, link)) = self.links.pop_first() {
-            return Some(link);
-        }
-        if std::mem::take(&mut self.addresses) {
-            return Some(Event::Addresses);
-        }
-        std::mem::take(&mut self.routes).then_some(Event::Routes)
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.addresses && !self.routes && self.links.is_empty()
-    }
-}
-
-async fn keep_watching(mut watch: Watch, sender: mpsc::Sender<Event>) {
-    let mut pending = Pending::default();
-    loop {
-        tokio::select! {
-            message = watch.messages.next() => {
-                match message.map(|message| message.payload) {
-                    // The kernel had to drop some.
-                    Some(NetlinkPayload::Overrun(_)) => watch.take_stock(&mut pending).await,
-                    Some(payload) => pending.note(payload),
-                    None => {
-                        tokio::time::sleep(REOPEN_AFTER).await;
-                        if let Ok(again) = Watch::open() {
-                            watch = again;
-                            watch.take_stock(&mut pending).await;
-                        }
-                    }
-                }
-            }
-            permit = sender.reserve(), if !pending.is_empty() => {
-                let (Ok(permit), Some(event)) = (permit, pending.take()) else { return };
-                permit.send(event);
-            }
-            () = sender.closed() => return,
-        }
-    }
-}
-
 /// 1.3's limit: the least that every IPv4 host takes (RFC 1122 3.3.2).
 const LEAST_MTU: u32 = 576;
 /// RFC 8200 section 5.
 const LEAST_IPV6_MTU: u32 = 1280;
 /// GSO_LEGACY_MAX_SIZE, linux/netdevice.h.
 const GSO_SIZE: u32 = 65_536;
-/// Between attempts to open the watching socket again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
