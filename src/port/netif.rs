@@ -2,8 +2,8 @@
 //! itself ([`watch`]).
 //!
 //! Every call opens its own netlink socket, in the network namespace of the calling thread, on the
-//! current tokio runtime. That is a few tens of microseconds for something people do by hand, and no
-//! shared state.
+//! current tokio runtime (which must have I/O and time): cheap for something people do by hand, and
+//! no shared state.
 
 use std::net::IpAddr;
 

@@ -25,8 +25,8 @@ pub enum Event {
     Link { index: u32, name: String, up: bool, running: bool, gone: bool },
 }
 
-/// Changes of addresses, routes and links from now on. Equal events that wait are told once, so a
-/// slow reader loses nothing and memory stays bounded. Ends when the receiver is dropped.
+/// Changes of addresses, routes and links from now on. While a reader is slow, equal events become one
+/// and of each device only the latest state is kept, so memory stays bounded. Ends when the receiver is dropped.
 pub fn watch() -> Result<mpsc::Receiver<Event>, PortError> {
     // The first socket is opened here, so that what happens after the call is seen.
     let first = Watch::open()?;
@@ -157,3 +157,65 @@ async fn keep_watching(mut watch: Watch, sender: mpsc::Sender<Event>) {
 
 /// Between attempts to open the watching socket again.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::address::AddressMessage;
+    use netlink_packet_route::route::RouteMessage;
+
+    use super::*;
+
+    fn link(index: u32, flags: LinkFlags, family: AddressFamily) -> LinkMessage {
+        let mut link = LinkMessage::default();
+        (link.header.index, link.header.flags, link.header.interface_family) = (index, flags, family);
+        link.attributes.push(LinkAttribute::IfName("t0".to_owned()));
+        link
+    }
+
+    fn told(messages: Vec<RouteNetlinkMessage>) -> Vec<Event> {
+        let mut pending = Pending::default();
+        messages.into_iter().for_each(|message| pending.note(NetlinkPayload::InnerMessage(message)));
+        let events = std::iter::from_fn(|| pending.take()).collect();
+        assert!(pending.is_empty());
+        events
+    }
+
+    #[test]
+    fn of_each_device_only_the_latest_state_is_kept() {
+        use RouteNetlinkMessage::{DelLink, NewAddress, NewLink};
+        let (up, unspec) = (LinkFlags::Up, AddressFamily::Unspec);
+        let event = |index, is_up, gone| Event::Link {
+            index,
+            name: "t0".to_owned(),
+            up: is_up,
+            running: false,
+            gone,
+        };
+        let messages = vec![
+            NewLink(link(7, LinkFlags::empty(), unspec)),
+            NewAddress(AddressMessage::default()),
+            NewLink(link(7, up, unspec)),
+            NewAddress(AddressMessage::default()),
+            NewLink(link(3, up, unspec)),
+            DelLink(link(7, up, unspec)),
+        ];
+        assert_eq!(told(messages), [event(3, true, false), event(7, false, true), Event::Addresses]);
+    }
+
+    #[test]
+    fn leaving_a_bridge_is_not_going_away() {
+        assert_eq!(
+            told(vec![RouteNetlinkMessage::DelLink(link(7, LinkFlags::Up, AddressFamily::Bridge))]),
+            []
+        );
+    }
+
+    #[test]
+    fn routes_to_our_own_addresses_are_not_told() {
+        let mut route = RouteMessage::default();
+        route.header.table = libc::RT_TABLE_LOCAL;
+        assert_eq!(told(vec![RouteNetlinkMessage::NewRoute(route.clone())]), []);
+        route.header.table = libc::RT_TABLE_MAIN;
+        assert_eq!(told(vec![RouteNetlinkMessage::DelRoute(route)]), [Event::Routes]);
+    }
+}
