@@ -96,12 +96,12 @@ async fn bytes_behind_the_101_are_kept() {
     assert_eq!(all, expected);
 }
 
+type Answer = Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>;
+
 #[tokio::test]
 async fn bad_14_each_wrong_answer_is_named() {
-    let fixed = |text: &'static str| {
-        Box::new(move |_: &str| text.as_bytes().to_vec()) as Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>
-    };
-    let table: Vec<(Box<dyn Fn(&str) -> Vec<u8> + Send + Sync>, &str)> = vec![
+    let fixed = |text: &'static str| Box::new(move |_: &str| text.as_bytes().to_vec()) as Answer;
+    let table: Vec<(Answer, &str)> = vec![
         (
             Box::new(|head| switching(head, "").replace("Accept: ", "Accept: A").into()),
             "wrong Sec-WebSocket-Accept",

@@ -296,7 +296,7 @@ async fn client_certificates() {
 #[tokio::test]
 async fn bytes_behind_the_101_are_kept_in_tls_too() {
     let ca = authority("ours");
-    let behind: Vec<u8> = (0..100_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let behind: Vec<u8> = (0..100_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     for size in [1, 200, 20_000, 100_000] {
         let server =
             Server { behind: behind[..size].to_vec(), ..Server::of(&issued(&ca, &["localhost"], |_| {})) };
@@ -306,6 +306,7 @@ async fn bytes_behind_the_101_are_kept_in_tls_too() {
         assert!(early.len() <= size);
         let stream = dialed.stream.into_std().unwrap();
         stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(AMPLE)).unwrap();
         let mut link = rustls::StreamOwned::new(dialed.tls.unwrap(), stream);
         let all = tokio::task::spawn_blocking(move || {
             let mut all = early;

@@ -200,7 +200,7 @@ mod tests {
         let (mut server, _) = listener.accept().await.unwrap();
         tokio::spawn(async move {
             for part in answer {
-                server.read(&mut [0; 1024]).await.unwrap();
+                assert_ne!(server.read(&mut [0; 1024]).await.unwrap(), 0);
                 server.write_all(part).await.unwrap();
             }
             server.read(&mut [0; 1024]).await
