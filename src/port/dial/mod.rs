@@ -105,6 +105,12 @@ pub async fn dial_offering(
     let stage = Mutex::new("reading its files");
     let whole = async {
         let credentials = Credentials::read(target).await?;
+        if target.options.insecure {
+            let url = target.display();
+            warn!(
+                "INSECURE: the certificate of {url} is NOT checked, anyone on the way can read and change this link"
+            );
+        }
         match attempt(target, &credentials, protocols, &stage).await {
             Err(error) if !protocols.is_empty() && error.refuses_offer() => {
                 attempt(target, &credentials, &[], &stage).await
@@ -164,9 +170,6 @@ async fn attempt(
         let early = [read, unread].concat().into();
         return Ok(Dialed { stream, tls: None, early, peer, protocol });
     };
-    if target.options.insecure {
-        warn!(%peer, "INSECURE: the certificate of {} is NOT checked, anyone on the way can read and change this link", target.display());
-    }
     enter("in the TLS handshake");
     let stream = trust::handshake(trust, target, stream).await?;
     enter(ANSWER);
