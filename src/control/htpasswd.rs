@@ -356,4 +356,12 @@ mod tests {
         let (file, _) = Htpasswd::parse(b"a:{SHA}udxrLVIvrjOzqwtjo2u0x3ZBNcU=");
         assert!(!file.verify("a", &[b'x'; MAX_PASSWORD + 1]));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_a_file(text: Vec<u8>, hash in "[$]?(apr1|5|6|2y)[$](rounds=[0-9]{1,9}[$])?[./a-zA-Z0-9$\\u{e9}]{0,90}") {
+            let _ = Htpasswd::parse(&text);
+            let _ = Htpasswd::parse(format!("a:{hash}").as_bytes());
+        }
+    }
 }

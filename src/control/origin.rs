@@ -303,4 +303,16 @@ mod tests {
             assert_eq!(control_host_fits(&authority(host), "CTL.example", local), fits, "{host}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_an_authority_or_not(text: String, near in "[a-z\\[\\]:.0-9]{0,12}") {
+            for text in [text, near] {
+                if let Some(found) = Authority::parse(&text) {
+                    proptest::prop_assert!(!found.host.is_empty());
+                }
+                let _ = Origin::parse(&text);
+            }
+        }
+    }
 }
