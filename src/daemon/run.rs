@@ -392,6 +392,7 @@ impl Daemon {
         let own = self.origin.own().map(Path::to_owned);
         let path =
             file.or_else(|| own.clone()).ok_or("no file to save to: name one (etherctl saveconf FILE)")?;
+        may_save(&path, own.as_deref())?;
         let running = Running::all(&self.ports);
         let mut now = config.clone();
         // A filter given for this run (--debug, RUST_LOG) is not made the next one's.
