@@ -86,7 +86,8 @@ impl Door {
                 tokio::spawn(async move {
                     let (peer, user) = (link.peer, link.user.clone().unwrap_or_default());
                     match ports.accept(link).await {
-                        Ok(port) => tracing::info!(port = port.port, %peer, user, "link accepted"),
+                        // Told where the port is made.
+                        Ok(_) => (),
                         Err(e) => tracing::info!(%peer, user, "link refused: {e}"),
                     }
                 });

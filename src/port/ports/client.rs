@@ -19,13 +19,14 @@ pub const PING: Duration = Duration::from_secs(15);
 /// Keeps `entry` connected to `target` until the port is ended.
 pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Target, ping: Duration) {
     tokio::select! {
-        () = redial(ports, &entry, &target, ping) => (),
+        biased;
         () = entry.ended() => {
             // A session that runs hears of it too, and says Close.
             while entry.link().is_some_and(|link| link.is_connected()) {
                 sleep(Duration::from_millis(5)).await;
             }
         }
+        () = redial(ports, &entry, &target, ping) => (),
     }
 }
 
