@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use super::link::Link;
 use crate::frame::{MacAddr, Outgoing};
 use crate::switch::Reason;
+use crate::sys::Held;
 use crate::sys::packet::PacketSocket;
 use crate::sys::tun::Tap;
 
@@ -27,8 +28,8 @@ pub struct Device {
 
 /// How the device is held open.
 pub enum Handle {
-    Tap(Arc<Tap>),
-    Packet(Arc<PacketSocket>),
+    Tap(Arc<Held<Tap>>),
+    Packet(Arc<Held<PacketSocket>>),
 }
 
 impl Device {

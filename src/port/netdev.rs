@@ -12,10 +12,10 @@ use crate::frame::segment::Segments;
 use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
 use crate::sys::packet::{PacketSocket, Received};
-use crate::sys::readable;
+use crate::sys::{Held, readable};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
-pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<PacketSocket>) -> io::Error {
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<Held<PacketSocket>>) -> io::Error {
     let readiness = match readable(socket) {
         Ok(readiness) => readiness,
         Err(e) => return e,

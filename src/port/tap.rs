@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::fabric::{Fabric, with_scratch};
 use crate::frame::MAX_FRAME;
 use crate::switch::Slot;
-use crate::sys::readable;
 use crate::sys::tun::Tap;
+use crate::sys::{Held, readable};
 
 /// Reads frames until the device fails. Runs on a data thread.
-pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Tap>) -> io::Error {
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Held<Tap>>) -> io::Error {
     let readiness = match readable(tap) {
         Ok(readiness) => readiness,
         Err(e) => return e,

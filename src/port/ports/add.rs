@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::client::{PING, describe_tls, keep_connected, serve};
-use super::entry::{Entry, Life, Parts, State, Way};
+use super::entry::{Closed, Entry, Life, Parts, State, Way};
 use super::{Incoming, PortError, Ports};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
@@ -17,6 +17,7 @@ use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profil
 use crate::port::status::PortStatus;
 use crate::port::{netdev, netif, tap};
 use crate::switch::{Slot, VlanRule};
+use crate::sys::Held;
 use crate::sys::packet::PacketSocket;
 use crate::sys::tun::Tap;
 use crate::ws::codec::Role;
@@ -155,7 +156,8 @@ impl Ports {
             return Err(PortError::Invalid(format!("{name} is port {} already", taken.number)));
         }
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
-        let device = Arc::new(Device::new(&name, open(&spec)?));
+        let (handle, closed) = open(&spec)?;
+        let device = Arc::new(Device::new(&name, handle));
         let change = InterfaceChange { address: spec.address.clone(), mtu: spec.mtu, mac: spec.mac };
         let made_up = async {
             // Frames larger than ours are possible only with BIG TCP; not every kernel knows it.
@@ -187,6 +189,7 @@ impl Ports {
                 user: None,
             },
         );
+        *entry.closed() = Some(closed);
         self.refresh_own();
         self.start_device(&entry, &device);
         Ok(entry)
@@ -313,10 +316,16 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
         .map_err(|rule| PortError::Invalid(format!("{kind} {target}: {rule}")))
 }
 
-fn open(spec: &PortSpec) -> Result<Handle, PortError> {
+fn open(spec: &PortSpec) -> Result<(Handle, Closed), PortError> {
     Ok(match spec.kind {
-        PortKind::Tap => Handle::Tap(Arc::new(Tap::open(&spec.target)?)),
-        _ => Handle::Packet(Arc::new(PacketSocket::open(&spec.target)?)),
+        PortKind::Tap => {
+            let (tap, closed) = Held::new(Tap::open(&spec.target)?);
+            (Handle::Tap(tap), closed)
+        }
+        _ => {
+            let (socket, closed) = Held::new(PacketSocket::open(&spec.target)?);
+            (Handle::Packet(socket), closed)
+        }
     })
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 use tracing::info;
 
 use super::entry::Entry;
@@ -92,11 +92,11 @@ impl Ports {
 
     /// Waits until nobody holds the port's device any more: a batch that is under way, its task.
     async fn released(&self, entry: Arc<Entry>) {
-        let deadline = Instant::now() + Duration::from_secs(2);
-        let Some(device) = entry.device().map(Arc::downgrade) else { return };
+        let Some(closed) = entry.closed().take() else { return };
         drop(entry);
-        while device.strong_count() > 0 && Instant::now() < deadline {
-            sleep(Duration::from_millis(1)).await;
-        }
+        let _ = timeout(RELEASE, closed).await;
     }
 }
+
+/// Longer than any batch takes.
+const RELEASE: Duration = Duration::from_secs(2);

@@ -1,9 +1,10 @@
 //! One port as the control side knows it.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
 use super::super::link::{Link, Stop};
@@ -30,9 +31,13 @@ pub struct Entry {
     pub user: Option<String>,
     spec: Mutex<PortSpec>,
     life: Mutex<Life>,
+    closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
     pub stop: watch::Sender<Option<Stop>>,
 }
+
+/// Ends when the port's device is closed.
+pub type Closed = oneshot::Receiver<Infallible>;
 
 /// How frames leave.
 pub enum Way {
@@ -100,6 +105,7 @@ impl Entry {
             user: parts.user,
             spec: Mutex::new(parts.spec),
             life: Mutex::new(parts.life),
+            closed: Mutex::default(),
             stop: watch::Sender::new(None),
         }
     }
@@ -110,6 +116,10 @@ impl Entry {
 
     pub fn life(&self) -> MutexGuard<'_, Life> {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn closed(&self) -> MutexGuard<'_, Option<Closed>> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn name(&self) -> String {
