@@ -152,7 +152,7 @@ retry 20 link_is_up
 
 say 'DHCP: a server on host B'"'"'s bridge, a client on host A'"'"'s, the switch in between'
 start $B dnsmasq dnsmasq --no-daemon --conf-file=/dev/null --port=0 --user= --group= --pid-file= \
-    --interface=br0 --bind-interfaces --dhcp-range=10.77.0.50,10.77.0.99,10m \
+    --interface=br0 --bind-interfaces --no-ping --dhcp-range=10.77.0.50,10.77.0.99,10m \
     --dhcp-leasefile="$work/leases"
 cat >"$work/lease.sh" <<'SCRIPT'
 #!/bin/sh
@@ -188,4 +188,4 @@ measure() { # measure LABEL OPTIONS...
 measure 'A -> B (client -> server)'
 measure 'B -> A (server -> client)' -R
 
-say 'Cleaning up'
+[ -n "${KEEP:-}" ] || say 'Cleaning up'

@@ -219,6 +219,7 @@ fn defect_08_a_client_port_reconnects_by_itself() {
     pair.b.kill_and_restart();
     pair.b.ctl_ok(&["addport", "tap", "t0", "--address", "10.1.0.2/24"]);
     pair.a.wait_state_for("link", "up", Duration::from_secs(30));
+    hosts.a.ok(&["ip", "neigh", "flush", "all"]); // the new TAP has a new MAC
     hosts.a.ping("10.1.0.2");
     let link = pair.a.port("link");
     assert_eq!(link["port"], number);

@@ -200,7 +200,7 @@ fn a_browser_guest_may_burst_at_open() {
         ws::UPGRADE,
         hosts.link.b
     );
-    let mut request = format!("GET /any/path HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n").into_bytes();
+    let mut request = format!("GET / HTTP/1.1\r\nHost: {addr}\r\n{headers}\r\n").into_bytes();
     let frames: Vec<_> = (0..128).map(|n| frame(BROADCAST, mac(1), &[], &payload(60 + n))).collect();
     frames.iter().for_each(|bytes| request.extend(ws::frame(ws::FIN | ws::BINARY, bytes)));
     use std::io::{Read, Write};

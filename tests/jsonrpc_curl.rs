@@ -50,6 +50,15 @@ impl<'h> Client<'h> {
         answer["result"].clone()
     }
 
+    /// A method whose result is one entry, in 1.3's wrapping.
+    #[track_caller]
+    fn one(&self, method: &str, params: Value) -> Value {
+        let result = self.call(method, params);
+        let entries = result["entries"].as_array().unwrap_or_else(|| panic!("{method}: {result}"));
+        assert_eq!(entries.len(), 1, "{method}: {result}");
+        entries[0].clone()
+    }
+
     #[track_caller]
     fn fails(&self, code: i64, method: &str, params: Value) -> Value {
         let name = format!("etherws.control.{method}");
@@ -62,7 +71,8 @@ impl<'h> Client<'h> {
 
 /// Every method once; the fields of 1.3 with their types.
 fn every_method(client: &Client, config: &str) {
-    let tap = client.call("addPort", json!({"type": "tap", "target": "t0"}));
+    client.host.ok(&["ip", "link", "add", "n0", "type", "veth", "peer", "name", "n1"]);
+    let tap = client.one("addPort", json!({"type": "tap", "target": "t0"}));
     assert_eq!(
         (&tap["port"], &tap["type"], &tap["target"]),
         (&json!(1), &json!("tap"), &json!("t0")),
@@ -71,20 +81,20 @@ fn every_method(client: &Client, config: &str) {
     assert_eq!((&tap["tx"].is_u64(), &tap["rx"].is_u64(), &tap["shut"]), (&true, &true, &json!(false)));
     let options = json!({"user": "u", "passwd": "p", "cacerts": null, "insecure": false});
     let link =
-        client.call("addPort", json!({"type": "client", "target": "ws://127.0.0.1:1/", "options": options}));
+        client.one("addPort", json!({"type": "client", "target": "ws://127.0.0.1:1/", "options": options}));
     assert_eq!((&link["port"], &link["type"]), (&json!(2), &json!("client")), "{link}");
-    let net = client.call("addPort", json!({"type": "netdev", "target": "lo", "name": "loop"}));
+    let net = client.one("addPort", json!({"type": "netdev", "target": "n0", "name": "loop"}));
     assert_eq!(net["name"], "loop");
 
     let list = client.call("listPort", json!({}));
     assert_eq!(list["entries"].as_array().map(Vec::len), Some(3), "{list}");
-    assert_eq!(client.call("setPort", json!({"port": 1, "shut": true}))["shut"], true);
-    assert_eq!(client.call("setPort", json!({"port": "t0", "shut": false}))["shut"], false);
-    let was = client.call("delPort", json!({"port": 2}));
+    assert_eq!(client.one("setPort", json!({"port": 1, "shut": true}))["shut"], true);
+    assert_eq!(client.one("setPort", json!({"port": "t0", "shut": false}))["shut"], false);
+    let was = client.one("delPort", json!({"port": 2}));
     assert_eq!((&was["port"], &was["target"]), (&json!(2), &json!("ws://127.0.0.1:1/")));
 
     let interface = json!({"port": 1, "address": "10.9.0.1", "netmask": "255.255.255.0", "mtu": 1400});
-    client.call("setInterface", interface);
+    client.one("setInterface", interface);
     let list = client.call("listInterface", json!({}));
     let t0 =
         list["entries"].as_array().and_then(|all| all.iter().find(|entry| entry["port"] == 1)).expect("t0");
@@ -111,8 +121,8 @@ fn every_method(client: &Client, config: &str) {
     assert_eq!(client.call("getVersion", json!({}))["name"], "etherws");
     assert_eq!(client.call("saveConfig", json!({"file": config}))["file"], config);
     assert!(std::fs::read_to_string(config).expect("saved").contains("t0"));
-    client.call("delPort", json!({"port": 1}));
-    client.call("delPort", json!({"port": "loop"}));
+    client.one("delPort", json!({"port": 1}));
+    client.one("delPort", json!({"port": "loop"}));
 }
 
 #[test]
@@ -278,7 +288,7 @@ fn bad_55_parameters_are_refused_by_name_and_nothing_is_half_applied() {
     let host = Host::new();
     let switch = Switch::start(&host, &["--no-listen"]);
     let client = Client::unix(&host, &switch);
-    client.call("addPort", json!({"type": "tap", "target": "t0"}));
+    client.one("addPort", json!({"type": "tap", "target": "t0"}));
     let before = host.ok(&["ip", "-o", "link"]);
     for (method, params) in [
         ("addPort", json!({})),

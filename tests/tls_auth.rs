@@ -48,7 +48,7 @@ fn the_wrong_name_is_refused() {
     let cert = ca.server(&hosts.b, "server", &["other.example", "192.0.2.77"]);
     let (a, _b, url) = wss(&hosts, &cert, &[]);
     let ca_file = hosts.a.file("ca.pem", &ca.pem);
-    a.dials_in_vain(&url, &["--cacerts", &ca_file], &["name"]);
+    a.dials_in_vain(&url, &["--cacerts", &ca_file], &["is not for"]);
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn the_certificate_of_the_readme_is_a_pin() {
     let (other, _) = readme_certificate(&elsewhere, "localhost");
     switch.dials_in_vain("wss://localhost/", &["--cacerts", &other], &["certificate", "pin"]);
     // The name still counts.
-    switch.dials_in_vain("wss://127.0.0.1/", &["--cacerts", &cert], &["name"]);
+    switch.dials_in_vain("wss://127.0.0.1/", &["--cacerts", &cert], &["is not for"]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_certificate_with_a_common_name_alone_is_a_pin_too() {
     ]);
     let switch = Switch::start(&host, &["--sslcert", cert, "--sslkey", key]);
     switch.dials("wss://localhost/", &["--cacerts", cert]);
-    switch.dials_in_vain("wss://127.0.0.1/", &["--cacerts", cert], &["name"]);
+    switch.dials_in_vain("wss://127.0.0.1/", &["--cacerts", cert], &["is not for"]);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_profile_shapes_the_link_of_its_user() {
     assert_eq!((&office["user"], &office["vlan"]), (&"bob".into(), &"access 10".into()), "{office}");
     assert_eq!(office["isolated"], true);
     // A second session replaces the first.
-    a.ctl_ok(&["setport", "first", "--shut", "1"]);
+    a.ctl_ok(&["delport", "first"]);
     let addr = format!("{}:80", hosts.link.b);
     let headers = format!("{}Authorization: Basic Ym9iOnB3\r\n", ws::UPGRADE); // bob:pw
     let (answer, mut one) = ws::get(&hosts.a, &addr, "/", &headers);

@@ -23,7 +23,7 @@ fn switch_with<'h>(host: &'h Host, taps: &[(&str, &[&str])]) -> (Switch<'h>, Vec
 #[test]
 fn an_access_port_is_untagged_outside_and_tagged_inside() {
     let host = Host::new();
-    let (switch, wires) = switch_with(&host, &[("acc", &["--access", "10"]), ("all", &["--trunk", "10,20"])]);
+    let (switch, wires) = switch_with(&host, &[("acc", &["--access", "10"]), ("tr", &["--trunk", "10,20"])]);
     let [access, trunk] = [&wires[0], &wires[1]];
     let body = payload(64);
     // In untagged, out tagged with 10.
