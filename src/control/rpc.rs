@@ -249,7 +249,8 @@ mod tests {
     use crate::port::ports::SwitchSettings;
 
     fn served() -> Methods {
-        let settings = SwitchSettings { ageout: Duration::from_secs(300), fdb_limit: 16, threads: 1 };
+        let settings =
+            SwitchSettings { ageout: Duration::from_secs(300), fdb_limit: 16, threads: 1, ping: None };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
             reload: Box::new(|| async { panic!("a task dies") }.boxed()),

@@ -237,8 +237,7 @@ pub async fn apply(
 ) -> Result<Vec<String>, String> {
     let mut lines =
         door.reload(new.door.clone()).await.map_err(|why| format!("nothing was changed: {why}"))?;
-    // The plan wants the old PING interval, which is part of the old ports' options.
-    let steps = plan(&current.port_specs(), &new.port_specs(), &Running::all(ports));
+    let steps = plan(&current.ports, &new.ports, &Running::all(ports));
     current.door = new.door;
     if current.log != new.log {
         logs.set(new.log.as_deref())?;
@@ -255,6 +254,12 @@ pub async fn apply(
         if current.switch.fdb_limit != new.switch.fdb_limit {
             lines.push(format!("fdb_limit {}", new.switch.fdb_limit));
         }
+        if current.switch.ping != new.switch.ping {
+            lines.push(format!(
+                "ping {} s, from each link's next connection",
+                new.switch.ping.map_or(15, |ping| ping.as_secs())
+            ));
+        }
         ports.reconfigure(&new.switch);
         current.switch = new.switch;
     }
@@ -264,7 +269,6 @@ pub async fn apply(
         }
         lines.push(step.to_string());
     }
-    current.ping = new.ping;
     current.ports = new.ports;
     Ok(lines)
 }

@@ -20,26 +20,9 @@ pub struct Config {
     pub switch: SwitchSettings,
     /// Log filter; absent: `info`.
     pub log: Option<String>,
-    /// PING interval of every link that does not set its own.
-    pub ping: Option<Duration>,
     pub door: DoorSettings,
     /// The `[[port]]` tables.
     pub ports: Vec<PortSpec>,
-}
-
-impl Config {
-    /// The ports as `Ports::add` takes them: the node-wide PING interval filled in.
-    pub fn port_specs(&self) -> Vec<PortSpec> {
-        let ping = self.ping.and_then(|ping| u32::try_from(ping.as_secs()).ok());
-        let fill = |spec: &PortSpec| {
-            let mut spec = spec.clone();
-            if spec.kind == PortKind::Client {
-                spec.options.ping = spec.options.ping.or(ping);
-            }
-            spec
-        };
-        self.ports.iter().map(fill).collect()
-    }
 }
 
 /// How messages call a port that has no number yet; never with the credentials in a URL.
@@ -271,9 +254,8 @@ impl Layer {
             return Err(problems);
         }
         Ok(Config {
-            switch: SwitchSettings { ageout: Duration::from_secs(ageout), fdb_limit, threads },
+            switch: SwitchSettings { ageout: Duration::from_secs(ageout), fdb_limit, threads, ping },
             log: self.log,
-            ping,
             door: DoorSettings {
                 listen,
                 control: ControlSettings { sock: self.sock.unwrap_or_else(default_sock), tcp },

@@ -322,7 +322,7 @@ impl Daemon {
         inherited: Vec<TcpListener>,
     ) -> Result<Arc<Self>, String> {
         let door = Door::open(config.door.clone(), inherited).await?;
-        for spec in config.port_specs() {
+        for spec in config.ports.clone() {
             let name = label(&spec);
             let kind = spec.kind;
             if let Err(why) = ports.add(spec).await {

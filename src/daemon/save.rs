@@ -38,7 +38,7 @@ pub fn render(
         let tables = config.door.users.iter().map(user_table);
         document.insert("user", Item::ArrayOfTables(tables.collect()));
     }
-    ports(&mut document, config, &theirs, running);
+    ports(&mut document, &theirs, running);
     let text = document.to_string();
     // What cannot be read back must not replace what can.
     read::parse(name, &text).map_err(|errors| format!("could not be saved: {}", errors.join("; ")))?;
@@ -165,7 +165,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
         (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
         (SWITCH, "threads", number(config.switch.threads as u64)),
-        (SWITCH, "ping", config.ping.and_then(|ping| number(ping.as_secs()))),
+        (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),
         (SWITCH, "log", config.log.as_deref().and_then(string)),
         (LISTEN, "enabled", Some(Value::from(!off))),
         (CONTROL, "sock", path(Some(&config.door.control.sock))),
@@ -197,14 +197,12 @@ fn entries(config: &Config) -> Vec<Setting> {
     all
 }
 
-fn ports(document: &mut DocumentMut, config: &Config, theirs: &Config, running: &[Running]) {
+fn ports(document: &mut DocumentMut, theirs: &Config, running: &[Running]) {
     let old = match document.remove("port") {
         Some(Item::ArrayOfTables(tables)) => tables,
         Some(other) => other.into_array_of_tables().unwrap_or_default(),
         None => ArrayOfTables::new(),
     };
-    // A port that has no PING interval of its own runs with the node's.
-    let node_ping = config.ping.and_then(|ping| u32::try_from(ping.as_secs()).ok());
     let specs: Vec<PortSpec> = running.iter().map(|port| port.spec.clone()).collect();
     let have: Vec<_> = theirs.ports.iter().map(|spec| (spec.name.as_deref(), spec)).collect();
     let found = pair(&specs, &have);
@@ -220,9 +218,6 @@ fn ports(document: &mut DocumentMut, config: &Config, theirs: &Config, running: 
                 if theirs.name.is_none() && spec.name.as_ref() == Some(&spec.target) {
                     spec.name = None;
                 }
-                if theirs.options.ping.is_none() && spec.options.ping == node_ping {
-                    spec.options.ping = None;
-                }
                 update(&mut table, Some(theirs), &spec);
                 comment_before(&mut table, &std::mem::take(&mut kept_comment));
                 tables.push(table);
@@ -231,12 +226,8 @@ fn ports(document: &mut DocumentMut, config: &Config, theirs: &Config, running: 
         }
     }
     for (_, spec) in specs.iter().enumerate().filter(|(ran, _)| found[*ran].is_none()) {
-        let mut spec = spec.clone();
-        if spec.options.ping == node_ping {
-            spec.options.ping = None;
-        }
         let mut table = Table::new();
-        update(&mut table, None, &spec);
+        update(&mut table, None, spec);
         if !document.is_empty() || !tables.is_empty() {
             table.decor_mut().set_prefix("\n");
         }
@@ -390,7 +381,7 @@ mod tests {
     }
 
     fn running(text: &str) -> Vec<Running> {
-        let ports = config(text).port_specs();
+        let ports = config(text).ports;
         ports
             .into_iter()
             .zip(1..)

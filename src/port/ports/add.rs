@@ -227,7 +227,7 @@ impl Ports {
         let target = Target::parse(&spec.target, &spec.options).map_err(PortError::Invalid)?;
         target.check_files().map_err(PortError::Invalid)?;
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
-        let ping = spec.options.ping.map_or(PING, |seconds| Duration::from_secs(seconds.into()));
+        let ping = spec.options.ping.map(|seconds| Duration::from_secs(seconds.into()));
         let entry = self.enter(
             slot,
             vlan,

@@ -17,7 +17,8 @@ use crate::ws::codec::Role;
 pub const PING: Duration = Duration::from_secs(15);
 
 /// Keeps `entry` connected to `target` until the port is ended.
-pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Target, ping: Duration) {
+/// Without a `ping` of its own it probes at the switch's interval.
+pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Target, ping: Option<Duration>) {
     tokio::select! {
         biased;
         () = entry.ended() => {
@@ -30,7 +31,7 @@ pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Targe
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: Duration) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: Option<Duration>) {
     let mut backoff = Backoff::new();
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
@@ -60,7 +61,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: D
                             stream: Some(stream),
                             tls: dialed.tls.map(Into::into),
                             early: dialed.early,
-                            ping,
+                            ping: ping.unwrap_or_else(|| ports.ping()),
                             answers: answers.clone(),
                             stop: entry.stop.subscribe(),
                         };

@@ -69,6 +69,8 @@ pub struct SwitchSettings {
     pub fdb_limit: usize,
     /// Data threads; fixed at start.
     pub threads: usize,
+    /// PING interval of clients that do not set their own; default 15 s.
+    pub ping: Option<Duration>,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -95,6 +97,8 @@ pub struct Ports {
     /// Held while ports change.
     changing: tokio::sync::Mutex<()>,
     ageout: AtomicU64,
+    /// Seconds without received data before a PING, for who does not say otherwise.
+    ping: AtomicU64,
     /// A local address or route changed: waiting clients dial at once.
     moved: Notify,
 }
@@ -117,6 +121,7 @@ impl Ports {
             next_number: AtomicU32::new(1),
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
+            ping: AtomicU64::new(ping_of(&settings)),
             moved: Notify::new(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
@@ -124,10 +129,17 @@ impl Ports {
         Ok(ports)
     }
 
-    /// Applies what can change while running: the ageing time.
+    /// Applies what can change while running: the ageing time, and the PING interval, from each client's next
+    /// connection on.
     pub fn reconfigure(&self, settings: &SwitchSettings) {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
+        self.ping.store(ping_of(settings), Relaxed);
+    }
+
+    /// The PING interval of clients that do not set their own.
+    fn ping(&self) -> Duration {
+        Duration::from_secs(self.ping.load(Relaxed))
     }
 
     pub fn list(&self) -> Vec<PortStatus> {
@@ -301,6 +313,10 @@ fn check_vid(vid: u16) -> Result<(), PortError> {
         return Ok(());
     }
     Err(PortError::Invalid(format!("VID {vid} is out of range (0 for untagged, 1 to 4094)")))
+}
+
+fn ping_of(settings: &SwitchSettings) -> u64 {
+    settings.ping.unwrap_or(client::PING).as_secs()
 }
 
 fn saturated(seconds: u64) -> u32 {
