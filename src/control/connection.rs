@@ -23,6 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use super::auth::Hasher;
 use super::bind::Bind;
 use super::data::{self, Accepted};
+use super::lobby::Lobby;
 use super::proxied;
 use super::reply::{Reply, closing, text};
 use super::rpc_http::{self, Rpc};
@@ -46,6 +47,7 @@ pub struct Shared {
     pub token: String,
     pub handlers: OnceLock<(OnLink, Arc<Rpc>)>,
     pub refusals: Throttle,
+    pub lobby: Lobby,
 }
 
 impl Shared {
@@ -88,6 +90,17 @@ impl Context {
 /// Serves a TCP connection.
 pub async fn tcp(shared: Arc<Shared>, bind: Bind, stream: TcpStream, peer: SocketAddr) {
     let deadline = Instant::now() + HEADER_TIME;
+    let trusted = shared
+        .rules
+        .load()
+        .settings
+        .listen
+        .as_ref()
+        .is_some_and(|listen| proxied::is_trusted(peer.ip(), &listen.trusted_proxies));
+    let Some(_seat) = shared.lobby.enter(peer.ip(), trusted) else {
+        shared.refused(peer, "too many connections that are no link yet");
+        return;
+    };
     match open(&shared, &bind, stream, peer, deadline).await {
         Ok((context, wire)) => serve(context, wire, deadline).await,
         Err(e) => tracing::debug!(%peer, "connection closed: {e}"),

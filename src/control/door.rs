@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use super::auth::Hasher;
 use super::bind::{Bind, BindError, UnixSocket, write_secret};
 use super::connection::{self, OnLink, Shared};
+use super::lobby::Lobby;
 use super::rpc_http::Rpc;
 use super::rules::Rules;
 use super::settings::DoorSettings;
@@ -72,6 +73,7 @@ impl Door {
             token,
             handlers: OnceLock::new(),
             refusals: Throttle::default(),
+            lobby: Lobby::default(),
         });
         let token_file = write_token(&shared, &shared.rules.load())?;
         let sockets = Mutex::new(Sockets { tcp, unix: Some((Arc::new(unix), None)), token_file });

@@ -11,6 +11,7 @@ mod data;
 mod door;
 mod htpasswd;
 pub mod http;
+mod lobby;
 pub mod openrpc;
 mod origin;
 mod proxied;
