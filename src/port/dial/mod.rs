@@ -105,7 +105,7 @@ pub async fn dial_offering(
     let stage = Mutex::new("reading its files");
     let whole = async {
         let credentials = Credentials::read(target).await?;
-        if target.options.insecure {
+        if target.secure && target.options.insecure {
             let url = target.display();
             warn!(
                 "INSECURE: the certificate of {url} is NOT checked, anyone on the way can read and change this link"

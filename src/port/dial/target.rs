@@ -87,6 +87,16 @@ impl Target {
         &self.display
     }
 
+    /// The options that mean nothing without TLS, when there are such: someone may think that there is.
+    pub fn idle_options(&self) -> Option<&'static str> {
+        match (self.secure, self.options.cacerts.is_some(), self.options.insecure) {
+            (true, ..) | (_, false, false) => None,
+            (_, true, false) => Some("cacerts means nothing for ws://, which has no TLS"),
+            (_, false, true) => Some("insecure means nothing for ws://, which has no TLS"),
+            (_, true, true) => Some("cacerts and insecure mean nothing for ws://, which has no TLS"),
+        }
+    }
+
     /// Reads the files that the options name, as each dial will; for an answer to whoever adds the
     /// port. Blocks on the disk. The error names the file and never shows what is in it.
     pub fn check_files(&self) -> Result<(), String> {
@@ -190,8 +200,9 @@ fn check_options(secure: bool, options: &LinkOptions) -> Result<(), String> {
         ),
         (options.cert.is_some() != options.key.is_some(), "cert and key: give both or neither"),
         (
-            !secure && (options.cert.is_some() || options.cacerts.is_some() || options.insecure),
-            "cacerts, cert, key and insecure are for wss:// only",
+            // cacerts and insecure, which 1.3 takes with either scheme, only mean nothing here.
+            !secure && options.cert.is_some(),
+            "cert and key are for wss:// only",
         ),
         (options.ping == Some(0), "ping must be at least 1 s"),
     ];
@@ -332,6 +343,17 @@ mod tests {
     }
 
     #[test]
+    fn options_of_tls_without_tls_are_taken_as_1_3_takes_them() {
+        let options =
+            LinkOptions { cacerts: Some("/nonexistent".into()), insecure: true, ..LinkOptions::default() };
+        let target = Target::parse("ws://h", &options).unwrap();
+        assert_eq!(target.check_files(), Ok(()), "a file that nobody needs is not looked for");
+        assert!(target.idle_options().is_some_and(|text| text.contains("cacerts and insecure")));
+        assert_eq!(Target::parse("wss://h", &options).unwrap().idle_options(), None);
+        assert_eq!(parse("ws://h").unwrap().idle_options(), None);
+    }
+
+    #[test]
     fn options_refused_by_rule() {
         let base = LinkOptions::default;
         let s = |text: &str| Some(text.to_owned());
@@ -348,7 +370,7 @@ mod tests {
             ("ws://u@h", LinkOptions { user: s("u"), ..base() }, "give one of them"),
             ("wss://h", LinkOptions { cert: s("f"), ..base() }, "both or neither"),
             ("wss://h", LinkOptions { key: s("f"), ..base() }, "both or neither"),
-            ("ws://h", LinkOptions { insecure: true, ..base() }, "wss:// only"),
+            ("ws://h", LinkOptions { cert: s("c"), key: s("k"), ..base() }, "wss:// only"),
             ("ws://h", LinkOptions { proxy: s("ftp://p:1"), ..base() }, "proxy"),
             ("ws://h", LinkOptions { ping: Some(0), ..base() }, "ping"),
         ];

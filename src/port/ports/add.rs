@@ -226,6 +226,9 @@ impl Ports {
     fn add_client(&self, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
         let target = Target::parse(&spec.target, &spec.options).map_err(PortError::Invalid)?;
         target.check_files().map_err(PortError::Invalid)?;
+        if let Some(idle) = target.idle_options() {
+            warn!("{}: {idle}", target.display());
+        }
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let ping = spec.options.ping.map(|seconds| Duration::from_secs(seconds.into()));
         let entry = self.enter(
