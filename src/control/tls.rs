@@ -3,14 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::RootCertStore;
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{WebPkiClientVerifier, danger::ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{InconsistentKeys, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::settings::TlsFiles;
 
@@ -24,10 +24,10 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
         .with_safe_default_protocol_versions()
         .map_err(|e| format!("TLS could not be set up: {e}"))?;
     let builder = match &files.client_ca {
-        Some(path) => builder.with_client_cert_verifier(client_verifier(path, provider)?),
+        Some(path) => builder.with_client_cert_verifier(client_verifier(path, Arc::clone(&provider))?),
         None => builder.with_no_client_auth(),
     };
-    let mut config = builder.with_single_cert(certificates, key).map_err(|e| {
+    let certified = certified(certificates, key, &provider).map_err(|e| {
         let (cert, key) = (files.cert.display(), files.key.display());
         match e {
             rustls::Error::InconsistentKeys(_) => {
@@ -36,10 +36,33 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
             other => format!("the certificate in {cert} and the key in {key} cannot be used: {other}"),
         }
     })?;
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     // AES-128-GCM is first in our list because it is the cheapest per byte; take our order.
     config.ignore_client_order = true;
     Ok(Arc::new(config))
+}
+
+/// A chain and its key, once they are known to belong together.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
+) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain, provider.key_provider.load_private_key(key)?);
+    let Err(refusal) = certified.keys_match() else { return Ok(certified) };
+    // X.509 version 1, as `openssl x509 -req -signkey` makes them, is beyond webpki; a client that pins such a
+    // certificate, or checks none, wants it all the same.
+    let old = certified.cert.first().and_then(|leaf| X509Certificate::from_der(leaf).ok());
+    match (old, certified.key.public_key()) {
+        (Some((_, leaf)), Some(public)) if leaf.version() == X509Version::V1 => {
+            match leaf.public_key().raw == &*public {
+                true => Ok(certified),
+                false => Err(InconsistentKeys::KeyMismatch.into()),
+            }
+        }
+        _ => Err(refusal),
+    }
 }
 
 /// Everything that aws-lc-rs offers, AES-128-GCM first.
