@@ -106,7 +106,12 @@ fn exit_codes_and_messages() {
     let good = directory.file("good.toml", "[switch]\nageout = 5\n");
     let files =
         directory.file("files.toml", "[listen]\nhtpasswd = '/nonexistent'\nsslkey = '/nonexistent'\n");
+    let hollow = directory.file(
+        "hollow.toml",
+        &format!("[listen]\nhtpasswd = {good:?}\nsslkey = {good:?}\nsslcert = {good:?}\n"),
+    );
     let (bad, good, files) = (bad.to_str().unwrap(), good.to_str().unwrap(), files.to_str().unwrap());
+    let hollow = hollow.to_str().unwrap();
     for (arguments, code, wanted) in [
         (&["check", good][..], 0, vec![format!("{good}: ok")]),
         (
@@ -121,6 +126,11 @@ fn exit_codes_and_messages() {
             &["check", files],
             1,
             vec![format!("{files}:2:1: listen.htpasswd: "), "given without sslcert".to_owned()],
+        ),
+        (
+            &["check", hollow],
+            1,
+            vec![format!("no certificate in {good}"), format!("{good} has no usable line")],
         ),
         (&["check", "/nonexistent"], 1, vec!["/nonexistent: could not be read".to_owned()]),
         (&["sw", "--config", bad], 1, vec![format!("etherws: {bad}:2:1: ")]),

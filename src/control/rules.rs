@@ -131,6 +131,26 @@ impl Rules {
     }
 }
 
+/// What is wrong with the files that the settings name: read as [`Rules::load`] reads them, without binding
+/// or resolving anything.
+pub fn check_files(settings: &DoorSettings) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let key = match Key::random() {
+        Ok(key) => key,
+        Err(why) => return vec![why],
+    };
+    if let Some(listen) = &settings.listen {
+        wrong.extend(listen.tls.as_ref().and_then(|tls| tls::server_config(tls).err()));
+        wrong.extend(Gate::of_files(listen.htpasswd.as_deref(), listen.tokens.as_deref(), &key).err());
+    }
+    if let Some(tcp) = &settings.control.tcp {
+        wrong.extend(tcp.tls.as_ref().and_then(|tls| tls::server_config(tls).err()));
+        wrong.extend(Gate::of_files(tcp.htpasswd.as_deref(), None, &key).err());
+    }
+    wrong.dedup();
+    wrong
+}
+
 fn data_bind(listen: &ListenSettings) -> Bind {
     let default = if listen.tls.is_some() { 443 } else { 80 };
     Bind { host: listen.host.clone(), port: listen.port.unwrap_or(default), service: Service::Data }

@@ -24,7 +24,7 @@ use super::config::{Config, Layer, label};
 use super::logs::Logs;
 use super::{detach, read, save};
 use crate::control::api::token_file;
-use crate::control::http::Door;
+use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
 use crate::port::Ports;
 
@@ -129,8 +129,11 @@ pub fn sw(sw: &Sw) -> ExitCode {
 pub fn check(file: &Path) -> ExitCode {
     let found = read::file(file).and_then(|layer| {
         let mut errors = layer.unreadable_files();
-        if let Err(problems) = layer.resolve() {
-            errors.extend(problems.iter().map(ToString::to_string));
+        match layer.resolve() {
+            Err(problems) => errors.extend(problems.iter().map(ToString::to_string)),
+            // What is in them is looked at once they can be read at all.
+            Ok(config) if errors.is_empty() => errors = check_files(&config.door),
+            Ok(_) => {}
         }
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     });
