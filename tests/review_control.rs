@@ -1,0 +1,104 @@
+//! The service and its control, as a user of 1.3 or a stranger finds them.
+
+mod lab;
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use lab::{Host, SOON, Switch, join, sh};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+#[test]
+fn the_switchs_ping_interval_is_that_of_clients_added_later_too() {
+    let host = Host::new();
+    let listener = host.listen("127.0.0.1:8080");
+    let config = host.file("ping.toml", "[switch]\nping = 1\n");
+    let switch = Switch::start(&host, &["--no-listen", "--config", &config]);
+    switch.ctl_ok(&["addport", "client", "ws://127.0.0.1:8080/", "--name", "late"]);
+    let (stream, _) = listener.accept().expect("the client's connection");
+    stream.set_read_timeout(Some(Duration::from_secs(6))).expect("time limit");
+    let mut ws = tungstenite::accept(stream).expect("handshake");
+    // Frames of the host itself may come first.
+    loop {
+        match ws.read().expect("a PING within the 6 s that the default of 15 s would not keep") {
+            Message::Ping(_) => break,
+            other => assert!(other.is_binary(), "{other:?}"),
+        }
+    }
+    switch.ctl_ok(&["saveconf"]);
+    let saved = std::fs::read_to_string(&config).expect("saved");
+    assert_eq!(saved.matches("ping").count(), 1, "the switch's interval became the port's: {saved}");
+}
+
+#[test]
+fn certificate_options_without_tls_are_taken_as_1_3_takes_them() {
+    let (a, b) = (Host::new(), Host::new());
+    let link = join(&a, &b);
+    let _b = Switch::start(&b, &[]);
+    let a_switch = Switch::start(&a, &["--no-listen"]);
+    let ca = lab::servers::Ca::new("lab");
+    let file = a.file("ca.pem", &ca.pem);
+    a_switch.dials(&format!("ws://{}/", link.b), &["--insecure", "--cacerts", &file]);
+    let log = a_switch.process.log();
+    assert!(log.contains("cacerts and insecure mean nothing for ws://"), "{log}");
+    assert!(!log.contains("NOT checked"), "there is no certificate: {log}");
+}
+
+#[test]
+fn a_version_1_certificate_serves_who_pins_it() {
+    let host = Host::new();
+    let path = |name: &str| host.dir().join(name).to_str().expect("path").to_owned();
+    let (csr, key, cert, other) = (path("v1.csr"), path("v1.key"), path("v1.pem"), path("other.key"));
+    let new = ["openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout"];
+    sh(&[&new[..], &[&key, "-out", &csr]].concat());
+    sh(&["openssl", "x509", "-req", "-in", &csr, "-signkey", &key, "-days", "30", "-out", &cert]);
+    sh(&["openssl", "genrsa", "-out", &other, "2048"]);
+    let config = host.file("v1.toml", format!("[listen]\nsslcert = {cert:?}\nsslkey = {other:?}\n"));
+    let check = host.run(&[lab::switch::ETHERWS, "check", &config]);
+    assert!(!check.status.success(), "{check:?}");
+    assert!(lab::said(&check).contains("does not belong to the certificate"), "{check:?}");
+
+    let switch = Switch::start(&host, &["--sslcert", &cert, "--sslkey", &key]);
+    switch.dials("wss://localhost/", &["--cacerts", &cert]);
+    switch.dials_in_vain("wss://127.0.0.1/", &["--cacerts", &cert], &["not for"]);
+}
+
+#[test]
+fn connections_that_never_log_in_leave_room_for_others() {
+    let (a, b) = (Host::new(), Host::new());
+    let link = join(&a, &b);
+    let switch = Switch::start(&b, &[]);
+    let address = format!("{}:80", link.b);
+    let hold = || {
+        let mut stream = a.connect(&address).expect("connect");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n").map(|()| stream)
+    };
+    let held: Vec<TcpStream> = (0..600).filter_map(|_| hold().ok()).collect();
+    let mut closed = 0;
+    for mut stream in &held {
+        stream.set_nonblocking(true).expect("nonblocking");
+        let over = match stream.read(&mut [0; 64]) {
+            Ok(n) => n == 0,
+            Err(e) => e.kind() != std::io::ErrorKind::WouldBlock,
+        };
+        closed += usize::from(over);
+    }
+    assert!(closed >= 80, "of {} silent connections from one address {closed} were closed", held.len());
+    // From elsewhere the door is open.
+    switch.dials("ws://127.0.0.1/", &[]);
+    let lines = switch.process.log().matches("no link yet").count();
+    assert!((1..=40).contains(&lines), "{lines} log lines");
+    drop(held);
+    let again = std::time::Instant::now();
+    while again.elapsed() < SOON {
+        let mut stream = a.connect(&address).expect("connect");
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").expect("send");
+        let mut answer = [0; 12];
+        if stream.read_exact(&mut answer).is_ok() {
+            assert_eq!(&answer, b"HTTP/1.1 426");
+            return;
+        }
+    }
+    panic!("the address stays shut out");
+}
