@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -50,7 +51,7 @@ impl Logs {
             }
         };
         Registry::default()
-            .with(filter.and_then(layer))
+            .with(filter_fn(is_discreet).and_then(filter).and_then(layer))
             .try_init()
             .map_err(|e| format!("logging could not be started: {e}"))?;
         Ok(Self { filter: handle, writer })
@@ -68,6 +69,11 @@ impl Logs {
             lines.flush();
         }
     }
+}
+
+/// jsonrpsee writes whole requests at TRACE, the passwords of addPort among them. No filter brings that back.
+fn is_discreet(line: &tracing::Metadata<'_>) -> bool {
+    *line.level() <= tracing::Level::INFO || !line.target().starts_with("jsonrpsee")
 }
 
 /// Why a filter is not one.
