@@ -29,11 +29,11 @@ use super::reply::{Reply, closing, text};
 use super::rpc_http::{self, Rpc};
 use super::rules::Rules;
 use super::settings::DoorSettings;
-use super::throttle::Throttle;
 use super::tls::certificate_name;
 use super::tokens::Key;
 use super::wire::{Stream, Wire};
 use crate::port::Incoming;
+use crate::port::throttle::Throttle;
 
 /// Takes a link that has come in; its 101 is sent.
 pub type OnLink = Arc<dyn Fn(Incoming) + Send + Sync>;

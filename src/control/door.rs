@@ -18,9 +18,9 @@ use super::lobby::Lobby;
 use super::rpc_http::Rpc;
 use super::rules::Rules;
 use super::settings::DoorSettings;
-use super::throttle::Throttle;
 use super::tokens::Key;
 use crate::port::Ports;
+use crate::port::throttle::Throttle;
 
 /// Every listener of the daemon, what is behind them, and the files that they read.
 pub struct Door {
@@ -82,15 +82,20 @@ impl Door {
 
     /// Accepts on the current runtime.
     pub fn serve(self: &Arc<Self>, ports: Arc<Ports>, methods: Methods) {
+        let shared = Arc::clone(&self.shared);
         self.serve_with(
             Arc::new(move |link| {
-                let ports = Arc::clone(&ports);
+                let (ports, shared) = (Arc::clone(&ports), Arc::clone(&shared));
                 tokio::spawn(async move {
                     let (peer, user) = (link.peer, link.user.clone().unwrap_or_default());
                     match ports.accept(link).await {
                         // Told where the port is made.
                         Ok(_) => (),
-                        Err(e) => tracing::info!(%peer, user, "link refused: {e}"),
+                        Err(e) => {
+                            if let Some(kept_back) = shared.refusals.allow(std::time::Instant::now()) {
+                                tracing::info!(%peer, user, kept_back, "link refused: {e}");
+                            }
+                        }
                     }
                 });
             }),

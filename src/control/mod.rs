@@ -20,7 +20,6 @@ pub mod rpc;
 mod rpc_http;
 mod rules;
 pub mod settings;
-mod throttle;
 mod tls;
 mod tokens;
 mod upgrade;

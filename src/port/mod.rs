@@ -12,6 +12,7 @@ pub mod spec;
 pub mod status;
 mod tap;
 mod threads;
+pub mod throttle;
 
 pub use ports::{Incoming, PortError, Ports};
 pub use spec::{LinkOptions, PortKind, PortRef, PortSpec, Profile};

@@ -97,13 +97,20 @@ impl Ports {
             answers: Arc::default(),
             stop: entry.stop.subscribe(),
         };
-        info!(port = entry.number, %peer, user = entry.user, "link accepted");
+        // Whoever may open links may open and close a thousand a second; what is not told of the beginning is not
+        // told of the end.
+        let told = self.arrivals.allow(std::time::Instant::now());
+        if let Some(kept_back) = told {
+            info!(port = entry.number, %peer, user = entry.user, kept_back, "link accepted");
+        }
         let status = entry.status();
         if let Some(ports) = self.me.upgrade() {
             tokio::spawn(async move {
                 let weak = Arc::downgrade(&ports);
                 let ended = serve(ports, session).await;
-                info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
+                if told.is_some() {
+                    info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
+                }
                 if let Some(ports) = weak.upgrade() {
                     let _changing = ports.changing.lock().await;
                     ports.leave(&entry);
@@ -120,7 +127,9 @@ impl Ports {
                 self.entries().values().filter(|e| e.user.as_deref() == Some(user)).cloned().collect();
             if links == 1 {
                 for stale in &theirs {
-                    info!(port = stale.number, user, "replaced by a new session");
+                    if self.arrivals.allow(std::time::Instant::now()).is_some() {
+                        info!(port = stale.number, user, "replaced by a new session");
+                    }
                     stale.end(1008, "replaced by a new session");
                     self.leave(stale);
                 }

@@ -27,6 +27,7 @@ use super::netif::{self, Event};
 use super::spec::{PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::threads::Threads;
+use super::throttle::Throttle;
 use crate::frame::MacAddr;
 use crate::switch::{Counters, Fdb};
 
@@ -101,6 +102,8 @@ pub struct Ports {
     ping: AtomicU64,
     /// A local address or route changed: waiting clients dial at once.
     moved: Notify,
+    /// Log lines about incoming links.
+    arrivals: Throttle,
 }
 
 impl Ports {
@@ -123,6 +126,7 @@ impl Ports {
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
             moved: Notify::new(),
+            arrivals: Throttle::default(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
