@@ -102,3 +102,31 @@ fn connections_that_never_log_in_leave_room_for_others() {
     }
     panic!("the address stays shut out");
 }
+
+#[test]
+fn bad_58_no_log_filter_shows_a_password() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen", "--log", "trace"]);
+    switch.ctl_ok(&["addport", "client", "ws://127.0.0.1:1/", "--user", "u", "--passwd", "hunter2"]);
+    switch.ctl_ok(&["addport", "client", "ws://v:hunter2@127.0.0.1:1/?token=hunter2"]);
+    switch.wait_reason("1", &["refused"]);
+    let log = switch.process.log();
+    assert!(log.contains("added client") && !log.contains("hunter2"), "{log}");
+}
+
+#[test]
+fn links_opened_and_closed_at_a_rate_do_not_fill_the_log() {
+    let (a, b) = (Host::new(), Host::new());
+    let link = join(&a, &b);
+    let switch = Switch::start(&b, &[]);
+    let address = format!("{}:80", link.b);
+    let start = std::time::Instant::now();
+    for _ in 0..300 {
+        drop(lab::ws::open(&a, &address));
+    }
+    lab::wait_until("the links are gone", SOON, || switch.entries("listPort").is_empty());
+    let (log, seconds) = (switch.process.log(), start.elapsed().as_secs() as usize);
+    let lines = log.lines().filter(|line| line.contains(" link ")).count();
+    let most = 20 * (seconds + 2);
+    assert!((2..=most).contains(&lines), "{lines} lines in {seconds} s for 300 links");
+}

@@ -89,14 +89,16 @@ enum TokenSource {
 impl Gate {
     /// Asks for what the files say; either lets in.
     pub fn of_files(htpasswd: Option<&Path>, tokens: Option<&Path>, key: &Key) -> Result<Self, String> {
-        let passwords = htpasswd.map(|path| Watched::open(path, realm(key.clone()))).transpose()?;
+        let passwords = htpasswd.map(|path| Watched::open(path, realm(key.clone()))).transpose();
+        let passwords = passwords.map_err(|why| format!("password file: {why}"))?;
         let key = key.clone();
         let parse = move |text: &[u8]| {
             let (tokens, refused) = Tokens::parse(text, &key);
             let empty = tokens.is_empty();
             (tokens, empty, refused)
         };
-        let tokens = tokens.map(|path| Watched::open(path, parse)).transpose()?.map(TokenSource::File);
+        let tokens = tokens.map(|path| Watched::open(path, parse)).transpose();
+        let tokens = tokens.map_err(|why| format!("token file: {why}"))?.map(TokenSource::File);
         Ok(Self { passwords, tokens })
     }
 

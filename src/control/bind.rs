@@ -77,11 +77,28 @@ impl Bind {
     fn failure(&self, error: &io::Error) -> BindError {
         let text = format!("could not listen on {self} for {}: {error}", self.service);
         match error.kind() {
-            io::ErrorKind::AddrInUse => BindError::InUse(text),
+            io::ErrorKind::AddrInUse => {
+                let flag = self.service.flag();
+                BindError::InUse(format!("{text}; end what listens there, or choose another {flag}port"))
+            }
+            io::ErrorKind::AddrNotAvailable => BindError::Other(format!(
+                "{text}; {}host names an address of this machine, or is left out",
+                self.service.flag()
+            )),
             io::ErrorKind::PermissionDenied if self.port < 1024 => BindError::Other(format!(
                 "{text}; ports below 1024 need CAP_NET_BIND_SERVICE or etherws.socket"
             )),
             _ => BindError::Other(text),
+        }
+    }
+}
+
+impl Service {
+    /// How its flags begin.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Data => "--",
+            Self::Control => "--ctl",
         }
     }
 }

@@ -105,10 +105,10 @@ pub async fn proxy_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<O
     }
 }
 
-/// The longest line of version 1, and the most bytes of addresses and TLVs taken from version 2.
 /// Signature, command, family and length of version 2.
 const V2_HEAD: usize = 16;
 
+/// The longest line of version 1, and the most bytes of addresses and TLVs taken from version 2.
 const MAX_V1: usize = 107;
 const MAX_V2: usize = 4096;
 
