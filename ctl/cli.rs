@@ -13,12 +13,19 @@ use ipnet::IpNet;
 
 use crate::server::Url;
 
+const EXAMPLES: &str = "Examples:
+  etherctl addport tap tap0 --name vms --address 192.0.2.1/24
+  etherctl addport client wss://far.example.net/ --user alice
+  etherctl setport vms --access 10
+  etherctl listport
+  etherctl --ctlurl https://far.example.net:7867/ctl --ctluser admin --json listfdb";
+
 /// Controls an etherws switch.
 #[derive(Parser, Debug)]
-#[command(name = "etherctl", version, infer_long_args = true, max_term_width = 100)]
+#[command(name = "etherctl", version, infer_long_args = true, max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Print the result object as JSON instead of a table.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
@@ -52,7 +59,7 @@ pub enum Command {
     /// Add a port.
     #[command(subcommand, infer_long_args = true)]
     Addport(AddPort),
-    /// Change a port.
+    /// Change a port: shut or open it, its name, its VLANs.
     #[command(infer_long_args = true)]
     Setport(SetPort),
     /// Delete a port.
@@ -99,7 +106,7 @@ pub enum Command {
         #[arg(value_parser = port)]
         port: Option<PortRef>,
     },
-    /// Print the counters that are not zero, drops by reason.
+    /// Print the counters that are not zero, drops by reason; of a port, or all.
     Counters {
         /// Number or name.
         #[arg(value_parser = port)]
@@ -243,7 +250,7 @@ pub struct SetPort {
     #[arg(value_parser = port)]
     pub port: PortRef,
     /// Administratively down (1) or up (0).
-    #[arg(long, value_parser = zero_or_one())]
+    #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
     pub shut: Option<bool>,
     /// New name.
     #[arg(long)]
@@ -254,7 +261,7 @@ pub struct SetPort {
     #[arg(long, conflicts_with_all = ["access", "trunk", "native"])]
     pub transparent: bool,
     /// Exchange no frames with other isolated ports (1), or do (0).
-    #[arg(long, value_parser = zero_or_one())]
+    #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
     pub isolated: Option<bool>,
     /// What to do with reserved multicast, 01:80:c2:00:00:0x.
     #[arg(long, value_parser = bpdu())]
@@ -269,8 +276,8 @@ pub struct SetIf {
     /// A with --netmask, or A/LEN, IPv4 or IPv6 (repeatable); replaces those of its family.
     #[arg(long, value_name = "A[/LEN]", value_parser = address)]
     pub address: Vec<String>,
-    /// Dotted quad.
-    #[arg(long)]
+    /// Dotted quad; for the IPv4 address given, or the one that is there.
+    #[arg(long, value_name = "MASK")]
     pub netmask: Option<Ipv4Addr>,
     /// 576 to 65535.
     #[arg(long, value_parser = mtu())]

@@ -12,7 +12,7 @@ use super::read;
 
 /// An Ethernet switch whose long cables are WebSockets.
 #[derive(Parser, Debug)]
-#[command(name = "etherws", version, about, max_term_width = 100, infer_long_args = true)]
+#[command(name = "etherws", version, about, max_term_width = 100, infer_long_args = true, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -21,13 +21,14 @@ pub struct Cli {
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Run the switch
+    #[command(after_help = SW_EXAMPLES)]
     Sw(Box<Sw>),
-    /// Check a configuration file
+    /// Check a configuration file, and the files that it names, without running anything
     Check {
-        /// The file
+        /// Configuration file (TOML)
         file: PathBuf,
     },
-    /// Control a running switch; the same as etherctl
+    /// Control a running switch; the same as etherctl (see etherws ctl --help)
     #[command(disable_help_flag = true)]
     Ctl {
         /// etherctl's arguments
@@ -42,22 +43,37 @@ pub enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+const EXAMPLES: &str = "Examples, one Ethernet segment over two hosts:
+  hostA# etherws sw --htpasswd /etc/etherws/htpasswd
+  hostA# etherctl addport tap tap0
+  hostB# etherws sw --no-listen
+  hostB# etherctl addport tap tap0
+  hostB# etherctl addport client ws://hostA/ --user alice";
+
+const SW_EXAMPLES: &str = "Examples:
+  etherws sw --port 8080                            for links without TLS or password, on port 8080
+  etherws sw --sslkey key.pem --sslcert cert.pem --htpasswd /etc/etherws/htpasswd
+  etherws sw --config /etc/etherws/etherws.toml     reread by SIGHUP and etherctl reload
+  etherws sw --ctlport 7867 --ctlanonymous          control as with etherws 1.3
+
+Ports are added by etherctl, or in the configuration file.";
+
 /// Flags of `etherws sw`. They override the configuration file.
 #[derive(Args, Clone, Default, Debug)]
 pub struct Sw {
-    /// Configuration file (TOML)
+    /// Configuration file (TOML); flags override it [default: $STATE_DIRECTORY/etherws.toml, when it is there]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Stay attached (the default)
+    /// Stay attached to the terminal (the default)
     #[arg(long)]
     pub foreground: bool,
-    /// Detach once the switch listens
+    /// Go to the background once the switch listens
     #[arg(long, conflicts_with = "foreground")]
     pub daemon: bool,
-    /// Verbose log
+    /// Verbose log: --log info,etherws=debug
     #[arg(long)]
     pub debug: bool,
-    /// Log filter, such as info or etherws=debug; also from RUST_LOG
+    /// Log filter, such as warn or etherws=debug [default: $RUST_LOG, else info]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// Gone since 1.3
@@ -66,13 +82,13 @@ pub struct Sw {
     /// Seconds until a silent station is forgotten [default: 300]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u64>::new().range(1..=4_294_967_295))]
     pub ageout: Option<u64>,
-    /// Stations known at a time [default: 8192]
+    /// Stations (MAC addresses) known at a time [default: 8192]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub fdb_limit: Option<usize>,
     /// Data threads [default: one per processor, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
-    /// Seconds without received data before a link is probed [default: 15]
+    /// Seconds without received data before a link is probed; dead after 8/3 of it [default: 15]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(1..=3600))]
     pub ping: Option<u32>,
     #[command(flatten, next_help_heading = "WebSocket service")]
@@ -83,7 +99,7 @@ pub struct Sw {
 
 #[derive(Args, Clone, Default, Debug)]
 pub struct Listen {
-    /// No WebSocket service
+    /// No WebSocket service: this switch only dials
     #[arg(long)]
     pub no_listen: bool,
     /// Address to listen on [default: all]
@@ -95,7 +111,7 @@ pub struct Listen {
     /// Path of the service [default: /]
     #[arg(long, value_name = "PATH")]
     pub path: Option<String>,
-    /// TLS key (PEM)
+    /// TLS key (PEM); with --sslcert [default: no TLS]
     #[arg(long, value_name = "FILE")]
     pub sslkey: Option<PathBuf>,
     /// TLS certificate chain (PEM)
@@ -104,13 +120,13 @@ pub struct Listen {
     /// CAs (PEM) of client certificates, which every client must then show
     #[arg(long, value_name = "FILE")]
     pub sslclientca: Option<PathBuf>,
-    /// Users and passwords, as htpasswd(1) writes them
+    /// Users and passwords, as htpasswd(1) writes them [default: everybody may link]
     #[arg(long, value_name = "FILE")]
     pub htpasswd: Option<PathBuf>,
-    /// Bearer tokens, NAME TOKEN a line
+    /// Bearer tokens for browsers, NAME TOKEN a line
     #[arg(long, value_name = "FILE")]
     pub tokens: Option<PathBuf>,
-    /// Origin let in beside the service's own (repeatable)
+    /// Origin of web pages let in beside the service's own, such as https://vm.example (repeatable)
     #[arg(long, value_name = "ORIGIN")]
     pub origin: Vec<String>,
     /// Reverse proxy whose word about clients is believed (repeatable)
@@ -135,16 +151,16 @@ pub struct Control {
     /// Path on TCP [default: /ctl]
     #[arg(long, value_name = "PATH")]
     pub ctlpath: Option<String>,
-    /// TLS key (PEM)
+    /// TLS key (PEM); with --ctlsslcert [default: no TLS]
     #[arg(long, value_name = "FILE")]
     pub ctlsslkey: Option<PathBuf>,
     /// TLS certificate chain (PEM)
     #[arg(long, value_name = "FILE")]
     pub ctlsslcert: Option<PathBuf>,
-    /// Users and passwords, as htpasswd(1) writes them
+    /// Users and passwords on TCP [default: a token, new at each start, in the file PATH.token beside the socket]
     #[arg(long, value_name = "FILE")]
     pub ctlhtpasswd: Option<PathBuf>,
-    /// Neither password nor token, on loopback alone
+    /// Neither password nor token on TCP, on loopback alone; with --ctlport 7867 as etherws 1.3
     #[arg(long)]
     pub ctlanonymous: bool,
 }
