@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
-use etherws::control::api::check::{MAX_MTU, MIN_MTU};
+use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, MacAddr, PortRef, Vid, VidSet};
 use ipnet::IpNet;
 
@@ -240,7 +240,7 @@ pub struct LinkArgs {
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
     /// Seconds without received data before a PING [default: 15].
-    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(i64::from(MIN_PING)..=i64::from(MAX_PING)))]
     pub ping: Option<u32>,
 }
 

@@ -130,3 +130,30 @@ fn links_opened_and_closed_at_a_rate_do_not_fill_the_log() {
     let most = 20 * (seconds + 2);
     assert!((2..=most).contains(&lines), "{lines} lines in {seconds} s for 300 links");
 }
+
+#[test]
+fn what_a_request_may_ask_for_the_file_may_say() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen"]);
+    let saved = host.dir().join("saved.toml");
+    let saved = saved.to_str().expect("path");
+    for (options, fits) in
+        [(serde_json::json!({"ping": 3600}), true), (serde_json::json!({"ping": 3601}), false)]
+    {
+        let spec = serde_json::json!({"type": "client", "target": "ws://127.0.0.1:1/", "options": options});
+        assert_eq!(switch.rpc("addPort", spec).is_ok(), fits, "{options}");
+        // One port that the file cannot hold would keep all of them from being saved.
+        switch.ctl_ok(&["saveconf", saved]);
+        let check = host.run(&[lab::switch::ETHERWS, "check", saved]);
+        assert!(check.status.success(), "{check:?}");
+    }
+    for (key, value) in
+        [("name", "\"é\""), ("name", "\"-x\""), ("target", "\"é\""), ("address", "[\"224.0.0.1/4\"]")]
+    {
+        let target = if key == "target" { "" } else { "target = \"t\"\n" };
+        let file = host.file("port.toml", format!("[[port]]\ntype = \"tap\"\n{target}{key} = {value}\n"));
+        let check = host.run(&[lab::switch::ETHERWS, "check", &file]);
+        let said = lab::said(&check);
+        assert!(!check.status.success() && said.contains(&format!("port.{key}: ")), "{key}: {said}");
+    }
+}

@@ -1,5 +1,9 @@
 //! What is wrong with a port or profile although each of its values is of the right kind.
 
+use crate::control::api::{
+    self,
+    check::{check_device_name, check_port_name},
+};
 use crate::port::dial::Target;
 use crate::port::spec::{LinkOptions, PortKind, PortSpec};
 
@@ -16,7 +20,8 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
             wrong.extend(Target::parse(&spec.target, &spec.options).err().map(|why| ("target", why)))
         }
         PortKind::Tap | PortKind::Netdev => {
-            wrong.extend(check_device(&spec.target).err().map(|why| ("target", why)));
+            let name = check_device_name(&spec.target).map_err(|why| unprefixed(&why, "target"));
+            wrong.extend(name.err().map(|why| ("target", why)));
         }
     }
     if let Some(name) = &spec.name {
@@ -33,14 +38,17 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(!device && spec.mac.is_some(), "mac", "tap and netdev");
     only(spec.kind != PortKind::Tap && spec.persist, "persist", "tap");
     only(device && spec.options != LinkOptions::default(), "options", "client");
-    if let Some(mtu) = spec.mtu.filter(|mtu| !(576..=65_535).contains(mtu)) {
-        wrong.push(("mtu", format!("{mtu} is out of range (expected 576 to 65535)")));
-    }
-    if let Some(mac) = spec.mac.filter(|mac| mac.is_group() || mac.is_zero()) {
-        wrong.push(("mac", format!("{mac} cannot be a device's own address")));
-    }
-    if spec.options.ping.is_some_and(|ping| !(1..=3600).contains(&ping)) {
-        wrong.push(("options", "ping out of range (expected 1 to 3600)".to_owned()));
+    // What addPort would refuse of the rest, so that a file and a request are measured alike.
+    if wrong.is_empty()
+        && let Err(why) = api::check_spec(spec)
+    {
+        let keys = ["target", "name", "address", "mtu", "mac", "options"];
+        wrong.push(match why.split_once(": ") {
+            Some((key, why)) if let Some(key) = keys.iter().find(|known| **known == key) => {
+                (*key, why.to_owned())
+            }
+            _ => ("target", why),
+        });
     }
     wrong
 }
@@ -64,25 +72,12 @@ pub fn check_vlan(access: bool, trunk: bool, native: bool) -> Option<(&'static s
     }
 }
 
-/// As the kernel's `dev_valid_name`, and without `%`, which it would take for a pattern.
-fn check_device(name: &str) -> Result<(), String> {
-    let fine = (1..16).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c));
-    if fine {
-        return Ok(());
-    }
-    Err(format!("{name:?} is not a device name (expected 1 to 15 bytes without space, '/', ':' or '%')"))
+/// A port's name must not be taken for a number or an option, and must fit in a table.
+pub fn check_name(name: &str) -> Result<(), String> {
+    check_port_name(name).map_err(|why| unprefixed(&why, "name"))
 }
 
-/// A port's name must not be taken for a number, and must fit in a table.
-pub fn check_name(name: &str) -> Result<(), String> {
-    let fine = (1..=64).contains(&name.len())
-        && name.parse::<u64>().is_err()
-        && !name.contains(|c: char| c.is_whitespace() || c.is_control());
-    if fine {
-        return Ok(());
-    }
-    Err(format!("{name:?} is not a port name (expected 1 to 64 bytes without space, and not a number)"))
+/// The parameter's name stands before the message already.
+fn unprefixed(why: &str, key: &str) -> String {
+    why.strip_prefix(key).and_then(|why| why.strip_prefix(": ")).unwrap_or(why).to_owned()
 }

@@ -407,7 +407,7 @@ trunk = "2-3"
             ),
             (&format!("{tap}native = 1"), "f:4:1: port.native: only with trunk"),
             (&format!("{tap}mtu = 575"), "f:4:1: port.mtu: 575 is out of range"),
-            (&format!("{tap}mac = '01:00:00:00:00:00'"), "f:4:1: port.mac: 01:00:00:00:00:00 cannot be"),
+            (&format!("{tap}mac = '01:00:00:00:00:00'"), "f:4:1: port.mac: 01:00:00:00:00:00 is a group address"),
             (
                 &format!("{tap}address = ['10.0.0.1']"),
                 "f:4:12: port.address: \"10.0.0.1\" is not an address with",
@@ -422,12 +422,12 @@ trunk = "2-3"
                 &format!("{tap}name='a'\n[[port]]\ntype='tap'\ntarget='u'\nname='a'"),
                 "f:8:1: port.name: \"a\" is another",
             ),
-            (&format!("{tap}name='7'"), "f:4:1: port.name: \"7\" is not a port name"),
-            ("[[port]]\ntype='tap'\ntarget='a%d'", "f:3:1: port.target: \"a%d\" is not a device name"),
-            ("[[port]]\ntype='tap'\ntarget='../x'", "f:3:1: port.target: \"../x\" is not a device name"),
+            (&format!("{tap}name='7'"), "f:4:1: port.name: \"7\" could be taken for a port number"),
+            ("[[port]]\ntype='tap'\ntarget='a%d'", "f:3:1: port.target: device name \"a%d\" has"),
+            ("[[port]]\ntype='tap'\ntarget='../x'", "f:3:1: port.target: device name \"../x\" has"),
             (
                 "[[port]]\ntype='tap'\ntarget='sixteen-bytes-xx'",
-                "f:3:1: port.target: \"sixteen-bytes-xx\" is not",
+                "f:3:1: port.target: device name \"sixteen-bytes-xx\" is longer",
             ),
             (
                 "[[port]]\ntype='client'\ntarget='http://x'",

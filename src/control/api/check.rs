@@ -14,6 +14,9 @@ use crate::port::spec::{LinkOptions, PortChange, PortKind, PortSpec, VlanChange}
 pub const MIN_MTU: u32 = 576;
 /// The kernel refuses more on every device that we have.
 pub const MAX_MTU: u32 = 65_535;
+/// Seconds between PINGs that can be asked for.
+pub const MIN_PING: u32 = 1;
+pub const MAX_PING: u32 = 3600;
 /// Longest port name, in bytes.
 pub const MAX_PORT_NAME: usize = 63;
 /// IFNAMSIZ without its NUL.
@@ -44,6 +47,7 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
     if spec.persist && spec.kind != PortKind::Tap {
         return Err(format!("persist: a {} port is no TAP; only a TAP can outlive its port", spec.kind));
     }
+    spec.options.ping.map_or(Ok(()), check_ping)?;
     spec.mtu.map_or(Ok(()), check_mtu)?;
     spec.mac.map_or(Ok(()), check_mac)?;
     spec.address.iter().try_for_each(check_address)
@@ -99,6 +103,14 @@ pub fn check_mtu(mtu: u32) -> Result<(), String> {
     }
 }
 
+/// 1 to 3600 s.
+fn check_ping(ping: u32) -> Result<(), String> {
+    match ping {
+        MIN_PING..=MAX_PING => Ok(()),
+        _ => Err(format!("options: ping of {ping} s is out of range ({MIN_PING} to {MAX_PING})")),
+    }
+}
+
 /// A station's own address: neither zero nor a group's.
 pub fn check_mac(mac: MacAddr) -> Result<(), String> {
     match mac {
@@ -118,7 +130,7 @@ pub fn check_vid(vid: u16) -> Result<(), String> {
 
 /// What the kernel takes as a device name (dev_valid_name), less its `%d` templates, control
 /// characters and non-ASCII.
-fn check_device_name(name: &str) -> Result<(), String> {
+pub fn check_device_name(name: &str) -> Result<(), String> {
     let why = match name {
         "" => "is empty".to_owned(),
         "." | ".." => "is no device name".to_owned(),
@@ -131,7 +143,8 @@ fn check_device_name(name: &str) -> Result<(), String> {
     Err(format!("target: device name {name:?} {why}"))
 }
 
-fn check_port_name(name: &str) -> Result<(), String> {
+/// What can be typed and not be taken for something else: ASCII, neither a number nor an option.
+pub fn check_port_name(name: &str) -> Result<(), String> {
     let why = if name.is_empty() {
         "is empty".to_owned()
     } else if name.len() > MAX_PORT_NAME {
@@ -284,6 +297,7 @@ mod tests {
             (json!({"type": "tap", "target": "t", "access": 1, "trunk": "2"}), "access: "),
             (json!({"type": "tap", "target": "t", "access": 1, "native": 2}), "native: "),
             (json!({"type": "tap", "target": "t", "native": 2}), "native: "),
+            (json!({"type": "client", "target": "ws://h", "options": {"ping": 3601}}), "options: ping"),
             (json!({"type": "tap", "target": "t", "mtu": 575}), "mtu: "),
             (json!({"type": "tap", "target": "t", "mtu": 65_536}), "mtu: "),
             (json!({"type": "tap", "target": "t", "mac": "01:00:00:00:00:01"}), "mac: "),

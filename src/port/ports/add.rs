@@ -371,7 +371,7 @@ fn name_from(text: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || "._-:@".contains(c) { c } else { '_' })
         .take(MAX_NAME - 4)
         .collect();
-    if name.bytes().all(|b| b.is_ascii_digit()) {
+    if name.bytes().all(|b| b.is_ascii_digit()) || name.starts_with('-') {
         name.insert(0, 'p');
     }
     name
