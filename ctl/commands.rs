@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::Wrong;
 use crate::cli::{AddPort, Command, InterfaceArgs, LinkArgs, PortArgs, SetIf, SetPort};
 use crate::server::ask_password;
 use crate::table::{escaped, table, without_empty_columns};
@@ -26,7 +27,7 @@ pub struct Request {
 
 impl Request {
     /// Reads the files named and asks for passwords that are missing.
-    pub fn of(command: &Command) -> Result<Self, String> {
+    pub fn of(command: &Command) -> Result<Self, Wrong> {
         let bare = |method| Ok(Self { method, params: None });
         match command {
             Command::Listport => bare(Method::ListPort),
@@ -47,17 +48,19 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
-            Command::Man { .. } | Command::Completions { .. } => Err("no question to a switch".into()),
+            Command::Man { .. } | Command::Completions { .. } => {
+                Err(Wrong::Failure("no question to a switch".into()))
+            }
         }
     }
 }
 
-fn with(method: Method, params: impl Serialize) -> Result<Request, String> {
+fn with(method: Method, params: impl Serialize) -> Result<Request, Wrong> {
     let params = serde_json::to_value(params).map_err(|e| format!("not expressible in JSON: {e}"))?;
     Ok(Request { method, params: Some(params) })
 }
 
-fn spec(add: &AddPort) -> Result<PortSpec, String> {
+fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
     let mut spec = match add {
         AddPort::Tap { target, port, interface, persist } => PortSpec {
             persist: *persist,
@@ -70,10 +73,10 @@ fn spec(add: &AddPort) -> Result<PortSpec, String> {
     };
     if let AddPort::Client { link, .. } = add {
         // What is wrong already needs no password.
-        api::check_spec(&spec)?;
+        api::check_spec(&spec).map_err(Wrong::Usage)?;
         spec.options = options(link)?;
     }
-    api::check_spec(&spec)?;
+    api::check_spec(&spec).map_err(Wrong::Usage)?;
     Ok(spec)
 }
 
@@ -150,7 +153,7 @@ fn set_port(set: &SetPort) -> api::SetPort {
     }
 }
 
-fn set_interface(set: &SetIf) -> Result<api::SetInterface, String> {
+fn set_interface(set: &SetIf) -> Result<api::SetInterface, Wrong> {
     let mut netmask = set.netmask.map(|mask| mask.to_string());
     let mut address = set.address.clone();
     // A single A/LEN goes out as 1.3 understands it, too.
@@ -162,7 +165,7 @@ fn set_interface(set: &SetIf) -> Result<api::SetInterface, String> {
     }
     let address = (!address.is_empty()).then_some(Addresses(address));
     if address.is_some() {
-        api::check::addresses(address.as_ref(), netmask.as_deref(), None)?;
+        api::check::addresses(address.as_ref(), netmask.as_deref(), None).map_err(Wrong::Usage)?;
     }
     Ok(api::SetInterface { port: set.port.clone(), address, netmask, mtu: set.mtu, mac: set.mac })
 }

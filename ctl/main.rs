@@ -29,18 +29,37 @@ use server::Server;
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(why) => {
+        Err(wrong) => {
+            let (why, code) = match wrong {
+                Wrong::Usage(why) => (why, ExitCode::from(2)),
+                Wrong::Failure(why) => (why, ExitCode::FAILURE),
+            };
             // Nowhere is left to say that stderr is gone.
             let _ = writeln!(io::stderr(), "etherctl: {why}");
-            ExitCode::FAILURE
+            code
         }
     }
 }
 
-fn run(cli: Cli) -> Result<(), String> {
+/// Why there is nothing to print.
+#[derive(Debug)]
+pub enum Wrong {
+    /// The command line makes no sense, whatever the switch is like.
+    Usage(String),
+    /// All the rest.
+    Failure(String),
+}
+
+impl From<String> for Wrong {
+    fn from(why: String) -> Self {
+        Self::Failure(why)
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Wrong> {
     match &cli.command {
-        Command::Man { dir } => return manual::write_page(dir),
-        Command::Completions { shell } => return print(&manual::completions(*shell)),
+        Command::Man { dir } => return Ok(manual::write_page(dir)?),
+        Command::Completions { shell } => return Ok(print(&manual::completions(*shell))?),
         _ => {}
     }
     let request = Request::of(&cli.command)?;
@@ -55,11 +74,11 @@ fn run(cli: Cli) -> Result<(), String> {
         .map_err(|e| format!("could not start: {e}"))?;
     let result = runtime.block_on(ask(server, &request))?;
     let result = commands::select(&cli.command, result)?;
-    print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })
+    Ok(print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })?)
 }
 
 /// Asks once, and once more with a user and password when the server wants one and a person is there.
-async fn ask(mut server: Server, request: &Request) -> Result<Value, String> {
+async fn ask(mut server: Server, request: &Request) -> Result<Value, Wrong> {
     match client::call(&server, request).await {
         Err(Failure::Unauthorized(_)) if server.may_prompt() => {
             server.prompt()?;
@@ -67,7 +86,7 @@ async fn ask(mut server: Server, request: &Request) -> Result<Value, String> {
         }
         answer => answer,
     }
-    .map_err(|failure| failure.to_string())
+    .map_err(|failure| failure.to_string().into())
 }
 
 /// A reader that went away (`etherctl listport | head`) is no failure.

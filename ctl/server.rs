@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use etherws::control::api;
 
+use crate::Wrong;
 use crate::cli::ServerArgs;
 
 /// Where the control service listens.
@@ -106,18 +107,17 @@ pub struct Server {
 
 impl Server {
     /// Reads the local token, asks for a password that `--ctluser` lacks.
-    pub fn of(args: ServerArgs) -> Result<Self, String> {
+    pub fn of(args: ServerArgs) -> Result<Self, Wrong> {
         let url = match args.ctlurl {
             Some(url) => url,
-            None => Url::Unix(
-                existing_socket()
-                    .ok_or("no XDG_RUNTIME_DIR to look for the switch in (--ctlurl names it)")?,
-            ),
+            None => Url::Unix(existing_socket().ok_or_else(|| {
+                "no XDG_RUNTIME_DIR to look for the switch in (--ctlurl names it)".to_owned()
+            })?),
         };
         let authorization = match (args.ctluser, args.ctlpasswd) {
             (Some(user), Some(passwd)) => Some(basic(&user, &passwd)?),
             (Some(user), None) => Some(basic(&user, &ask_password("Control Password: ", "--ctlpasswd")?)?),
-            (None, Some(_)) => return Err("--ctlpasswd needs --ctluser".into()),
+            (None, Some(_)) => return Err(Wrong::Usage("--ctlpasswd needs --ctluser".into())),
             (None, None) if url.is_loopback() => local_token().map(|token| format!("Bearer {token}")),
             (None, None) => None,
         };
@@ -135,7 +135,7 @@ impl Server {
         anonymous && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    pub fn prompt(&mut self) -> Result<(), String> {
+    pub fn prompt(&mut self) -> Result<(), Wrong> {
         let mut user = String::new();
         write!(io::stderr(), "Control User: ")
             .and_then(|()| io::stderr().flush())
@@ -156,9 +156,10 @@ pub fn ask_password(prompt: &str, instead: &str) -> Result<String, String> {
         .map_err(|e| format!("could not ask for the password: {e} ({instead} gives it)"))
 }
 
-fn basic(user: &str, passwd: &str) -> Result<String, String> {
+fn basic(user: &str, passwd: &str) -> Result<String, Wrong> {
     if user.contains(':') {
-        return Err(format!("user {user:?} has ':' in it, which Basic authentication cannot carry"));
+        let why = format!("user {user:?} has ':' in it, which Basic authentication cannot carry");
+        return Err(Wrong::Usage(why));
     }
     Ok(format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{passwd}"))))
 }

@@ -407,7 +407,10 @@ trunk = "2-3"
             ),
             (&format!("{tap}native = 1"), "f:4:1: port.native: only with trunk"),
             (&format!("{tap}mtu = 575"), "f:4:1: port.mtu: 575 is out of range"),
-            (&format!("{tap}mac = '01:00:00:00:00:00'"), "f:4:1: port.mac: 01:00:00:00:00:00 is a group address"),
+            (
+                &format!("{tap}mac = '01:00:00:00:00:00'"),
+                "f:4:1: port.mac: 01:00:00:00:00:00 is a group address",
+            ),
             (
                 &format!("{tap}address = ['10.0.0.1']"),
                 "f:4:12: port.address: \"10.0.0.1\" is not an address with",
