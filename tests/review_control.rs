@@ -157,3 +157,29 @@ fn what_a_request_may_ask_for_the_file_may_say() {
         assert!(!check.status.success() && said.contains(&format!("port.{key}: ")), "{key}: {said}");
     }
 }
+
+#[test]
+fn a_reload_that_fails_half_way_changes_nothing() {
+    let host = Host::new();
+    let link = "[[port]]\nname = \"up\"\ntype = \"client\"\ntarget = \"ws://127.0.0.1:1/\"\n";
+    let good = format!(
+        "[switch]\nageout = 50\n[listen]\nport = 8080\n[[port]]\ntype = \"tap\"\ntarget = \"t0\"\n{link}"
+    );
+    let bad = good.replace(":1/", ":2/").replace("8080", "8081").replace("= \"t0\"", "= \"t0\"\naccess = 7")
+        + "[[port]]\ntype = \"netdev\"\ntarget = \"nowhere\"\n";
+    let config = host.file("etherws.toml", &good);
+    let switch = Switch::start(&host, &["--config", &config]);
+    host.file("etherws.toml", &bad);
+    let error = switch.ctl_err(1, &["reload"]);
+    assert!(error.contains("nothing was changed") && error.contains("nowhere"), "{error}");
+    for round in ["after the failure", "after the good file again"] {
+        assert_eq!(switch.port("up")["target"], "ws://127.0.0.1:1/", "{round}");
+        assert_eq!(
+            (&switch.port("t0")["vlan"], &switch.port("t0")["port"]),
+            (&"transparent".into(), &1.into())
+        );
+        host.wait_port("127.0.0.1:8080");
+        host.file("etherws.toml", &good);
+        switch.ctl_ok(&["reload"]);
+    }
+}

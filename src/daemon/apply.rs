@@ -226,8 +226,8 @@ fn vlan_text(rule: &VlanChange) -> String {
 }
 
 /// Makes the running switch that of `new`; `current` follows what is in force. What changed, one line
-/// each. The services go first, since they change all or nothing; on a failure behind them the error
-/// says what was applied and what was not.
+/// each. The services go first, since they change all or nothing. When a port cannot be changed, all that was
+/// done before is undone, and the error says where that could not be.
 pub async fn apply(
     current: &mut Config,
     new: Config,
@@ -237,12 +237,16 @@ pub async fn apply(
 ) -> Result<Vec<String>, String> {
     let mut lines =
         door.reload(new.door.clone()).await.map_err(|why| format!("nothing was changed: {why}"))?;
-    let steps = plan(&current.ports, &new.ports, &Running::all(ports));
-    current.door = new.door;
+    for step in plan(&current.ports, &new.ports, &Running::all(ports)) {
+        if let Err(why) = run(&step, ports).await {
+            let left = undo(current, &new, ports, door).await;
+            return Err(failed(&step, &why, &left));
+        }
+        lines.push(step.to_string());
+    }
     if current.log != new.log {
         logs.set(new.log.as_deref())?;
         lines.push(format!("log filter {}", new.log.as_deref().unwrap_or("info")));
-        current.log = new.log;
     }
     if current.switch != new.switch {
         if current.switch.threads != new.switch.threads {
@@ -252,25 +256,31 @@ pub async fn apply(
             lines.push(format!("ageout {} s", new.switch.ageout.as_secs()));
         }
         if current.switch.fdb_limit != new.switch.fdb_limit {
-            lines.push(format!("fdb_limit {}", new.switch.fdb_limit));
+            lines.push("fdb_limit: takes effect at the next start".to_owned());
         }
         if current.switch.ping != new.switch.ping {
-            lines.push(format!(
-                "ping {} s, from each link's next connection",
-                new.switch.ping.map_or(15, |ping| ping.as_secs())
-            ));
+            let seconds = new.switch.ping.map_or(15, |ping| ping.as_secs());
+            lines.push(format!("ping {seconds} s, from each link's next connection"));
         }
         ports.reconfigure(&new.switch);
-        current.switch = new.switch;
     }
-    for (done, step) in steps.iter().enumerate() {
-        if let Err(why) = run(step, ports).await {
-            return Err(partly(&lines, step, &why, &steps[done + 1..]));
-        }
-        lines.push(step.to_string());
-    }
-    current.ports = new.ports;
+    *current = new;
     Ok(lines)
+}
+
+/// Makes the ports and services those of `current` again after a part of `new` was applied: the same plan,
+/// the other way round. What could not be undone.
+async fn undo(current: &Config, new: &Config, ports: &Ports, door: &Door) -> Vec<String> {
+    let mut left = Vec::new();
+    for step in plan(&new.ports, &current.ports, &Running::all(ports)) {
+        match (&step, run(&step, ports).await) {
+            (Step::Note(note), _) => left.push(note.clone()),
+            (_, Ok(())) => {}
+            (_, Err(why)) => left.push(format!("{step}: {why}")),
+        }
+    }
+    left.extend(door.reload(current.door.clone()).await.err());
+    left
 }
 
 async fn run(step: &Step, ports: &Ports) -> Result<(), String> {
@@ -304,14 +314,12 @@ fn gone_is_gone(result: Result<(), PortError>) -> Result<(), String> {
     }
 }
 
-fn partly(applied: &[String], failed: &Step, why: &str, rest: &[Step]) -> String {
-    let list = |items: Vec<String>| if items.is_empty() { "nothing".to_owned() } else { items.join("; ") };
-    let rest = rest.iter().map(ToString::to_string).collect();
-    format!(
-        "could not apply \"{failed}\": {why}. applied: {}. not applied: {}",
-        list(applied.to_vec()),
-        list(rest)
-    )
+fn failed(step: &Step, why: &str, left: &[String]) -> String {
+    let text = format!("could not apply \"{step}\": {why}");
+    match left {
+        [] => format!("nothing was changed: {text}"),
+        left => format!("{text}. what was applied before is undone but for: {}", left.join("; ")),
+    }
 }
 
 #[cfg(test)]
@@ -420,9 +428,20 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_what_was_applied_and_what_not() {
-        let rest = [Step::Note("b".to_owned()), Step::Note("c".to_owned())];
-        let text = partly(&["a".to_owned()], &rest[0], "no", &rest[1..]);
-        assert_eq!(text, "could not apply \"b\": no. applied: a. not applied: c");
+    fn a_failure_says_what_is_left_of_it() {
+        let step = Step::Note("b".to_owned());
+        assert_eq!(failed(&step, "no", &[]), "nothing was changed: could not apply \"b\": no");
+        let text = failed(&step, "no", &["a".to_owned(), "c".to_owned()]);
+        assert_eq!(text, "could not apply \"b\": no. what was applied before is undone but for: a; c");
+    }
+
+    #[test]
+    fn the_way_back_undoes_what_was_done_and_nothing_else() {
+        let other = LINK.replace("//h/", "//i/");
+        let new = format!("{TAP}mtu=1400\n{other}[[port]]\ntype='tap'\ntarget='tap9'\n");
+        // The link was made anew; the TAP was not reached, or had its MTU from someone's hand.
+        let half = format!("{TAP}{other}");
+        assert_eq!(lines(&new, &format!("{TAP}{LINK}"), &half), ["port up recreated (client ws://h/)"]);
+        assert_eq!(lines(&new, &format!("{TAP}{LINK}"), &format!("{TAP}{LINK}")), Vec::<String>::new());
     }
 }
