@@ -342,7 +342,7 @@ struct Book {
     lists: BTreeMap<u32, List>,
     /// The list of each slot that has learned entries.
     current: BTreeMap<Slot, u32>,
-    /// Lists whose port was flushed.
+    /// Lists whose port was flushed, as long as anything is in them.
     stale: Vec<u32>,
     next_list: u32,
 }
@@ -392,11 +392,8 @@ impl Book {
 
     /// Which list gives an entry up: a flushed one, else the longest.
     fn payer(&mut self) -> Option<u32> {
-        while let Some(id) = self.stale.last() {
-            if self.lists.contains_key(id) {
-                return Some(*id);
-            }
-            self.stale.pop();
+        if let Some(id) = self.stale.last() {
+            return Some(*id);
         }
         let learned = self.lists.iter().filter(|(_, list)| list.slot.is_some());
         learned.max_by_key(|(_, list)| list.count).map(|(id, _)| *id)
@@ -432,7 +429,11 @@ impl Book {
         if list.count == 0 {
             let slot = list.slot;
             self.lists.remove(&id);
-            slot.map(|slot| self.current.remove(&slot));
+            match slot {
+                Some(slot) => drop(self.current.remove(&slot)),
+                // The number may be given to another list, which is not stale.
+                None => self.stale.retain(|stale| *stale != id),
+            }
         }
     }
 }
@@ -450,6 +451,17 @@ mod tests {
 
     fn fdb(limit: usize) -> Fdb {
         Fdb::new(limit, 300, [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321])
+    }
+
+    /// A list's number was given to a port again while it still stood among those of flushed ports.
+    #[test]
+    fn bad_37_a_port_that_was_flushed_and_learns_again_does_not_pay_for_a_flood() {
+        let fdb = fdb(64);
+        fdb.learn(0, mac(1), A, 0);
+        fdb.flush(A);
+        fdb.learn(0, mac(1), A, 0);
+        (100..1100).for_each(|n| _ = fdb.learn(0, mac(n), B, 0));
+        assert_eq!(fdb.lookup(0, mac(1), 0), Some(A));
     }
 
     #[test]
