@@ -1,7 +1,7 @@
 //! The forwarding database: which port a station was last heard on, by (VID, MAC).
 //!
 //! A chained hash table in arrays that never move. Readers walk a chain of atomics and take no lock; a
-//! station heard again on its port costs at most one relaxed store a second. Everything else (a new
+//! station heard again on its port costs at most one relaxed exchange a second. Everything else (a new
 //! station, a moved one, eviction, ageing) happens under one lock, the *book*, which also keeps for each
 //! port the list of its entries in order of arrival.
 //!
@@ -104,7 +104,8 @@ impl Fdb {
             let seen = entry.seen.load(Relaxed);
             if entry.place.load(Acquire) == here && seen != STATIC {
                 if seen != now {
-                    entry.seen.store(now, Relaxed);
+                    // Not over what a writer made of the entry since, a static one for example.
+                    let _ = entry.seen.compare_exchange(seen, now, Relaxed, Relaxed);
                 }
                 return Learned::Known;
             }
