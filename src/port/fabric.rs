@@ -37,9 +37,10 @@ impl Fabric {
         self.switch.table().load()
     }
 
-    /// Begins a batch of frames from the port in `slot`; `None` once the port is gone.
-    pub fn batch<'a>(&'a self, table: &'a Table<Egress>, slot: Slot) -> Option<Batch<'a>> {
-        let ingress = table.get(slot)?;
+    /// Begins a batch of frames from port `number` in `slot`; `None` once the port is gone, another one
+    /// in its place or not.
+    pub fn batch<'a>(&'a self, table: &'a Table<Egress>, slot: Slot, number: u32) -> Option<Batch<'a>> {
+        let ingress = table.get(slot).filter(|port| port.number == number)?;
         let touched = TOUCHED.take();
         Some(Batch { fabric: self, table, ingress, now: self.now(), touched, frames: 0, bytes: 0 })
     }

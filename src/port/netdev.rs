@@ -15,7 +15,7 @@ use crate::sys::packet::{PacketSocket, Received};
 use crate::sys::{Held, readable};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
-pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<Held<PacketSocket>>) -> io::Error {
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, socket: Arc<Held<PacketSocket>>) -> io::Error {
     let readiness = match readable(socket) {
         Ok(readiness) => readiness,
         Err(e) => return e,
@@ -25,7 +25,7 @@ pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<Held<PacketSoc
             Ok(ready) => ready,
             Err(e) => return e,
         };
-        match forward_batch(&fabric, slot, readiness.get_ref()) {
+        match forward_batch(&fabric, slot, number, readiness.get_ref()) {
             // Other ports live on this thread too.
             Ok(()) => tokio::task::yield_now().await,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -35,9 +35,9 @@ pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, socket: Arc<Held<PacketSoc
 }
 
 /// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
-fn forward_batch(fabric: &Fabric, slot: Slot, socket: &PacketSocket) -> io::Result<()> {
+fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket) -> io::Result<()> {
     let table = fabric.table();
-    let mut batch = fabric.batch(&table, slot).ok_or(io::ErrorKind::NotConnected)?;
+    let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
     with_scratch(|scratch| {
         let (buffer, pieces) = scratch.plain.split_at_mut(Tag::LEN + MAX_FRAME);
         for _ in 0..BUDGET {

@@ -10,7 +10,7 @@ use crate::sys::tun::Tap;
 use crate::sys::{Held, readable};
 
 /// Reads frames until the device fails. Runs on a data thread.
-pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Held<Tap>>) -> io::Error {
+pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, tap: Arc<Held<Tap>>) -> io::Error {
     let readiness = match readable(tap) {
         Ok(readiness) => readiness,
         Err(e) => return e,
@@ -20,7 +20,7 @@ pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Held<Tap>>) -> io
             Ok(ready) => ready,
             Err(e) => return e,
         };
-        match forward_batch(&fabric, slot, readiness.get_ref()) {
+        match forward_batch(&fabric, slot, number, readiness.get_ref()) {
             // Other ports live on this thread too.
             Ok(()) => tokio::task::yield_now().await,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
@@ -30,9 +30,9 @@ pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, tap: Arc<Held<Tap>>) -> io
 }
 
 /// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
-fn forward_batch(fabric: &Fabric, slot: Slot, tap: &Tap) -> io::Result<()> {
+fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Result<()> {
     let table = fabric.table();
-    let mut batch = fabric.batch(&table, slot).ok_or(io::ErrorKind::NotConnected)?;
+    let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
     with_scratch(|scratch| {
         // One byte more than any frame: what fills it was cut, and is dropped as oversize.
         let buffer = &mut scratch.plain[..=MAX_FRAME];

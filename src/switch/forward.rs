@@ -3,8 +3,8 @@
 //! The table of ports is a snapshot that the control side replaces as a whole; a data thread reads it
 //! without a lock. What hangs on a port besides its rules is the shell's (`E`).
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -89,11 +89,15 @@ pub struct Flood {
 pub struct Switch<E> {
     pub fdb: Fdb,
     table: ArcSwap<Table<E>>,
+    /// Ports that were removed while somebody may still read a table that has them. Held while the table
+    /// changes.
+    leaving: Mutex<Vec<Weak<Port<E>>>>,
 }
 
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
-        Self { fdb, table: ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() }) }
+        let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() });
+        Self { fdb, table, leaving: Mutex::default() }
     }
 
     /// The table; take it anew for each batch.
@@ -101,9 +105,9 @@ impl<E> Switch<E> {
         &self.table
     }
 
-    /// Puts `port` into its slot. Callers serialise changes among themselves.
+    /// Puts `port` into its slot, which is free or its own.
     pub fn put(&self, port: Port<E>) {
-        self.update(|table| {
+        self.update(|table, _| {
             let index = port.slot.index();
             if table.slots.len() <= index {
                 table.slots.resize_with(index + 1, || None);
@@ -112,11 +116,12 @@ impl<E> Switch<E> {
         });
     }
 
-    /// Empties a slot and forgets its stations.
+    /// Empties a slot and forgets its stations. The slot is free when the last reader is done with the
+    /// port.
     pub fn remove(&self, slot: Slot) {
-        self.update(|table| {
-            if let Some(port) = table.slots.get_mut(slot.index()) {
-                *port = None;
+        self.update(|table, leaving| {
+            if let Some(port) = table.slots.get_mut(slot.index()).and_then(Option::take) {
+                leaving.push(Arc::downgrade(&port));
             }
         });
         self.fdb.forget_port(slot);
@@ -125,14 +130,24 @@ impl<E> Switch<E> {
     /// The MAC addresses of this host's own devices.
     pub fn set_own(&self, mut own: Vec<MacAddr>) {
         own.sort_unstable();
-        self.update(|table| table.own = own);
+        self.update(|table, _| table.own = own);
     }
 
-    /// The lowest free slot, `None` when all are taken.
+    /// The lowest free slot, `None` when all are taken. Whoever asks fills it before asking again.
+    ///
+    /// A batch that began before a port was removed goes on with the table as it was: it may send to the
+    /// port, and learn for it. Its slot is given to nobody while that lasts, and what was learned so late
+    /// is forgotten.
     pub fn free_slot(&self) -> Option<Slot> {
+        let mut leaving = self.leaving();
+        leaving.retain(|port| port.strong_count() > 0);
+        let busy: Vec<_> = leaving.iter().filter_map(|port| Some(port.upgrade()?.slot)).collect();
+        drop(leaving);
         let table = self.table.load();
-        let index = table.slots.iter().position(Option::is_none).unwrap_or(table.slots.len());
-        (index < MAX_SLOTS).then_some(Slot(index as u32))
+        let is_taken = |slot: &Slot| table.get(*slot).is_some() || busy.contains(slot);
+        let slot = (0..MAX_SLOTS as u32).map(Slot).find(|slot| !is_taken(slot))?;
+        self.fdb.forget_port(slot);
+        Some(slot)
     }
 
     /// Who gets `frame`, which came in at `ingress`. Learns the source.
@@ -195,10 +210,15 @@ impl<E> Switch<E> {
         Ok(Verdict::Unicast(slot, retag))
     }
 
-    fn update(&self, change: impl FnOnce(&mut Table<E>)) {
+    fn update(&self, change: impl FnOnce(&mut Table<E>, &mut Vec<Weak<Port<E>>>)) {
+        let mut leaving = self.leaving();
         let mut table = Table::clone(&self.table.load());
-        change(&mut table);
+        change(&mut table, &mut leaving);
         self.table.store(Arc::new(table));
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Weak<Port<E>>>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -319,6 +339,19 @@ mod tests {
         let Verdict::Flood(flood) = send(&open, 0, bpdu, X) else { panic!() };
         let out: Vec<_> = open.table().load().flood(flood, true).map(|(p, _)| p.slot.0).collect();
         assert_eq!(out, [2], "not to a port that keeps them out");
+    }
+
+    #[test]
+    fn a_slot_is_not_given_away_under_a_batch_that_still_uses_it() {
+        let switch = switch(|_| ());
+        let before = switch.table().load();
+        switch.remove(Slot(1));
+        assert_eq!(switch.free_slot(), Some(Slot(3)));
+        // The batch learns for the port that it knows.
+        switch.forward(&before, before.get(Slot(1)).unwrap(), Frame::checked(&frame(ALL, X)).unwrap(), NOW);
+        drop(before);
+        assert_eq!(switch.free_slot(), Some(Slot(1)));
+        assert_eq!(switch.fdb.lookup(0, X.parse().unwrap(), 1), None);
     }
 
     #[test]

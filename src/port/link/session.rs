@@ -66,6 +66,8 @@ pub struct Session {
     pub link: Arc<Link>,
     pub fabric: Arc<Fabric>,
     pub slot: Slot,
+    /// The port's number: its slot may be another's before the session has ended.
+    pub number: u32,
     pub role: Role,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
@@ -96,19 +98,7 @@ impl Session {
         *self.link.lock() = Some(wire);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
-        let mut serving = Serving {
-            session: self,
-            socket,
-            has_tls,
-            decoder: Decoder::new(self.role, MAX_FRAME),
-            rest: Vec::new(),
-            heard: Instant::now(),
-            pinged: None,
-            progress: (0, Instant::now()),
-            unfinished: None,
-            pings: PingRate::default(),
-            greeted: false,
-        };
+        let mut serving = Serving::new(self, socket, has_tls);
         serving.rest = self.early.to_vec();
         let outcome = serving.forward_until_the_end().await;
         let Err(ended) = outcome;
@@ -143,7 +133,23 @@ struct Serving<'a> {
     greeted: bool,
 }
 
-impl Serving<'_> {
+impl<'a> Serving<'a> {
+    fn new(session: &'a Session, socket: Arc<TcpStream>, has_tls: bool) -> Self {
+        Self {
+            session,
+            socket,
+            has_tls,
+            decoder: Decoder::new(session.role, MAX_FRAME),
+            rest: Vec::new(),
+            heard: Instant::now(),
+            pinged: None,
+            progress: (0, Instant::now()),
+            unfinished: None,
+            pings: PingRate::default(),
+            greeted: false,
+        }
+    }
+
     async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
         let link = self.session.link.clone();
         let mut stop = self.session.stop.clone();
@@ -220,7 +226,7 @@ impl Serving<'_> {
     fn forward(&mut self, bytes: &mut [u8]) -> Result<(), Ended> {
         let fabric = self.session.fabric.clone();
         let table = fabric.table();
-        let mut batch = fabric.batch(&table, self.session.slot).ok_or(Ended::Stopped)?;
+        let mut batch = fabric.batch(&table, self.session.slot, self.session.number).ok_or(Ended::Stopped)?;
         let mut at = 0;
         let mut outcome = Ok(());
         loop {

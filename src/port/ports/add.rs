@@ -89,6 +89,7 @@ impl Ports {
             link: entry.link().cloned().unwrap_or_default(),
             fabric: self.fabric.clone(),
             slot,
+            number: entry.number,
             role: Role::Server,
             stream: Some(stream),
             tls: tls.map(Into::into),
@@ -208,10 +209,12 @@ impl Ports {
     /// and no other.
     fn start_device(&self, entry: &Arc<Entry>, device: &Device) {
         let seat = self.threads.seat();
-        let (fabric, slot) = (self.fabric.clone(), entry.slot);
+        let (fabric, slot, number) = (self.fabric.clone(), entry.slot, entry.number);
         let task = match &device.handle {
-            Handle::Tap(tap) => seat.handle.spawn(tap::ingress(fabric, slot, tap.clone())),
-            Handle::Packet(socket) => seat.handle.spawn(netdev::ingress(fabric, slot, socket.clone())),
+            Handle::Tap(tap) => seat.handle.spawn(tap::ingress(fabric, slot, number, tap.clone())),
+            Handle::Packet(socket) => {
+                seat.handle.spawn(netdev::ingress(fabric, slot, number, socket.clone()))
+            }
         };
         let (entry, abort) = (entry.clone(), task.abort_handle());
         tokio::spawn(async move {

@@ -57,6 +57,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
                             link: link(entry),
                             fabric: ports.fabric.clone(),
                             slot: entry.slot,
+                            number: entry.number,
                             role: Role::Client,
                             stream: Some(stream),
                             tls: dialed.tls.map(Into::into),
