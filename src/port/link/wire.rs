@@ -163,7 +163,10 @@ impl Wire {
         let got = self.socket.try_read(sealed)?;
         let mut records = &sealed[..got];
         while !records.is_empty() {
-            tls.read_tls(&mut records)?;
+            // Nothing is taken behind a close_notify.
+            if tls.read_tls(&mut records)? == 0 {
+                break;
+            }
             let outcome = tls.process_new_packets();
             if let Err(e) = outcome {
                 // The alert tells the peer; the link ends whether it arrives or not.
@@ -172,11 +175,12 @@ impl Wire {
             }
             filled += drain(tls, &mut plain[filled..])?;
         }
+        let ended = got == 0 || tls.process_new_packets().is_ok_and(|state| state.peer_has_closed());
         if tls.wants_write() {
             self.flush();
         }
-        match (got, filled) {
-            (0, 0) => Ok(0),
+        match (ended, filled) {
+            (true, 0) => Ok(0),
             // Records without payload: tickets, key updates.
             (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
             (_, filled) => Ok(filled),
