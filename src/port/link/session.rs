@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Link, Wire};
 use crate::frame::MAX_FRAME;
-use crate::port::fabric::{Fabric, LOOKED_AT, READ, with_scratch};
+use crate::port::fabric::{Fabric, LOOKED_AT, READ, Scratch, with_scratch};
 use crate::switch::{Reason, Slot};
 use crate::ws::codec::{Decoder, Event, Role, Step};
 use crate::ws::header::{Opcode, Violation};
@@ -99,7 +99,6 @@ impl Session {
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
         let mut serving = Serving::new(self, socket, has_tls);
-        serving.rest = self.early.to_vec();
         let outcome = serving.forward_until_the_end().await;
         let Err(ended) = outcome;
         serving.part(&ended).await;
@@ -130,7 +129,6 @@ struct Serving<'a> {
     progress: (u64, Instant),
     unfinished: Option<Instant>,
     pings: PingRate,
-    greeted: bool,
 }
 
 impl<'a> Serving<'a> {
@@ -146,15 +144,22 @@ impl<'a> Serving<'a> {
             progress: (0, Instant::now()),
             unfinished: None,
             pings: PingRate::default(),
-            greeted: false,
         }
     }
 
     async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
-        let link = self.session.link.clone();
-        let mut stop = self.session.stop.clone();
-        // What came behind the handshake may be whole messages, decrypted or not.
-        let mut waiting = !self.rest.is_empty() || self.has_tls;
+        let session = self.session;
+        let link = session.link.clone();
+        let mut stop = session.stop.clone();
+        for piece in session.early.chunks(READ) {
+            with_scratch(|scratch| {
+                let len = self.put_rest(scratch, piece.len());
+                scratch.plain[len - piece.len()..len].copy_from_slice(piece);
+                self.forward(&mut scratch.plain[..len])
+            })?;
+        }
+        // TLS may have records that it has not been asked for.
+        let mut waiting = self.has_tls;
         let mut turns = 0u32;
         loop {
             if waiting {
@@ -195,9 +200,9 @@ impl<'a> Serving<'a> {
     /// One read and all whole messages in it. `true` when there may be more to read.
     fn read_and_forward(&mut self) -> Result<bool, Ended> {
         with_scratch(|scratch| {
-            let kept = self.rest.len();
-            scratch.plain[..kept].copy_from_slice(&self.rest);
-            let room = &mut scratch.plain[kept..kept + READ];
+            let end = self.put_rest(scratch, READ);
+            let kept = end - READ;
+            let room = &mut scratch.plain[kept..end];
             let got = if self.has_tls {
                 let mut wire = self.session.link.lock();
                 let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
@@ -205,22 +210,24 @@ impl<'a> Serving<'a> {
             } else {
                 self.socket.try_read(room)
             };
-            let (got, more) = match got {
-                Ok(0) if self.greeted || kept == 0 => return Err(Ended::Eof),
-                Ok(n) => (n, n > 0),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => (0, false),
+            let got = match got {
+                Ok(0) => return Err(Ended::Eof),
+                Ok(n) => n,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(e) => return Err(Ended::Broken(e)),
             };
-            if got > 0 {
-                self.heard = Instant::now();
-                self.pinged = None;
-            }
-            if got > 0 || !self.greeted {
-                self.greeted = true;
-                self.forward(&mut scratch.plain[..kept + got])?;
-            }
-            Ok(more)
+            self.heard = Instant::now();
+            self.pinged = None;
+            self.forward(&mut scratch.plain[..kept + got])?;
+            Ok(true)
         })
+    }
+
+    /// Puts the start of a message in front of `more` bytes to come; where they end.
+    fn put_rest(&self, scratch: &mut Scratch, more: usize) -> usize {
+        let kept = self.rest.len();
+        scratch.plain[..kept].copy_from_slice(&self.rest);
+        kept + more
     }
 
     fn forward(&mut self, bytes: &mut [u8]) -> Result<(), Ended> {
