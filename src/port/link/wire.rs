@@ -160,6 +160,9 @@ impl Wire {
         if filled > 0 {
             return Ok(filled);
         }
+        if tls.process_new_packets().is_ok_and(|state| state.peer_has_closed()) {
+            return Ok(0);
+        }
         let got = self.socket.try_read(sealed)?;
         let mut records = &sealed[..got];
         while !records.is_empty() {
@@ -175,12 +178,11 @@ impl Wire {
             }
             filled += drain(tls, &mut plain[filled..])?;
         }
-        let ended = got == 0 || tls.process_new_packets().is_ok_and(|state| state.peer_has_closed());
         if tls.wants_write() {
             self.flush();
         }
-        match (ended, filled) {
-            (true, 0) => Ok(0),
+        match (got, filled) {
+            (0, 0) => Ok(0),
             // Records without payload: tickets, key updates.
             (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
             (_, filled) => Ok(filled),
