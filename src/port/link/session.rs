@@ -165,25 +165,18 @@ impl<'a> Serving<'a> {
             if waiting {
                 waiting = self.read_and_forward()?;
                 turns += 1;
-                if turns.is_multiple_of(TURNS) {
-                    // Other ports live on this thread too.
-                    tokio::task::yield_now().await;
+                if !turns.is_multiple_of(TURNS) {
+                    continue;
                 }
-                continue;
+                // Other ports live on this thread too, and a peer that never pauses must not keep this
+                // one from writing, nor from its end.
+                tokio::task::yield_now().await;
             }
             let deadline = self.tick()?;
             let blocked = self.check_wire()?;
             tokio::select! {
-                ready = self.socket.readable() => {
-                    ready.map_err(Ended::Broken)?;
-                    waiting = true;
-                }
-                ready = self.socket.writable(), if blocked => {
-                    ready.map_err(Ended::Broken)?;
-                    link.flush();
-                }
-                () = link.stuck.notified() => (),
-                () = sleep_until(deadline) => (),
+                // What there is to read comes last: of the others each is done with when it is done.
+                biased;
                 told = stop.wait_for(Option::is_some) => {
                     // A sender that is gone means a port that is gone.
                     let told = told.ok().and_then(|told| *told);
@@ -192,6 +185,17 @@ impl<'a> Serving<'a> {
                         wire.close(Some(code), reason);
                     }
                     return Err(Ended::Stopped);
+                }
+                ready = self.socket.writable(), if blocked => {
+                    ready.map_err(Ended::Broken)?;
+                    link.flush();
+                }
+                () = link.stuck.notified() => (),
+                () = sleep_until(deadline) => (),
+                () = std::future::ready(()), if waiting => (),
+                ready = self.socket.readable() => {
+                    ready.map_err(Ended::Broken)?;
+                    waiting = true;
                 }
             }
         }
