@@ -245,6 +245,9 @@ impl<'a> Serving<'a> {
                 Ok(Step::More) => break,
                 Ok(Step::Used(used, event)) => {
                     at += used;
+                    if let Some(Event::Binary(_) | Event::Text(_)) = &event {
+                        self.unfinished = None;
+                    }
                     let told = match event {
                         Some(Event::Binary(mut payload)) => {
                             payload.peek(LOOKED_AT);
