@@ -125,6 +125,8 @@ struct Serving<'a> {
     heard: Instant,
     /// When the last PING of this silence was sent.
     pinged: Option<Instant>,
+    /// A PING of ours is not answered yet.
+    asked: bool,
     /// Bytes written, and when that last changed or nothing waited.
     progress: (u64, Instant),
     unfinished: Option<Instant>,
@@ -141,6 +143,7 @@ impl<'a> Serving<'a> {
             rest: Vec::new(),
             heard: Instant::now(),
             pinged: None,
+            asked: false,
             progress: (0, Instant::now()),
             unfinished: None,
             pings: PingRate::default(),
@@ -268,7 +271,10 @@ impl<'a> Serving<'a> {
                             self.pings.count(Instant::now())
                         }
                         Some(Event::Pong) => {
-                            self.session.answers.store(true, Relaxed);
+                            // An unsolicited one says nothing of the peer's answers.
+                            if std::mem::take(&mut self.asked) {
+                                self.session.answers.store(true, Relaxed);
+                            }
                             Continue(())
                         }
                         Some(Event::Close(code)) => Break(Ended::Closed(code)),
@@ -309,6 +315,7 @@ impl<'a> Serving<'a> {
         }
         if now >= self.pinged.unwrap_or(silent_since) + ping {
             self.pinged = Some(now);
+            self.asked = true;
             let idle = self.rest.is_empty();
             if idle {
                 self.rest = Vec::new();
