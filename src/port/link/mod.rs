@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 pub use session::{Ended, Session, Stop};
 pub use wire::Wire;
 
-use crate::frame::Outgoing;
+use crate::frame::{MAX_FRAME, Outgoing};
 use crate::switch::Reason;
 
 /// A link's egress. Outlives its connections.
@@ -31,6 +31,10 @@ impl Link {
     /// Encodes one frame behind the others. `Ok(true)`: nobody has promised to flush yet, the caller
     /// must.
     pub fn send(&self, out: &Outgoing<'_>) -> Result<bool, Reason> {
+        // A tag that was pushed may make it too large for the far end, which would have to close.
+        if out.len() > MAX_FRAME {
+            return Err(Reason::TooBig);
+        }
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
         let first = wire.push(out)?;
