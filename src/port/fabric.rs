@@ -126,12 +126,8 @@ impl Batch<'_> {
                 Err(reason) => port.counters.dropped(reason),
             },
             Egress::Link(link) => match link.send(&out) {
-                Ok(first) => {
-                    port.counters.sent(1, out.len() as u64);
-                    if first {
-                        self.touched.push(link.clone());
-                    }
-                }
+                Ok(true) => self.touched.push(link.clone()),
+                Ok(false) => (),
                 Err(reason) => port.counters.dropped(reason),
             },
         }

@@ -55,11 +55,11 @@ reasons! {
     NoEgress = "no-egress",
     /// More than the port's rate.
     RateLimit = "rate-limit",
-    /// The link is not connected.
+    /// The link is not connected, or ended before the frame was written.
     LinkDown = "link-down",
     /// The egress queue is full.
     QueueFull = "queue-full",
-    /// Larger than the egress device's MTU.
+    /// Larger than the egress device's MTU, or than MAX_FRAME with its new tag.
     TooBig = "too-big",
     /// The device is down or gone.
     DeviceDown = "device-down",
@@ -105,7 +105,11 @@ impl Counters {
     }
 
     pub fn dropped(&self, reason: Reason) {
-        self.drops[reason as usize].fetch_add(1, Relaxed);
+        self.dropped_many(reason, 1);
+    }
+
+    pub fn dropped_many(&self, reason: Reason, frames: u64) {
+        self.drops[reason as usize].fetch_add(frames, Relaxed);
     }
 
     /// Drops by reason, those that never happened left out.

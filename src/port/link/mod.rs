@@ -9,7 +9,7 @@ mod queue;
 mod session;
 mod wire;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -17,18 +17,20 @@ pub use session::{Ended, Session, Stop};
 pub use wire::Wire;
 
 use crate::frame::{MAX_FRAME, Outgoing};
-use crate::switch::Reason;
+use crate::switch::{Counters, Reason};
 
 /// A link's egress. Outlives its connections.
 #[derive(Default)]
 pub struct Link {
     wire: Mutex<Option<Wire>>,
+    /// The port's counters: only here is it known what was written.
+    pub counters: Arc<Counters>,
     /// Tells the session that the socket would block, or broke.
     stuck: Notify,
 }
 
 impl Link {
-    /// Encodes one frame behind the others. `Ok(true)`: nobody has promised to flush yet, the caller
+    /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`: nobody has promised to flush yet, the caller
     /// must.
     pub fn send(&self, out: &Outgoing<'_>) -> Result<bool, Reason> {
         // A tag that was pushed may make it too large for the far end, which would have to close.

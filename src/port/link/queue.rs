@@ -8,8 +8,9 @@ pub struct Queue {
     bytes: Vec<u8>,
     /// How many of `bytes` are written.
     head: usize,
-    /// Ends of the messages not yet wholly written, counted from the queue's beginning of time.
-    ends: VecDeque<u64>,
+    /// Ends of the messages not yet wholly written, counted from the queue's beginning of time, and the
+    /// length of the frame in each; 0 when there is none.
+    ends: VecDeque<(u64, u32)>,
     /// Bytes ever written.
     written: u64,
 }
@@ -20,10 +21,10 @@ impl Queue {
         self.ends.len() < MAX_MESSAGES && self.waiting().len() + len <= MAX_BYTES
     }
 
-    /// Appends one message, which `encode` writes.
-    pub fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one message, which `encode` writes, with a frame of `frame` bytes in it (0: none).
+    pub fn push(&mut self, frame: usize, encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.bytes);
-        self.ends.push_back(self.written + self.waiting().len() as u64);
+        self.ends.push_back((self.written + self.waiting().len() as u64, frame as u32));
     }
 
     pub fn waiting(&self) -> &[u8] {
@@ -39,12 +40,20 @@ impl Queue {
         self.written
     }
 
-    /// The first `n` waiting bytes are written.
-    pub fn advance(&mut self, n: usize) {
+    /// Frames of which something waits.
+    pub fn frames(&self) -> u64 {
+        self.ends.iter().filter(|(_, frame)| *frame > 0).count() as u64
+    }
+
+    /// The first `n` waiting bytes are written; the frames that are written whole with that, and their
+    /// bytes.
+    pub fn advance(&mut self, n: usize) -> (u64, u64) {
         self.head += n;
         self.written += n as u64;
-        while self.ends.front().is_some_and(|end| *end <= self.written) {
-            self.ends.pop_front();
+        let (mut frames, mut bytes) = (0, 0);
+        while let Some((_, frame)) = self.ends.pop_front_if(|(end, _)| *end <= self.written) {
+            frames += u64::from(frame > 0);
+            bytes += u64::from(frame);
         }
         if self.is_empty() {
             self.bytes.clear();
@@ -53,6 +62,7 @@ impl Queue {
             self.bytes.drain(..self.head);
             self.head = 0;
         }
+        (frames, bytes)
     }
 
     /// Gives memory back after a burst.
@@ -78,7 +88,7 @@ mod tests {
     fn push(queue: &mut Queue, len: usize) -> bool {
         let room = queue.has_room(len);
         if room {
-            queue.push(|out| out.resize(out.len() + len, 7));
+            queue.push(len, |out| out.resize(out.len() + len, 7));
         }
         room
     }
@@ -87,7 +97,8 @@ mod tests {
     fn bounded_in_messages_and_bytes() {
         let mut queue = Queue::default();
         assert_eq!((0..2000).filter(|_| push(&mut queue, 10)).count(), MAX_MESSAGES);
-        queue.advance(25);
+        assert_eq!(queue.advance(25), (2, 20), "two are out whole");
+        assert_eq!(queue.frames(), MAX_MESSAGES as u64 - 2);
         assert_eq!((0..10).filter(|_| push(&mut queue, 10)).count(), 2, "two left whole");
         let mut queue = Queue::default();
         assert_eq!((0..100).filter(|_| push(&mut queue, 64 << 10)).count(), MAX_BYTES >> 16);
@@ -100,7 +111,7 @@ mod tests {
         while sent.len() < 8 << 20 {
             while queue.has_room(60_000) {
                 next += 1;
-                queue.push(|out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
+                queue.push(0, |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
             }
             let n = queue.waiting().len().min(777_777);
             sent.extend_from_slice(&queue.waiting()[..n]);

@@ -93,7 +93,7 @@ impl Session {
         let stream = self.stream.take().ok_or(Ended::Stopped)?;
         let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
         tune(&socket, self.ping).map_err(Ended::Broken)?;
-        let wire = Wire::new(socket.clone(), self.tls.take(), self.role);
+        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.link.counters.clone());
         let has_tls = wire.has_tls();
         *self.link.lock() = Some(wire);
         // However the session ends, and be it by a panic, the port must not think it is connected.

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use super::queue::Queue;
 use crate::frame::Outgoing;
-use crate::switch::Reason;
+use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
 use crate::ws::mask::Key;
@@ -20,6 +20,8 @@ pub struct Wire {
     tls: Option<rustls::Connection>,
     keys: Option<Keys>,
     queue: Queue,
+    /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
+    counters: Arc<Counters>,
     /// Somebody has promised to flush.
     dirty: bool,
     blocked: bool,
@@ -31,12 +33,18 @@ pub struct Wire {
 }
 
 impl Wire {
-    pub fn new(socket: Arc<TcpStream>, tls: Option<rustls::Connection>, role: Role) -> Self {
+    pub fn new(
+        socket: Arc<TcpStream>,
+        tls: Option<rustls::Connection>,
+        role: Role,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             socket,
             tls,
             keys: (role == Role::Client).then(Keys::new),
             queue: Queue::default(),
+            counters,
             dirty: false,
             blocked: false,
             closing: false,
@@ -120,25 +128,30 @@ impl Wire {
         if self.broken.is_some() {
             return false;
         }
-        loop {
-            match self.write_once() {
+        let mut sent = (0, 0);
+        let all = loop {
+            match self.write_once(&mut sent) {
                 Ok(true) => continue,
                 Ok(false) => {
                     self.blocked = false;
                     self.pongs = 0;
-                    let Some(body) = self.late_pong.take() else { return true };
+                    let Some(body) = self.late_pong.take() else { break true };
                     self.encode(Opcode::Pong, &[&body]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
-                    return false;
+                    break false;
                 }
                 Err(e) => {
                     self.broken = Some(e);
-                    return false;
+                    break false;
                 }
             }
+        };
+        if sent.0 > 0 {
+            self.counters.sent(sent.0, sent.1);
         }
+        all
     }
 
     /// Why writing failed, once.
@@ -195,17 +208,20 @@ impl Wire {
 
     fn encode(&mut self, opcode: Opcode, parts: &[&[u8]]) {
         let key = self.keys.as_mut().map(Keys::draw);
-        self.queue.push(|out| codec::encode(out, opcode, parts, key));
+        let frame = if opcode == Opcode::Binary { parts.iter().map(|part| part.len()).sum() } else { 0 };
+        self.queue.push(frame, |out| codec::encode(out, opcode, parts, key));
     }
 
-    /// One system call's worth; `Ok(false)` when nothing waits.
-    fn write_once(&mut self) -> io::Result<bool> {
+    /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
+    /// whole and their bytes; what TLS has taken is out, as is what the socket has taken.
+    fn write_once(&mut self, sent: &mut (u64, u64)) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else {
             if self.queue.is_empty() {
                 return Ok(false);
             }
             let n = self.socket.try_write(self.queue.waiting())?;
-            self.queue.advance(n);
+            let (frames, bytes) = self.queue.advance(n);
+            *sent = (sent.0 + frames, sent.1 + bytes);
             return Ok(true);
         };
         if !tls.wants_write() {
@@ -213,10 +229,18 @@ impl Wire {
                 return Ok(false);
             }
             let n = tls.writer().write(self.queue.waiting())?;
-            self.queue.advance(n);
+            let (frames, bytes) = self.queue.advance(n);
+            *sent = (sent.0 + frames, sent.1 + bytes);
         }
         tls.write_tls(&mut Socket(&self.socket))?;
         Ok(true)
+    }
+}
+
+/// What still waits goes nowhere now.
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.counters.dropped_many(Reason::LinkDown, self.queue.frames());
     }
 }
 

@@ -54,7 +54,7 @@ impl Ports {
             Ok(slot) => slot,
             Err((code, error)) => {
                 drop(changing);
-                let mut wire = Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server);
+                let mut wire = Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server, Arc::default());
                 wire.close(Some(code), &error.to_string());
                 wire.end_tls();
                 return Err(error);

@@ -97,7 +97,10 @@ impl Entry {
             slot: parts.slot,
             kind: parts.spec.kind,
             target: parts.target,
-            counters: Arc::default(),
+            counters: match &parts.way {
+                Way::Device(_) => Arc::default(),
+                Way::Link(link) => link.counters.clone(),
+            },
             shut: Arc::new(AtomicBool::new(parts.spec.shut)),
             way: parts.way,
             macs: parts.macs,
