@@ -180,15 +180,8 @@ impl<'a> Serving<'a> {
             tokio::select! {
                 // What there is to read comes last: of the others each is done with when it is done.
                 biased;
-                told = stop.wait_for(Option::is_some) => {
-                    // A sender that is gone means a port that is gone.
-                    let told = told.ok().and_then(|told| *told);
-                    let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
-                    if let Some(wire) = link.lock().as_mut() {
-                        wire.close(Some(code), reason);
-                    }
-                    return Err(Ended::Stopped);
-                }
+                // A sender that is gone means a port that is gone.
+                _ = stop.wait_for(Option::is_some) => return Err(Ended::Stopped),
                 ready = self.socket.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
                     link.flush();
@@ -358,20 +351,18 @@ impl<'a> Serving<'a> {
 
     /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
     async fn part(&mut self, ended: &Ended) {
-        let code = match ended {
-            Ended::Closed(code) => *code,
-            Ended::Violation(violation) => Some(violation.close_code()),
-            Ended::Unfinished => Some(1008),
-            Ended::Stopped => None,
+        let (code, reason) = match ended {
+            Ended::Closed(code) => (*code, ""),
+            Ended::Violation(violation) => (Some(violation.close_code()), violation.text()),
+            Ended::Unfinished => (Some(1008), "message unfinished"),
+            Ended::Stopped => {
+                let told = *self.session.stop.borrow();
+                let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
+                (Some(code), reason)
+            }
             Ended::Eof | Ended::Silent | Ended::Stuck | Ended::Broken(_) => return,
         };
         if let Some(wire) = self.session.link.lock().as_mut() {
-            let reason = match ended {
-                Ended::Violation(violation) => violation.text(),
-                Ended::Unfinished => "message unfinished",
-                _ => "",
-            };
-            // Does nothing when a Close is on its way already.
             wire.close(code, reason);
         }
         let _ = timeout(PARTING, self.farewell(ended)).await;

@@ -52,8 +52,8 @@ impl Ports {
         let _changing = self.changing.lock().await;
         let entry = self.find(port)?;
         let status = entry.status();
-        self.leave(&entry);
         entry.end(1000, "port deleted");
+        self.leave(&entry);
         self.released(entry).await;
         info!(port = status.port, name = status.name, "deleted {} {}", status.kind, status.target);
         Ok(status)
