@@ -35,11 +35,6 @@ impl Queue {
         self.head == self.bytes.len()
     }
 
-    /// Bytes ever written: grows while there is progress.
-    pub fn written(&self) -> u64 {
-        self.written
-    }
-
     /// Frames of which something waits.
     pub fn frames(&self) -> u64 {
         self.ends.iter().filter(|(_, frame)| *frame > 0).count() as u64
@@ -121,6 +116,6 @@ mod tests {
             let want = (word / 15_000 + 1) as u32 ^ (word % 15_000) as u32;
             assert_eq!(u32::from_be_bytes(*bytes), want);
         }
-        assert_eq!(queue.written(), sent.len() as u64);
+        assert_eq!(queue.written, sent.len() as u64);
     }
 }

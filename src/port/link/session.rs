@@ -327,7 +327,12 @@ impl<'a> Serving<'a> {
         if let Some(since) = self.unfinished {
             next = next.min(since + UNFINISHED);
         }
-        let written = self.session.link.lock().as_ref().map_or(0, Wire::progress);
+        let written = self.session.link.lock().as_mut().map_or(0, |wire| {
+            if blocked && now >= self.progress.1 + STUCK {
+                wire.nudge();
+            }
+            wire.progress()
+        });
         if !blocked || written != self.progress.0 {
             self.progress = (written, now);
         } else if now >= self.progress.1 + STUCK {
@@ -422,7 +427,9 @@ fn answer_text(link: &Link, text: &[u8]) {
 fn tune(socket: &TcpStream, ping: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(dead_after(ping) - ping))
+    // The kernel's milliseconds are an int.
+    let most = Duration::from_millis(i32::MAX as u64);
+    socket.set_tcp_user_timeout(Some((dead_after(ping) - ping).min(most)))
 }
 
 /// A peer that answers PINGs is dead after so much silence: 40 s for the usual 15 s to a PING.

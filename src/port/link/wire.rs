@@ -22,6 +22,8 @@ pub struct Wire {
     queue: Queue,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
+    /// Bytes that the socket took.
+    taken: u64,
     /// Somebody has promised to flush.
     dirty: bool,
     blocked: bool,
@@ -45,6 +47,7 @@ impl Wire {
             keys: (role == Role::Client).then(Keys::new),
             queue: Queue::default(),
             counters,
+            taken: 0,
             dirty: false,
             blocked: false,
             closing: false,
@@ -77,9 +80,23 @@ impl Wire {
         self.blocked
     }
 
-    /// Bytes ever handed on, to see whether there is progress.
+    /// Bytes that the socket ever took, to see whether there is progress.
     pub fn progress(&self) -> u64 {
-        self.queue.written()
+        self.taken
+    }
+
+    /// Offers bytes to a socket that is not reported writable: that happens only when a third of its
+    /// buffer is free, which at the far end of a slow path takes longer than a dead one is waited for.
+    pub fn nudge(&mut self) {
+        let socket = socket2::SockRef::from(&*self.socket);
+        match &mut self.tls {
+            Some(tls) => self.taken += tls.write_tls(&mut &*socket).unwrap_or(0) as u64,
+            None => {
+                let taken = socket.send(self.queue.waiting()).unwrap_or(0);
+                let (frames, bytes) = self.advance(taken);
+                self.counters.sent(frames, bytes);
+            }
+        }
     }
 
     /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
@@ -220,7 +237,7 @@ impl Wire {
                 return Ok(false);
             }
             let n = self.socket.try_write(self.queue.waiting())?;
-            let (frames, bytes) = self.queue.advance(n);
+            let (frames, bytes) = self.advance(n);
             *sent = (sent.0 + frames, sent.1 + bytes);
             return Ok(true);
         };
@@ -232,8 +249,13 @@ impl Wire {
             let (frames, bytes) = self.queue.advance(n);
             *sent = (sent.0 + frames, sent.1 + bytes);
         }
-        tls.write_tls(&mut Socket(&self.socket))?;
+        self.taken += tls.write_tls(&mut Socket(&self.socket))? as u64;
         Ok(true)
+    }
+
+    fn advance(&mut self, n: usize) -> (u64, u64) {
+        self.taken += n as u64;
+        self.queue.advance(n)
     }
 }
 
