@@ -467,6 +467,10 @@ const PARTING: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
+#[path = "session_tests.rs"]
+mod with_peers;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,0 +1,347 @@
+//! Sessions with a peer of a test's own at the other end of a loopback connection.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream as Peer};
+use std::sync::atomic::AtomicU64;
+use std::thread;
+
+use super::*;
+use crate::frame::{Frame, Outgoing, Retag, Tag};
+use crate::port::egress::Egress;
+use crate::switch::counters::Counters;
+use crate::switch::{Fdb, Port, VlanRule};
+use crate::ws::codec::{close_body, encode};
+use crate::ws::mask::Key;
+
+const KEY: Key = [1, 2, 3, 4];
+const PING: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(5);
+
+/// A switch with a port for the session in slot 0 and one more, not connected, that frames go to.
+struct Bench {
+    fabric: Arc<Fabric>,
+    link: Arc<Link>,
+    stop: watch::Sender<Option<Stop>>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let fabric = Arc::new(Fabric::new(Fdb::new(64, 300, [1, 2])));
+        let link = Arc::<Link>::default();
+        fabric.switch.put(port(0, 1, link.clone()));
+        fabric.switch.put(port(1, 2, Arc::default()));
+        Self { fabric, link, stop: watch::Sender::new(None) }
+    }
+
+    /// A server's session of port 1, and its peer.
+    fn session(&self) -> (Session, Peer) {
+        let (ours, peer) = pair();
+        ours.set_nonblocking(true).unwrap();
+        let session = Session {
+            link: self.link.clone(),
+            fabric: self.fabric.clone(),
+            slot: Slot(0),
+            number: 1,
+            role: Role::Server,
+            stream: Some(ours),
+            tls: None,
+            early: Bytes::new(),
+            ping: PING,
+            answers: Arc::default(),
+            stop: self.stop.subscribe(),
+        };
+        (session, peer)
+    }
+
+    /// Frames received by the port in `slot`.
+    fn rx(&self, slot: u32) -> u64 {
+        self.counters(slot).rx.load(Relaxed)
+    }
+
+    fn counters(&self, slot: u32) -> Arc<Counters> {
+        self.fabric.table().get(Slot(slot)).unwrap().counters.clone()
+    }
+}
+
+fn port(slot: u32, number: u32, link: Arc<Link>) -> Port<Egress> {
+    Port {
+        slot: Slot(slot),
+        number,
+        vlan: VlanRule::Transparent,
+        isolated: false,
+        bpdu: false,
+        macs: Vec::new(),
+        remote: true,
+        rate: None,
+        shut: Arc::default(),
+        counters: link.counters.clone(),
+        egress: Egress::Link(link),
+    }
+}
+
+fn pair() -> (Peer, Peer) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
+    (listener.accept().unwrap().0, peer)
+}
+
+fn frame(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    bytes[..14].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x08, 0]);
+    bytes
+}
+
+/// A client's message.
+fn masked(opcode: Opcode, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(&mut out, opcode, &[body], Some(KEY));
+    out
+}
+
+async fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let waited = timeout(SOON, async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+#[tokio::test]
+async fn a_session_that_outlives_its_port_is_not_taken_for_the_next_one_in_its_slot() {
+    let bench = Bench::new();
+    let (session, mut peer) = bench.session();
+    let running = tokio::spawn(session.run());
+    peer.write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
+    until("the first frame", || bench.rx(0) == 1).await;
+    bench.fabric.switch.remove(Slot(0));
+    bench.fabric.switch.put(port(0, 3, Arc::default()));
+    peer.write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
+    let ended = timeout(SOON, running).await;
+    assert_eq!(bench.rx(0), 0, "counted for the new port");
+    assert!(matches!(ended, Ok(Ok(Ended::Stopped))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn bad_8_any_number_of_bytes_behind_the_handshake_are_taken() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    session.early = masked(Opcode::Binary, &frame(1_000)).repeat(400).into();
+    let running = tokio::spawn(session.run());
+    until("400 frames", || bench.rx(0) == 400 || running.is_finished()).await;
+    assert_eq!(bench.rx(0), 400);
+    running.abort();
+}
+
+/// The peer never lets its session run out of bytes to read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_link_that_never_pauses_still_writes_and_still_ends() {
+    let bench = Bench::new();
+    let (session, peer) = bench.session();
+    let running = tokio::spawn(session.run());
+    let mut writer = peer.try_clone().unwrap();
+    let flood = thread::spawn(move || {
+        let bytes = masked(Opcode::Binary, &frame(14)).repeat(20_000);
+        while writer.write_all(&bytes).is_ok() {}
+    });
+    until("the flood", || bench.rx(0) > 100_000).await;
+    let big = frame(60_000);
+    let out = Outgoing::new(Frame::checked(&big).unwrap(), Retag::Keep);
+    let mut sent = 0;
+    while bench.link.send(&out).is_ok() {
+        sent += 1;
+    }
+    bench.link.flush();
+    let got = Arc::<AtomicU64>::default();
+    let (mut reader, counted) = (peer.try_clone().unwrap(), got.clone());
+    let sink = thread::spawn(move || {
+        let mut bytes = vec![0; 1 << 16];
+        while let Ok(n @ 1..) = reader.read(&mut bytes) {
+            counted.fetch_add(n as u64, Relaxed);
+        }
+    });
+    let wanted = sent * 60_000;
+    until("what waited is written", || got.load(Relaxed) >= wanted).await;
+    bench.stop.send_replace(Some(Stop { code: 1001, reason: "going away" }));
+    let ended = timeout(SOON, running).await;
+    assert!(matches!(ended, Ok(Ok(Ended::Stopped))), "{ended:?}");
+    flood.join().unwrap();
+    sink.join().unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_when_the_connection_dies_is_dropped_by_name_and_not_sent() {
+    let bench = Bench::new();
+    let (session, peer) = bench.session();
+    let running = tokio::spawn(session.run());
+    until("the link", || bench.link.is_connected()).await;
+    let big = frame(60_000);
+    let fabric = &bench.fabric;
+    let mut taken = 0;
+    for _ in 0..200 {
+        let table = fabric.table();
+        let mut batch = fabric.batch(&table, Slot(1), 2).unwrap();
+        batch.frame(&big);
+        drop(batch);
+        taken += 1;
+        tokio::task::yield_now().await;
+    }
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    timeout(SOON, running).await.unwrap().unwrap();
+    let counters = bench.counters(0);
+    let drops: Vec<_> = counters.drops().collect();
+    let dropped = |reason| drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, n)| *n);
+    assert!(dropped(Reason::LinkDown) > 0, "{drops:?}");
+    let tx = counters.tx.load(Relaxed);
+    assert_eq!(tx + dropped(Reason::LinkDown) + dropped(Reason::QueueFull), taken, "{drops:?}");
+}
+
+#[test]
+fn a_tag_does_not_make_a_frame_that_the_far_end_must_refuse() {
+    let bytes = frame(MAX_FRAME);
+    let tag = Tag { tpid: 0x8100, tci: 10 };
+    let out = Outgoing::new(Frame::checked(&bytes).unwrap(), Retag::Push(tag));
+    assert_eq!(Link::default().send(&out), Err(Reason::TooBig));
+}
+
+/// A session about to forward, to be given bytes and time by hand.
+fn serving(session: &Session, stream: Peer) -> Serving<'_> {
+    let socket = Arc::new(TcpStream::from_std(stream).unwrap());
+    *session.link.lock() = Some(Wire::new(socket.clone(), None, session.role, Arc::default()));
+    Serving::new(session, socket, false)
+}
+
+#[tokio::test]
+async fn bad_22_messages_in_fragments_that_do_end_are_not_held_against_the_peer() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    let mut start = masked(Opcode::Binary, &frame(60));
+    start[0] &= 0x7f;
+    let end = masked(Opcode::Continuation, &[]);
+    let long_ago = Instant::now() - UNFINISHED;
+    serving.heard = long_ago;
+    serving.forward(&mut start.clone()).unwrap();
+    assert_eq!(serving.unfinished, Some(long_ago));
+    serving.heard = Instant::now();
+    // The end of one and the start of the next in one read, and so for ever.
+    serving.forward(&mut [end, start].concat()).unwrap();
+    assert_eq!(serving.unfinished, Some(serving.heard));
+    assert!(serving.tick().is_ok());
+}
+
+#[tokio::test]
+async fn bad_24_an_unsolicited_pong_does_not_make_a_peer_that_answers() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    serving.forward(&mut masked(Opcode::Pong, b"")).unwrap();
+    assert!(!session.answers.load(Relaxed));
+    serving.heard = Instant::now() - PING;
+    serving.tick().unwrap();
+    serving.forward(&mut masked(Opcode::Pong, b"")).unwrap();
+    assert!(session.answers.load(Relaxed));
+}
+
+#[tokio::test]
+async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
+    let bench = Bench::new();
+    let (mut session, mut peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    let big = frame(60_000);
+    let out = Outgoing::new(Frame::checked(&big).unwrap(), Retag::Keep);
+    let full = || -> bool {
+        while bench.link.send(&out).is_ok() {}
+        bench.link.flush();
+        bench.link.lock().as_ref().unwrap().is_blocked() && bench.link.send(&out).is_err()
+    };
+    serving.socket.writable().await.unwrap();
+    until("the queue is full", full).await;
+    let stuck_since = Instant::now() - STUCK;
+    let taken = bench.link.lock().as_ref().unwrap().progress();
+    serving.progress = (taken, stuck_since);
+    assert!(matches!(serving.tick(), Err(Ended::Stuck)), "not a byte in 10 s");
+    serving.progress = (taken, stuck_since);
+    // Far less than makes the socket writable.
+    for _ in 0..8 {
+        peer.read_exact(&mut [0; 32 << 10]).unwrap();
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(serving.tick().is_ok(), "the peer does read");
+}
+
+#[tokio::test]
+async fn a_close_that_is_asked_for_says_why() {
+    let bench = Bench::new();
+    let (session, mut peer) = bench.session();
+    let running = tokio::spawn(session.run());
+    until("the link", || bench.link.is_connected()).await;
+    // As a port is deleted while the session forwards: what ends it is that its port is gone.
+    peer.write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    bench.stop.send_replace(Some(Stop { code: 1000, reason: "port deleted" }));
+    bench.fabric.switch.remove(Slot(0));
+    timeout(SOON, running).await.unwrap().unwrap();
+    let mut got = Vec::new();
+    let _ = peer.read_to_end(&mut got);
+    let mut want = Vec::new();
+    encode(&mut want, Opcode::Close, &[&close_body(1000, "port deleted")], None);
+    assert_eq!(got, want);
+}
+
+/// Both ends of TLS, their handshake behind them.
+fn tls_pair() -> (rustls::ServerConnection, rustls::ClientConnection) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let server = rustls::ServerConfig::builder().with_no_client_auth();
+    let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let mut server = rustls::ServerConnection::new(Arc::new(server)).unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::new(client), name).unwrap();
+    let mut bytes = Vec::new();
+    while client.is_handshaking() || server.is_handshaking() || client.wants_write() || server.wants_write() {
+        client.write_tls(&mut bytes).unwrap();
+        server.read_tls(&mut &*std::mem::take(&mut bytes)).unwrap();
+        server.process_new_packets().unwrap();
+        server.write_tls(&mut bytes).unwrap();
+        client.read_tls(&mut &*std::mem::take(&mut bytes)).unwrap();
+        client.process_new_packets().unwrap();
+    }
+    (server, client)
+}
+
+/// rustls takes nothing more behind a close_notify; whoever goes on offering it waits for ever.
+#[test]
+fn bytes_behind_a_close_notify_end_the_session() {
+    let (done, waiting) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(async {
+            let bench = Bench::new();
+            let (mut session, mut peer) = bench.session();
+            let (server, mut client) = tls_pair();
+            session.tls = Some(server.into());
+            client.writer().write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
+            client.send_close_notify();
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            bytes.extend([0; 100_000]);
+            peer.write_all(&bytes).unwrap();
+            let ended = timeout(SOON, session.run()).await;
+            assert_eq!(bench.rx(0), 1);
+            drop(peer);
+            ended
+        });
+        done.send(format!("{ended:?}")).unwrap();
+    });
+    assert_eq!(waiting.recv_timeout(SOON * 2).as_deref(), Ok("Ok(Eof)"));
+}
