@@ -46,7 +46,8 @@ impl Queue {
         self.head += n;
         self.written += n as u64;
         let (mut frames, mut bytes) = (0, 0);
-        while let Some((_, frame)) = self.ends.pop_front_if(|(end, _)| *end <= self.written) {
+        while let Some((_, frame)) = self.ends.front().copied().filter(|(end, _)| *end <= self.written) {
+            self.ends.pop_front();
             frames += u64::from(frame > 0);
             bytes += u64::from(frame);
         }
