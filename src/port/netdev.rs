@@ -15,7 +15,12 @@ use crate::sys::packet::{PacketSocket, Received};
 use crate::sys::{Held, readable};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
-pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, socket: Arc<Held<PacketSocket>>) -> io::Error {
+pub async fn ingress(
+    fabric: Arc<Fabric>,
+    slot: Slot,
+    number: u32,
+    socket: Arc<Held<PacketSocket>>,
+) -> io::Error {
     let readiness = match readable(socket) {
         Ok(readiness) => readiness,
         Err(e) => return e,
