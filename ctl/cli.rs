@@ -236,7 +236,7 @@ pub struct LinkArgs {
     /// PEM file with its key; read here.
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// http://, https:// or socks5:// URL, or none [default: the switch's environment].
+    /// http:// or socks5:// URL, or none [default: the switch's environment].
     #[arg(long, value_name = "URL")]
     pub proxy: Option<String>,
     /// Seconds without received data before a PING [default: 15].

@@ -125,6 +125,32 @@ fn a_cut_link_heals() {
     assert_eq!(a.port("link")["port"], number);
 }
 
+/// Without a route each try fails at once and the waits grow; the route's coming ends the wait.
+#[test]
+fn a_new_route_is_tried_at_once() {
+    let hosts = TwoHosts::new();
+    let _b = Switch::start(&hosts.b, &[]);
+    let net = format!("{}/24", hosts.link.a);
+    hosts.a.ok(&["ip", "addr", "del", &net, "dev", &hosts.link.device]);
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    a.ctl_ok(&["addport", "client", &format!("ws://{}/", hosts.link.b), "--name", "link"]);
+    let waits = || a.process.log().lines().filter(|line| line.contains("next try in ")).count();
+    let last_wait = || -> Option<f32> {
+        let log = a.process.log();
+        let (_, wait) = log.rsplit_once("next try in ")?;
+        wait.split_whitespace().next()?.parse().ok()
+    };
+    // Waits are random; one of more than 6 s just begun tells a try at once from a lucky one.
+    let mut seen = 0;
+    wait_until("a long wait", Duration::from_secs(120), || {
+        let new = waits() > seen;
+        seen = waits();
+        new && last_wait() > Some(6.0)
+    });
+    hosts.a.ok(&["ip", "addr", "add", &net, "dev", &hosts.link.device]);
+    a.wait_state_for("link", "up", Duration::from_secs(3));
+}
+
 /// The peer is gone without a word: noticed within 45 s, up again within 30 s of healing.
 #[test]
 fn a_black_hole_is_noticed_and_heals() {

@@ -130,7 +130,7 @@ pub struct LinkOptions {
     /// No check of the server's certificate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub insecure: bool,
-    /// Proxy URL (http://, https:// or socks5://, credentials in it); "none" for a direct connection;
+    /// Proxy URL (http:// or socks5://, credentials in it); "none" for a direct connection;
     /// absent: from the environment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<String>,

@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
@@ -32,11 +33,13 @@ pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Targe
 }
 
 async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: Option<Duration>) {
-    let mut backoff = Backoff::new();
+    let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
+    let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
     loop {
         set_state(entry, State::Connecting, None);
+        patience.moved.mark_unchanged();
         let outcome = match dial(target).await {
             Ok(dialed) => {
                 let Some(ports) = ports.upgrade() else { return };
@@ -71,12 +74,13 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
                     Err(error) => Ended::Broken(error),
                 };
                 if since.elapsed() >= Backoff::CEILING {
-                    backoff.reset();
+                    patience.backoff.reset();
                 }
                 ended
             }
             Err(error) => {
-                wait(&ports, entry, backoff.next(rand::random()), error.to_string()).await;
+                let delay = patience.backoff.next(rand::random());
+                patience.wait(entry, delay, error.to_string()).await;
                 continue;
             }
         };
@@ -85,25 +89,37 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
         }
         let random: u64 = rand::random();
         let delay = match outcome {
-            Ended::Closed(Some(1001)) => backoff.going_away(random),
-            _ => backoff.next(random),
+            Ended::Closed(Some(1001)) => patience.backoff.going_away(random),
+            _ => patience.backoff.next(random),
         };
-        wait(&ports, entry, delay, outcome.to_string()).await;
+        patience.wait(entry, delay, outcome.to_string()).await;
     }
 }
 
-/// Waits out the backoff, less when an address or a route changes: what failed may work now.
-async fn wait(ports: &Weak<Ports>, entry: &Entry, delay: Duration, reason: String) {
-    let target = &entry.target;
-    warn!(port = entry.number, "{target}: {reason}; next try in {:.1} s", delay.as_secs_f32());
-    set_state(entry, State::Waiting, Some(reason));
-    let deadline = Instant::now() + delay;
-    // Changes come in bursts, and our own TAPs make some.
-    sleep(SETTLE.min(delay)).await;
-    let Some(ports) = ports.upgrade() else { return };
-    tokio::select! {
-        () = sleep_until(deadline) => (),
-        () = ports.moved.notified() => (),
+/// How long to wait between tries.
+struct Patience {
+    backoff: Backoff,
+    /// Changes of local addresses and routes since the last try began.
+    moved: watch::Receiver<()>,
+    /// The last wait was cut short.
+    hurried: bool,
+}
+
+impl Patience {
+    /// Waits out the backoff, less when an address or a route changes: what failed may work now.
+    async fn wait(&mut self, entry: &Entry, delay: Duration, reason: String) {
+        let target = &entry.target;
+        warn!(port = entry.number, "{target}: {reason}; next try in {:.1} s", delay.as_secs_f32());
+        set_state(entry, State::Waiting, Some(reason));
+        let deadline = Instant::now() + delay;
+        // Changes come in bursts, and our own TAPs make some; a router's never end.
+        let settle = if self.hurried { RESTLESS } else { SETTLE };
+        sleep(settle.min(delay)).await;
+        self.hurried = tokio::select! {
+            () = sleep_until(deadline) => false,
+            // The sender is gone with the ports, and this port is being ended.
+            Ok(()) = self.moved.changed() => true,
+        };
     }
 }
 
@@ -141,3 +157,4 @@ fn set_state(entry: &Entry, state: State, reason: Option<String>) {
 }
 
 const SETTLE: Duration = Duration::from_millis(200);
+const RESTLESS: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
@@ -101,7 +101,7 @@ pub struct Ports {
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
     /// A local address or route changed: waiting clients dial at once.
-    moved: Notify,
+    moved: watch::Sender<()>,
     /// Log lines about incoming links.
     arrivals: Throttle,
 }
@@ -125,7 +125,7 @@ impl Ports {
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
-            moved: Notify::new(),
+            moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
@@ -349,7 +349,9 @@ async fn watch_devices(ports: Weak<Ports>) {
     while let Some(event) = events.recv().await {
         let Some(ports) = ports.upgrade() else { return };
         match event {
-            Event::Addresses | Event::Routes => ports.moved.notify_waiters(),
+            Event::Addresses | Event::Routes => {
+                ports.moved.send_replace(());
+            }
             Event::Link { index, up, gone, .. } => ports.device_changed(index, up, gone).await,
         }
     }
