@@ -1,6 +1,6 @@
 //! `--daemon`: the switch in the background, its parent waiting until it listens.
 //!
-//! A fork is unsafe code, so the parent starts this program anew, marked by [`MARK`]; that child leaves
+//! A fork is nothing that safe code can do, so the parent starts this program anew, marked by [`MARK`]; that child leaves
 //! the session with daemon(3) before it has any thread. Its stdout is a pipe to the parent: one byte
 //! says that it listens, the end of the pipe without one that it has failed. Its message went to the
 //! stderr that both share.

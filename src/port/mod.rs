@@ -4,6 +4,7 @@
 pub mod dial;
 mod egress;
 mod fabric;
+mod ingress;
 mod link;
 mod netdev;
 pub mod netif;

@@ -7,12 +7,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::fabric::{Batch, Fabric, with_scratch};
+use super::ingress::pump;
 use crate::frame::offload::{Offload, Reason as Refusal, VnetHeader, complete_checksum, insert_tag};
 use crate::frame::segment::Segments;
 use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
+use crate::sys::Held;
 use crate::sys::packet::{PacketSocket, Received};
-use crate::sys::{Held, readable};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
 pub async fn ingress(
@@ -21,22 +22,7 @@ pub async fn ingress(
     number: u32,
     socket: Arc<Held<PacketSocket>>,
 ) -> io::Error {
-    let readiness = match readable(socket) {
-        Ok(readiness) => readiness,
-        Err(e) => return e,
-    };
-    loop {
-        let mut ready = match readiness.readable().await {
-            Ok(ready) => ready,
-            Err(e) => return e,
-        };
-        match forward_batch(&fabric, slot, number, readiness.get_ref()) {
-            // Other ports live on this thread too.
-            Ok(()) => tokio::task::yield_now().await,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(e) => return e,
-        }
-    }
+    pump(socket, |socket| forward_batch(&fabric, slot, number, socket)).await
 }
 
 /// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.

@@ -4,29 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use super::fabric::{Fabric, with_scratch};
+use super::ingress::pump;
 use crate::frame::MAX_FRAME;
 use crate::switch::Slot;
+use crate::sys::Held;
 use crate::sys::tun::Tap;
-use crate::sys::{Held, readable};
 
 /// Reads frames until the device fails. Runs on a data thread.
 pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, tap: Arc<Held<Tap>>) -> io::Error {
-    let readiness = match readable(tap) {
-        Ok(readiness) => readiness,
-        Err(e) => return e,
-    };
-    loop {
-        let mut ready = match readiness.readable().await {
-            Ok(ready) => ready,
-            Err(e) => return e,
-        };
-        match forward_batch(&fabric, slot, number, readiness.get_ref()) {
-            // Other ports live on this thread too.
-            Ok(()) => tokio::task::yield_now().await,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
-            Err(e) => return e,
-        }
-    }
+    pump(tap, |tap| forward_batch(&fabric, slot, number, tap)).await
 }
 
 /// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.

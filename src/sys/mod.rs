@@ -8,7 +8,7 @@ pub mod packet;
 mod readiness;
 pub mod tun;
 
-pub use readiness::{Held, readable};
+pub use readiness::{Device, Held, readable};
 
 /// Why a device could not be opened. Display names the device, the reason and what to do next.
 #[derive(Debug, PartialEq, Eq)]

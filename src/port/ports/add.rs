@@ -175,12 +175,14 @@ impl Ports {
             if change != InterfaceChange::default() {
                 netif::apply(&name, &change).await?;
             }
+            netif::set_up(&name, true).await?;
+            let netif = netif::status(&name).await?;
+            // Last, so that nothing persists of a port that could not be made.
             if let (Handle::Tap(tap), true) = (&device.handle, spec.persist) {
                 tap.set_persist(true)
                     .map_err(|e| PortError::Failed(format!("could not make {name} persistent: {e}")))?;
             }
-            netif::set_up(&name, true).await?;
-            netif::status(&name).await
+            Ok::<_, PortError>(netif)
         };
         let netif = made_up.await?;
         device.note(netif.index, netif.mtu, netif.mac);
