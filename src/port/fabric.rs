@@ -11,6 +11,7 @@ use super::egress::Egress;
 use super::link::Link;
 use crate::frame::{Frame, MIN_FRAME, Outgoing, Retag};
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
+use crate::ws::codec::Payload;
 
 /// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType.
 pub const LOOKED_AT: usize = 22;
@@ -106,6 +107,22 @@ impl Batch<'_> {
         }
     }
 
+    /// Sends a judged frame that may still be masked but for what was judged. From link to link it
+    /// stays so: its bytes are touched once, by the copy that gives them their new mask.
+    pub fn deliver_sealed(&mut self, verdict: Verdict, payload: Payload<'_>) {
+        let port = match verdict {
+            Verdict::Unicast(slot, Retag::Keep) => self.table.get(slot),
+            _ => None,
+        };
+        match port.map(|port| (port, &port.egress)) {
+            Some((port, Egress::Link(link))) => {
+                let sent = link.send_pieces(&payload.pieces(), payload.len());
+                self.sent(port, link, sent);
+            }
+            _ => self.deliver(verdict, payload.open()),
+        }
+    }
+
     /// Counts a frame that could not be made whole.
     pub fn refused(&mut self, len: usize, reason: Reason) {
         self.frames += 1;
@@ -125,11 +142,16 @@ impl Batch<'_> {
                 Ok(()) => port.counters.sent(1, out.len() as u64),
                 Err(reason) => port.counters.dropped(reason),
             },
-            Egress::Link(link) => match link.send(&out) {
-                Ok(true) => self.touched.push(link.clone()),
-                Ok(false) => (),
-                Err(reason) => port.counters.dropped(reason),
-            },
+            Egress::Link(link) => self.sent(port, link, link.send(&out)),
+        }
+    }
+
+    /// Takes note of what became of a frame for a link.
+    fn sent(&mut self, port: &Port<Egress>, link: &Arc<Link>, sent: Result<bool, Reason>) {
+        match sent {
+            Ok(true) => self.touched.push(link.clone()),
+            Ok(false) => (),
+            Err(reason) => port.counters.dropped(reason),
         }
     }
 }

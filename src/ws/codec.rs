@@ -2,11 +2,12 @@
 //!
 //! [`Decoder::next`] looks at the bytes that a read left in a buffer and yields one message at a time,
 //! in place. A payload arrives still masked: [`Payload::peek`] unmasks the first few bytes, enough to
-//! decide where a frame goes, and [`Payload::open`] the rest when it goes anywhere. Only fragments are
-//! copied, into a buffer that grows with what has arrived, never with what a header promises.
+//! decide where a frame goes, and [`Payload::open`] the rest when it goes anywhere. One that goes out as
+//! a message again is not unmasked at all: [`Payload::pieces`] go to [`encode`], which copies, takes the
+//! old mask off and puts the new one on in one pass. Only fragments are copied on their way in, into a buffer that grows with what has arrived, never with what a header promises.
 
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Violation};
-use super::mask::{Key, mask};
+use super::mask::{Key, combine, mask, mask_into};
 
 /// Which end of the link we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,6 +149,12 @@ impl<'a> Payload<'a> {
         self.bytes
     }
 
+    /// All of it, as it is: what was looked at in clear, the rest under its mask.
+    pub fn pieces(&self) -> [Piece<'_>; 2] {
+        let (clear, sealed) = self.bytes.split_at(self.open.min(self.bytes.len()));
+        [clear.into(), Piece { bytes: sealed, key: self.key, phase: clear.len() }]
+    }
+
     /// All of it, unmasked.
     pub fn open(self) -> &'a mut [u8] {
         if self.open < self.bytes.len() {
@@ -157,16 +164,33 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Appends one message to `out`: header, then `parts` in order, masked when there is a key.
-pub fn encode(out: &mut Vec<u8>, opcode: Opcode, parts: &[&[u8]], key: Option<Key>) {
-    let payload = parts.iter().map(|part| part.len()).sum();
+/// Part of a message to send: bytes, and the mask that they still wear.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece<'a> {
+    pub bytes: &'a [u8],
+    /// All zero for bytes in clear.
+    pub key: Key,
+    /// Where the first byte stood in the payload that was masked.
+    pub phase: usize,
+}
+
+impl<'a> From<&'a [u8]> for Piece<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, key: [0; 4], phase: 0 }
+    }
+}
+
+/// Appends one message to `out`: header, then `pieces` in order, masked when there is a key.
+pub fn encode(out: &mut Vec<u8>, opcode: Opcode, pieces: &[Piece<'_>], key: Option<Key>) {
+    let payload = pieces.iter().map(|piece| piece.bytes.len()).sum();
     let mut header = [0; MAX_HEADER];
     let len = Header::write(&mut header, opcode, payload, key);
     out.extend_from_slice(&header[..len]);
-    let start = out.len();
-    parts.iter().for_each(|part| out.extend_from_slice(part));
-    if let Some(key) = key {
-        mask(&mut out[start..], key, 0);
+    let mut at = 0;
+    for piece in pieces {
+        let both = combine(key.unwrap_or_default(), at, piece.key, piece.phase);
+        mask_into(out, piece.bytes, both, 0);
+        at += piece.bytes.len();
     }
 }
 
@@ -231,7 +255,7 @@ mod tests {
 
     fn frame(fin: bool, opcode: Opcode, payload: &[u8], key: Option<Key>) -> Vec<u8> {
         let mut out = Vec::new();
-        encode(&mut out, opcode, &[payload], key);
+        encode(&mut out, opcode, &[payload.into()], key);
         if !fin {
             out[0] &= 0x7f;
         }
@@ -309,6 +333,24 @@ mod tests {
         let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else { panic!() };
         payload.peek(14);
         assert_eq!(bytes[6 + 14..], sealed[6 + 14..]);
+    }
+
+    #[test]
+    fn a_message_is_masked_anew_without_being_opened() {
+        let body: Vec<u8> = (0..200).collect();
+        for looked_at in [0, 1, 14, 22, 200] {
+            for key in [None, Some([9, 8, 7, 6]), Some(KEY)] {
+                let mut bytes = frame(true, Opcode::Binary, &body, Some(KEY));
+                let mut decoder = Decoder::new(Role::Server, LIMIT);
+                let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else {
+                    panic!()
+                };
+                payload.peek(looked_at);
+                let mut got = Vec::new();
+                encode(&mut got, Opcode::Binary, &payload.pieces(), key);
+                assert_eq!(got, frame(true, Opcode::Binary, &body, key), "{looked_at} {key:?}");
+            }
+        }
     }
 
     #[test]

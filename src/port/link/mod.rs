@@ -18,6 +18,7 @@ pub use wire::Wire;
 
 use crate::frame::{MAX_FRAME, Outgoing};
 use crate::switch::{Counters, Reason};
+use crate::ws::codec::Piece;
 
 /// A link's egress. Outlives its connections.
 #[derive(Default)]
@@ -30,16 +31,21 @@ pub struct Link {
 }
 
 impl Link {
-    /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`: nobody has promised to flush yet, the caller
-    /// must.
+    /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:
+    /// nobody has promised to flush yet, the caller must.
     pub fn send(&self, out: &Outgoing<'_>) -> Result<bool, Reason> {
+        self.send_pieces(&out.parts().map(Piece::from), out.len())
+    }
+
+    /// The same for a frame of `len` bytes in pieces, some of which may wear the mask they came with.
+    pub fn send_pieces(&self, frame: &[Piece<'_>], len: usize) -> Result<bool, Reason> {
         // A tag that was pushed may make it too large for the far end, which would have to close.
-        if out.len() > MAX_FRAME {
+        if len > MAX_FRAME {
             return Err(Reason::TooBig);
         }
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
-        let first = wire.push(out)?;
+        let first = wire.push(frame, len)?;
         if wire.wants_flush() {
             self.flush_wire(wire);
         }

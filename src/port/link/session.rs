@@ -248,7 +248,7 @@ impl<'a> Serving<'a> {
                         Some(Event::Binary(mut payload)) => {
                             payload.peek(LOOKED_AT);
                             if let Some(verdict) = batch.judge(payload.raw()) {
-                                batch.deliver(verdict, payload.open());
+                                batch.deliver_sealed(verdict, payload);
                             }
                             Continue(())
                         }

@@ -94,7 +94,7 @@ fn frame(len: usize) -> Vec<u8> {
 /// A client's message.
 fn masked(opcode: Opcode, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode(&mut out, opcode, &[body], Some(KEY));
+    encode(&mut out, opcode, &[body.into()], Some(KEY));
     out
 }
 
@@ -289,7 +289,7 @@ async fn a_close_that_is_asked_for_says_why() {
     let mut got = Vec::new();
     let _ = peer.read_to_end(&mut got);
     let mut want = Vec::new();
-    encode(&mut want, Opcode::Close, &[&close_body(1000, "port deleted")], None);
+    encode(&mut want, Opcode::Close, &[close_body(1000, "port deleted").as_slice().into()], None);
     assert_eq!(got, want);
 }
 

@@ -8,9 +8,8 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
 use super::queue::Queue;
-use crate::frame::Outgoing;
 use crate::switch::{Counters, Reason};
-use crate::ws::codec::{self, Role};
+use crate::ws::codec::{self, Piece, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
 use crate::ws::mask::Key;
 
@@ -58,14 +57,14 @@ impl Wire {
     }
 
     /// Encodes one frame; `true` when the caller has to see to the flush.
-    pub fn push(&mut self, out: &Outgoing<'_>) -> Result<bool, Reason> {
+    pub fn push(&mut self, frame: &[Piece<'_>], len: usize) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
             return Err(Reason::LinkDown);
         }
-        if !self.queue.has_room(out.len() + MAX_HEADER) {
+        if !self.queue.has_room(len + MAX_HEADER) {
             return Err(Reason::QueueFull);
         }
-        self.encode(Opcode::Binary, &out.parts());
+        self.encode(Opcode::Binary, frame, len);
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
@@ -102,7 +101,7 @@ impl Wire {
     /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
         if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body]);
+            self.encode(opcode, &[body.into()], 0);
             self.flush();
         }
     }
@@ -117,7 +116,7 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body]);
+        self.encode(Opcode::Pong, &[body.into()], 0);
         self.flush();
     }
 
@@ -125,7 +124,7 @@ impl Wire {
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[&body]);
+            self.encode(Opcode::Close, &[body.as_slice().into()], 0);
             self.closing = true;
             self.flush();
         }
@@ -153,7 +152,7 @@ impl Wire {
                     self.blocked = false;
                     self.pongs = 0;
                     let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[&body]);
+                    self.encode(Opcode::Pong, &[body.as_slice().into()], 0);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -223,10 +222,10 @@ impl Wire {
         self.tls.is_some()
     }
 
-    fn encode(&mut self, opcode: Opcode, parts: &[&[u8]]) {
+    /// `frame` is the length of the frame in the message, 0 when there is none.
+    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frame: usize) {
         let key = self.keys.as_mut().map(Keys::draw);
-        let frame = if opcode == Opcode::Binary { parts.iter().map(|part| part.len()).sum() } else { 0 };
-        self.queue.push(frame, |out| codec::encode(out, opcode, parts, key));
+        self.queue.push(frame, |out| codec::encode(out, opcode, pieces, key));
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
