@@ -3,17 +3,18 @@
 //! The kernel hands frames over as its own stack would take them: the VLAN tag beside the frame, the
 //! checksum unfinished, many segments as one. Here they become what would be on a cable.
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
 use super::fabric::{Batch, Fabric, with_scratch};
 use super::ingress::pump;
+use crate::frame::Tag;
 use crate::frame::offload::{Offload, Reason as Refusal, VnetHeader, complete_checksum, insert_tag};
 use crate::frame::segment::Segments;
-use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
 use crate::sys::Held;
-use crate::sys::packet::{PacketSocket, Received};
+use crate::sys::packet::{Burst, PacketSocket, Received};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
 pub async fn ingress(
@@ -25,28 +26,41 @@ pub async fn ingress(
     pump(socket, |socket| forward_batch(&fabric, slot, number, socket)).await
 }
 
-/// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
+/// One burst of frames; `WouldBlock` when there are no more.
 fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket) -> io::Result<()> {
-    let table = fabric.table();
-    let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
-    with_scratch(|scratch| {
-        let (buffer, pieces) = scratch.plain.split_at_mut(Tag::LEN + MAX_FRAME);
-        for _ in 0..BUDGET {
-            match socket.recv(&mut buffer[Tag::LEN..]) {
-                Ok(received) => {
-                    if let Err(reason) = take(&mut batch, received, buffer, pieces) {
-                        batch.refused(received.len, reason);
-                    }
-                }
-                // One frame that virtio_net_hdr has no words for.
-                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => batch.refused(0, Reason::BadOffload),
-                // Told once when the device goes down; frames come again when it is up.
-                Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => (),
-                Err(e) => return Err(e),
+    BURST_OF.with_borrow_mut(|burst| {
+        match socket.recv_burst(burst) {
+            Ok(_) => (),
+            // Told once when the device goes down; frames come again when it is up.
+            Err(e) if e.raw_os_error() == Some(libc::ENETDOWN) => return Ok(()),
+            // One frame that virtio_net_hdr has no words for: it is counted below.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+                let table = fabric.table();
+                let batch = fabric.batch(&table, slot, number);
+                batch.ok_or(io::ErrorKind::NotConnected)?.refused(0, Reason::BadOffload);
+                return Ok(());
             }
+            Err(e) => return Err(e),
         }
+        let table = fabric.table();
+        let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
+        with_scratch(|scratch| {
+            for (received, buffer) in burst.frames() {
+                let Some(received) = received else {
+                    batch.refused(0, Reason::BadOffload);
+                    continue;
+                };
+                if let Err(reason) = take(&mut batch, received, buffer, &mut scratch.plain) {
+                    batch.refused(received.len, reason);
+                }
+            }
+        });
         Ok(())
     })
+}
+
+thread_local! {
+    static BURST_OF: RefCell<Burst> = RefCell::default();
 }
 
 /// Makes one received frame, which stands behind [`Tag::LEN`] bytes of room, whole, and forwards it.
@@ -83,6 +97,3 @@ fn take(
     }
     Ok(())
 }
-
-/// Frames in one batch: enough to make one write of many, few enough to leave at once.
-const BUDGET: usize = 64;

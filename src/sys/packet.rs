@@ -16,8 +16,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::uio::writev;
 
 use super::{OpenError, check_device_name};
-use crate::frame::Tag;
 use crate::frame::eth::TPID_8021Q;
+use crate::frame::{MAX_FRAME, Tag};
 
 /// Length of the virtio_net_hdr in front of each frame.
 pub const VNET_LEN: usize = 10;
@@ -91,11 +91,43 @@ impl PacketSocket {
         // does not give out the bytes of PACKET_AUXDATA.
         let got = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut msg, 0) };
         let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        let len = got.checked_sub(VNET_LEN).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let aux = auxdata(&msg);
-        let truncated =
-            msg.msg_flags & libc::MSG_TRUNC != 0 || aux.is_some_and(|aux| aux.tp_len as usize > len);
-        Ok(Received { len, vnet, tag: aux.and_then(|aux| stripped_tag(&aux)), truncated })
+        received(&msg, got, vnet).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    /// As many frames as wait, up to [`BURST`], in one system call; how many. Errors as
+    /// [`PacketSocket::recv`], when not even one came.
+    pub fn recv_burst(&self, burst: &mut Burst) -> io::Result<usize> {
+        burst.count = 0;
+        // SAFETY: iovec and mmsghdr are plain old data for which all zeroes are valid.
+        let mut parts: [[libc::iovec; 2]; BURST] = unsafe { zeroed() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; BURST] = unsafe { zeroed() };
+        let mut vnets = [[0u8; VNET_LEN]; BURST];
+        let mut controls = [MaybeUninit::<Control>::uninit(); BURST];
+        let frames = burst.bytes.chunks_exact_mut(STRIDE);
+        let places = parts.iter_mut().zip(&mut messages).zip(vnets.iter_mut().zip(&mut controls));
+        for (((parts, message), (vnet, control)), frame) in places.zip(frames) {
+            let room = &mut frame[Tag::LEN..];
+            *parts = [
+                libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: VNET_LEN },
+                libc::iovec { iov_base: room.as_mut_ptr().cast(), iov_len: room.len() },
+            ];
+            message.msg_hdr.msg_iov = parts.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = parts.len() as _;
+            message.msg_hdr.msg_control = control.as_mut_ptr().cast();
+            message.msg_hdr.msg_controllen = size_of::<Control>() as _;
+        }
+        let (fd, at) = (self.fd.as_raw_fd(), messages.as_mut_ptr());
+        // SAFETY: each of the BURST messages points at live buffers of the lengths beside them, all
+        // distinct. nix's recvmmsg allocates, and does not give out the bytes of PACKET_AUXDATA.
+        let got = unsafe { libc::recvmmsg(fd, at, BURST as _, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
+        let count = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
+        for (place, (message, vnet)) in burst.received.iter_mut().zip(messages.iter().zip(vnets)).take(count)
+        {
+            *place = received(&message.msg_hdr, message.msg_len as usize, vnet);
+        }
+        burst.count = count;
+        Ok(count)
     }
 
     /// One whole frame in at most [`MAX_PARTS`] pieces, checksums complete, at most one MTU long.
@@ -168,6 +200,34 @@ impl AsRawFd for PacketSocket {
     }
 }
 
+/// Room for a burst of frames, each with room for its tag in front.
+pub struct Burst {
+    bytes: Box<[u8]>,
+    received: [Option<Received>; BURST],
+    count: usize,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        // The kernel gives memory to those pages alone that frames are written to.
+        Self { bytes: vec![0; BURST * STRIDE].into(), received: [None; BURST], count: 0 }
+    }
+}
+
+impl Burst {
+    /// What the last call received, with each frame's bytes behind [`Tag::LEN`] bytes of room. `None`:
+    /// not even a virtio header came.
+    pub fn frames(&mut self) -> impl Iterator<Item = (Option<Received>, &mut [u8])> {
+        self.received.iter().copied().zip(self.bytes.chunks_exact_mut(STRIDE)).take(self.count)
+    }
+}
+
+/// Frames in one burst.
+pub const BURST: usize = 32;
+
+/// Room for each frame of a burst and its tag.
+const STRIDE: usize = Tag::LEN + MAX_FRAME;
+
 /// Pieces a frame may be given in to [`PacketSocket::send`].
 pub const MAX_PARTS: usize = 7;
 
@@ -187,6 +247,15 @@ fn set_packet_option<T>(fd: &OwnedFd, option: c_int, value: &T) -> io::Result<()
     // SAFETY: `value` is live and `len` bytes long; the kernel only reads it. nix has no packet options.
     check(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, len) })?;
     Ok(())
+}
+
+/// What the kernel says of one message of `got` bytes; `None` when it is shorter than its header.
+/// `msg` has been filled by recvmsg and its control buffer is still alive.
+fn received(msg: &libc::msghdr, got: usize, vnet: [u8; VNET_LEN]) -> Option<Received> {
+    let len = got.checked_sub(VNET_LEN)?;
+    let aux = auxdata(msg);
+    let truncated = msg.msg_flags & libc::MSG_TRUNC != 0 || aux.is_some_and(|aux| aux.tp_len as usize > len);
+    Some(Received { len, vnet, tag: aux.and_then(|aux| stripped_tag(&aux)), truncated })
 }
 
 /// `msg` has been filled by recvmsg and its control buffer is still alive.
