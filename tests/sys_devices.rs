@@ -22,12 +22,35 @@ use etherws::port::PortError;
 use etherws::port::netif::{self, Event};
 use etherws::port::spec::InterfaceChange;
 use etherws::sys::OpenError;
-use etherws::sys::packet::{PacketSocket, Received, VNET_LEN};
+use etherws::sys::packet::{Burst, PacketSocket, Received, VNET_LEN};
 use etherws::sys::tun::Tap;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::uio::writev;
 use rtnetlink::{LinkMessageBuilder, LinkUnspec, LinkVeth};
+
+/// One frame at a time, for tests that look at each.
+trait OneByOne {
+    fn recv(&self, buf: &mut [u8]) -> io::Result<Received>;
+    fn send(&self, frame: &[IoSlice<'_>]) -> io::Result<usize>;
+}
+
+impl OneByOne for PacketSocket {
+    fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
+        let mut burst = Burst::new(1, buf.len());
+        assert_eq!(self.recv_burst(&mut burst)?, 1);
+        let (received, bytes) = burst.frames().next().unwrap();
+        let received = received.unwrap();
+        buf[..received.len].copy_from_slice(&bytes[Tag::LEN..][..received.len]);
+        Ok(received)
+    }
+
+    fn send(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
+        let bytes = frame.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>();
+        assert_eq!(self.send_burst(&bytes, 0, &[bytes.len()])?, 1);
+        Ok(bytes.len())
+    }
+}
 
 /// How long a busy machine may take for what happens at once.
 const PATIENCE: Duration = Duration::from_secs(10);

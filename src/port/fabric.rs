@@ -1,14 +1,14 @@
 //! One frame's way from ingress to egress, run to completion on the thread that read it.
 //!
 //! An ingress opens a [`Batch`] for what one read gave it, judges and delivers each frame, and closes
-//! the batch: only then do links that were given frames write them, one system call each.
+//! the batch: only then do links and network devices that were given frames write them, one system
+//! call each.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::egress::Egress;
-use super::link::Link;
 use crate::frame::{Frame, MIN_FRAME, Outgoing, Retag};
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
@@ -53,7 +53,7 @@ pub struct Batch<'a> {
     table: &'a Table<Egress>,
     ingress: &'a Port<Egress>,
     now: Now,
-    touched: Vec<Arc<Link>>,
+    touched: Vec<Arc<Port<Egress>>>,
     frames: u64,
     bytes: u64,
 }
@@ -116,8 +116,8 @@ impl Batch<'_> {
         };
         match port.map(|port| (port, &port.egress)) {
             Some((port, Egress::Link(link))) => {
-                let sent = link.send_pieces(&payload.pieces(), payload.len());
-                self.sent(port, link, sent);
+                let taken = link.send_pieces(&payload.pieces(), payload.len());
+                self.note(port, taken);
             }
             _ => self.deliver(verdict, payload.open()),
         }
@@ -135,41 +135,42 @@ impl Batch<'_> {
         self.ingress.counters.dropped(reason);
     }
 
-    fn send(&mut self, port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
+    fn send(&mut self, port: &Arc<Port<Egress>>, frame: Frame<'_>, retag: Retag) {
         let out = Outgoing::new(frame, retag);
-        match &port.egress {
-            Egress::Device(device) => match device.send(&out) {
-                Ok(()) => port.counters.sent(1, out.len() as u64),
-                Err(reason) => port.counters.dropped(reason),
-            },
-            Egress::Link(link) => self.sent(port, link, link.send(&out)),
-        }
+        let taken = match &port.egress {
+            Egress::Device(device) => device.send(&out, &port.counters),
+            Egress::Link(link) => link.send(&out),
+        };
+        self.note(port, taken);
     }
 
-    /// Takes note of what became of a frame for a link.
-    fn sent(&mut self, port: &Port<Egress>, link: &Arc<Link>, sent: Result<bool, Reason>) {
-        match sent {
-            Ok(true) => self.touched.push(link.clone()),
+    /// Takes note of what became of a frame; `Ok(true)`: its port is to be flushed.
+    fn note(&mut self, port: &Arc<Port<Egress>>, taken: Result<bool, Reason>) {
+        match taken {
+            Ok(true) => self.touched.push(port.clone()),
             Ok(false) => (),
             Err(reason) => port.counters.dropped(reason),
         }
     }
 }
 
-/// Writes out what the batch gave to links.
+/// Writes out what the batch left with its egress ports.
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.ingress.counters.received(self.frames, self.bytes);
-        for link in self.touched.drain(..) {
-            link.flush();
+        for port in self.touched.drain(..) {
+            match &port.egress {
+                Egress::Device(device) => device.flush(&port.counters),
+                Egress::Link(link) => link.flush(),
+            }
         }
         TOUCHED.set(std::mem::take(&mut self.touched));
     }
 }
 
 thread_local! {
-    /// The list of links to write, kept between batches so that none allocates.
-    static TOUCHED: RefCell<Vec<Arc<Link>>> = const { RefCell::new(Vec::new()) };
+    /// The list of ports to flush, kept between batches so that none allocates.
+    static TOUCHED: RefCell<Vec<Arc<Port<Egress>>>> = const { RefCell::new(Vec::new()) };
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::fabric::{Batch, Fabric, with_scratch};
 use super::ingress::pump;
-use crate::frame::Tag;
 use crate::frame::offload::{Offload, Reason as Refusal, VnetHeader, complete_checksum, insert_tag};
 use crate::frame::segment::Segments;
+use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
 use crate::sys::Held;
-use crate::sys::packet::{Burst, PacketSocket, Received};
+use crate::sys::packet::{BURST, Burst, PacketSocket, Received};
 
 /// Reads frames until the socket fails; a device that goes down may come back. Runs on a data thread.
 pub async fn ingress(
@@ -60,7 +60,7 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket
 }
 
 thread_local! {
-    static BURST_OF: RefCell<Burst> = RefCell::default();
+    static BURST_OF: RefCell<Burst> = RefCell::new(Burst::new(BURST, MAX_FRAME));
 }
 
 /// Makes one received frame, which stands behind [`Tag::LEN`] bytes of room, whole, and forwards it.

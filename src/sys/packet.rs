@@ -6,18 +6,17 @@
 //! hands over frames larger than the MTU for hardware to split (both told by the virtio_net_hdr of
 //! PACKET_VNET_HDR, [`Received::vnet`]).
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_void, sockaddr_ll, socklen_t, tpacket_auxdata};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::uio::writev;
 
 use super::{OpenError, check_device_name};
+use crate::frame::Tag;
 use crate::frame::eth::TPID_8021Q;
-use crate::frame::{MAX_FRAME, Tag};
 
 /// Length of the virtio_net_hdr in front of each frame.
 pub const VNET_LEN: usize = 10;
@@ -30,7 +29,7 @@ pub struct PacketSocket {
     index: u32,
 }
 
-/// One received frame; its bytes are in the buffer given to [`PacketSocket::recv`].
+/// One received frame; its bytes are in the buffer given to [`PacketSocket::recv_burst`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// Bytes written to the buffer.
@@ -72,30 +71,9 @@ impl PacketSocket {
         self.index
     }
 
-    /// One frame. `WouldBlock` when there is none; ENETDOWN once after the device went down or away;
-    /// EINVAL: one frame is lost whose offload virtio_net_hdr cannot tell (SCTP GSO), carry on.
-    pub fn recv(&self, buf: &mut [u8]) -> io::Result<Received> {
-        let mut vnet = [0; VNET_LEN];
-        let mut parts = [
-            libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: VNET_LEN },
-            libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() },
-        ];
-        let mut control = MaybeUninit::<Control>::uninit();
-        // SAFETY: msghdr is plain old data for which all zeroes are valid (no address, no buffers).
-        let mut msg: libc::msghdr = unsafe { zeroed() };
-        msg.msg_iov = parts.as_mut_ptr();
-        msg.msg_iovlen = parts.len() as _;
-        msg.msg_control = control.as_mut_ptr().cast();
-        msg.msg_controllen = size_of::<Control>() as _;
-        // SAFETY: every pointer in `msg` is to a live buffer of the length beside it. nix's recvmsg
-        // does not give out the bytes of PACKET_AUXDATA.
-        let got = unsafe { libc::recvmsg(self.fd.as_raw_fd(), &raw mut msg, 0) };
-        let got = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-        received(&msg, got, vnet).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
-    }
-
-    /// As many frames as wait, up to [`BURST`], in one system call; how many. Errors as
-    /// [`PacketSocket::recv`], when not even one came.
+    /// As many frames as wait and `burst` has room for, in one system call; how many. `WouldBlock` when
+    /// there is none; ENETDOWN once after the device went down or away; EINVAL: one frame is lost whose
+    /// offload virtio_net_hdr cannot tell (SCTP GSO), carry on.
     pub fn recv_burst(&self, burst: &mut Burst) -> io::Result<usize> {
         burst.count = 0;
         // SAFETY: iovec and mmsghdr are plain old data for which all zeroes are valid.
@@ -104,7 +82,7 @@ impl PacketSocket {
         let mut messages: [libc::mmsghdr; BURST] = unsafe { zeroed() };
         let mut vnets = [[0u8; VNET_LEN]; BURST];
         let mut controls = [MaybeUninit::<Control>::uninit(); BURST];
-        let frames = burst.bytes.chunks_exact_mut(STRIDE);
+        let frames = burst.bytes.chunks_exact_mut(burst.stride);
         let places = parts.iter_mut().zip(&mut messages).zip(vnets.iter_mut().zip(&mut controls));
         for (((parts, message), (vnet, control)), frame) in places.zip(frames) {
             let room = &mut frame[Tag::LEN..];
@@ -118,9 +96,10 @@ impl PacketSocket {
             message.msg_hdr.msg_controllen = size_of::<Control>() as _;
         }
         let (fd, at) = (self.fd.as_raw_fd(), messages.as_mut_ptr());
-        // SAFETY: each of the BURST messages points at live buffers of the lengths beside them, all
+        let room = burst.received.len() as _;
+        // SAFETY: each of the first `room` messages points at live buffers of the lengths beside them, all
         // distinct. nix's recvmmsg allocates, and does not give out the bytes of PACKET_AUXDATA.
-        let got = unsafe { libc::recvmmsg(fd, at, BURST as _, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
+        let got = unsafe { libc::recvmmsg(fd, at, room, libc::MSG_DONTWAIT, std::ptr::null_mut()) };
         let count = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
         for (place, (message, vnet)) in burst.received.iter_mut().zip(messages.iter().zip(vnets)).take(count)
         {
@@ -130,16 +109,35 @@ impl PacketSocket {
         Ok(count)
     }
 
-    /// One whole frame in at most [`MAX_PARTS`] pieces, checksums complete, at most one MTU long.
-    /// `WouldBlock` when the send buffer is full, ENOBUFS when the device's queue is, EMSGSIZE beyond
-    /// the MTU, ENETDOWN while the device is down, ENXIO once it is gone.
-    pub fn send(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut parts = [IoSlice::new(&[0; VNET_LEN]); 1 + MAX_PARTS];
-        let count = 1 + frame.len();
-        let wanted = parts.get_mut(1..count).ok_or(io::ErrorKind::InvalidInput)?;
-        wanted.copy_from_slice(frame);
-        let sent = writev(&self.fd, &parts[..count])?;
-        Ok(sent.saturating_sub(VNET_LEN))
+    /// Sends up to [`BURST`] whole frames in one system call, checksums complete, each at most one MTU
+    /// long: the first from `bytes[start]` to `ends[0]`, the next from there to `ends[1]`; how many went,
+    /// at least one. The error is the first frame's: `WouldBlock` when the send buffer is full, ENOBUFS
+    /// when the device's queue is, EMSGSIZE beyond the MTU, ENETDOWN while the device is down, ENXIO
+    /// once it is gone.
+    pub fn send_burst(&self, bytes: &[u8], start: usize, ends: &[usize]) -> io::Result<usize> {
+        let mut vnet = [0u8; VNET_LEN];
+        // SAFETY: iovec and mmsghdr are plain old data for which all zeroes are valid.
+        let mut parts: [[libc::iovec; 2]; BURST] = unsafe { zeroed() };
+        // SAFETY: as above.
+        let mut messages: [libc::mmsghdr; BURST] = unsafe { zeroed() };
+        let mut at = start;
+        let mut count = 0;
+        for ((parts, message), end) in parts.iter_mut().zip(&mut messages).zip(ends) {
+            let frame = bytes.get(at..*end).ok_or(io::ErrorKind::InvalidInput)?;
+            *parts = [
+                libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: VNET_LEN },
+                libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() },
+            ];
+            message.msg_hdr.msg_iov = parts.as_mut_ptr();
+            message.msg_hdr.msg_iovlen = parts.len() as _;
+            at = *end;
+            count += 1;
+        }
+        let fd = self.fd.as_raw_fd();
+        // SAFETY: the first `count` messages point at live buffers of the lengths beside them, which
+        // sendmmsg only reads. nix's sendmmsg allocates.
+        let sent = unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count, libc::MSG_DONTWAIT) };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
 
     fn bind(index: u32) -> io::Result<Self> {
@@ -203,33 +201,29 @@ impl AsRawFd for PacketSocket {
 /// Room for a burst of frames, each with room for its tag in front.
 pub struct Burst {
     bytes: Box<[u8]>,
-    received: [Option<Received>; BURST],
+    stride: usize,
+    received: Box<[Option<Received>]>,
     count: usize,
 }
 
-impl Default for Burst {
-    fn default() -> Self {
-        // The kernel gives memory to those pages alone that frames are written to.
-        Self { bytes: vec![0; BURST * STRIDE].into(), received: [None; BURST], count: 0 }
-    }
-}
-
 impl Burst {
+    /// For up to `frames` frames ([`BURST`] at most) of `room` bytes each. The kernel gives memory to
+    /// those pages alone that frames are written to.
+    pub fn new(frames: usize, room: usize) -> Self {
+        let (frames, stride) = (frames.clamp(1, BURST), Tag::LEN + room);
+        let bytes = vec![0; frames * stride].into();
+        Self { bytes, stride, received: vec![None; frames].into(), count: 0 }
+    }
+
     /// What the last call received, with each frame's bytes behind [`Tag::LEN`] bytes of room. `None`:
     /// not even a virtio header came.
     pub fn frames(&mut self) -> impl Iterator<Item = (Option<Received>, &mut [u8])> {
-        self.received.iter().copied().zip(self.bytes.chunks_exact_mut(STRIDE)).take(self.count)
+        self.received.iter().copied().zip(self.bytes.chunks_exact_mut(self.stride)).take(self.count)
     }
 }
 
-/// Frames in one burst.
+/// Frames in one burst at most.
 pub const BURST: usize = 32;
-
-/// Room for each frame of a burst and its tag.
-const STRIDE: usize = Tag::LEN + MAX_FRAME;
-
-/// Pieces a frame may be given in to [`PacketSocket::send`].
-pub const MAX_PARTS: usize = 7;
 
 /// Room for about 80 frames of 64 KiB, or a few thousand small ones.
 const RECEIVE_BUFFER: usize = 8 << 20;

@@ -1,8 +1,8 @@
 //! New ports: asked for, or made of incoming links.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -214,7 +214,7 @@ impl Ports {
         let (fabric, slot, number) = (self.fabric.clone(), entry.slot, entry.number);
         let task = match &device.handle {
             Handle::Tap(tap) => seat.handle.spawn(tap::ingress(fabric, slot, number, tap.clone())),
-            Handle::Packet(socket) => {
+            Handle::Packet(socket, _) => {
                 seat.handle.spawn(netdev::ingress(fabric, slot, number, socket.clone()))
             }
         };
@@ -341,7 +341,7 @@ fn open(spec: &PortSpec) -> Result<(Handle, Closed), PortError> {
         }
         _ => {
             let (socket, closed) = Held::new(PacketSocket::open(&spec.target)?);
-            (Handle::Packet(socket), closed)
+            (Handle::Packet(socket, Mutex::default()), closed)
         }
     })
 }
