@@ -8,6 +8,7 @@
 
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Violation};
 use super::mask::{Key, combine, mask, mask_into};
+use super::utf8::Utf8;
 
 /// Which end of the link we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +24,16 @@ pub struct Decoder {
     /// A message in fragments, unmasked so far; empty `parts` when there is none.
     assembly: Vec<u8>,
     fragments: Option<Fragments>,
+    text: Option<Text>,
     closed: bool,
+}
+
+/// Text that is looked at.
+#[derive(Default)]
+struct Text {
+    utf8: Utf8,
+    /// How much of a frame that is not whole yet was looked at, and unmasked for it.
+    seen: usize,
 }
 
 /// One step through the bytes.
@@ -57,7 +67,14 @@ pub struct Payload<'a> {
 impl Decoder {
     /// Messages of more than `limit` bytes are a violation.
     pub fn new(role: Role, limit: usize) -> Self {
-        Self { role, limit, assembly: Vec::new(), fragments: None, closed: false }
+        Self { role, limit, assembly: Vec::new(), fragments: None, text: None, closed: false }
+    }
+
+    /// Text that is not UTF-8 is a violation, as soon as the byte is there that makes it so. The start
+    /// of a frame of text is then unmasked where it lies: what [`Step::More`] left has to come back.
+    pub fn with_text(mut self) -> Self {
+        self.text = Some(Text::default());
+        self
     }
 
     /// True while a fragmented message is unfinished.
@@ -82,18 +99,25 @@ impl Decoder {
             .filter(|payload| before + payload <= self.limit.max(MAX_CONTROL))
             .ok_or(Violation::TooBig)?;
         let used = header.len + payload;
-        let Some(bytes) = bytes.get_mut(header.len..used) else { return Ok(Step::More) };
+        if bytes.len() < used {
+            self.look(&header, &mut bytes[header.len..])?;
+            return Ok(Step::More);
+        }
+        let bytes = &mut bytes[header.len..used];
         let payload = Payload { bytes, key: header.key.unwrap_or([0; 4]), open: 0 };
         let event = match header.opcode {
             Opcode::Binary if header.fin => Some(Event::Binary(payload)),
-            Opcode::Text if header.fin => Some(Event::Text(payload)),
+            Opcode::Text if header.fin => Some(Event::Text(self.read(&header, payload)?)),
             Opcode::Ping => Some(Event::Ping(payload)),
             Opcode::Pong => Some(Event::Pong),
             Opcode::Close => {
                 self.closed = true;
                 Some(Event::Close(close_code(payload.open())?))
             }
-            opcode => self.assemble(opcode, header.fin, payload),
+            opcode => {
+                let payload = self.read(&header, payload)?;
+                self.assemble(opcode, header.fin, payload)
+            }
         };
         Ok(Step::Used(used, event))
     }
@@ -101,13 +125,50 @@ impl Decoder {
     /// Checks a data frame's place in its message; the bytes of the message so far.
     fn admit(&self, header: &Header) -> Result<usize, Violation> {
         match (&self.fragments, header.opcode) {
-            (Some(fragments), Opcode::Continuation) if fragments.count < MAX_FRAGMENTS => {
+            (Some(fragments), Opcode::Continuation) if fragments.count < max_fragments(self.limit) => {
                 Ok(self.assembly.len())
             }
             (Some(_), Opcode::Continuation) => Err(Violation::TooBig),
             (None, Opcode::Continuation) | (Some(_), _) => Err(Violation::BadFragment),
             (None, _) => Ok(0),
         }
+    }
+
+    /// Whether a data frame is looked at as text.
+    fn is_text(&self, header: &Header) -> bool {
+        self.text.is_some()
+            && match header.opcode {
+                Opcode::Continuation => self.fragments.as_ref().is_some_and(|fragments| fragments.text),
+                opcode => opcode == Opcode::Text,
+            }
+    }
+
+    /// Looks at what is there of a frame that is not whole.
+    fn look(&mut self, header: &Header, bytes: &mut [u8]) -> Result<(), Violation> {
+        if self.is_text(header)
+            && let Some(Text { utf8, seen }) = &mut self.text
+        {
+            let new = bytes.get_mut(*seen..).unwrap_or_default();
+            mask(new, header.key.unwrap_or_default(), *seen);
+            utf8.push(new).map_err(|_| Violation::BadUtf8)?;
+            *seen += new.len();
+        }
+        Ok(())
+    }
+
+    /// Looks at the rest of a frame that is whole.
+    fn read<'a>(&mut self, header: &Header, mut payload: Payload<'a>) -> Result<Payload<'a>, Violation> {
+        if self.is_text(header)
+            && let Some(Text { utf8, seen }) = &mut self.text
+        {
+            payload.open = std::mem::take(seen);
+            let new = payload.open;
+            utf8.push(&payload.peek(usize::MAX)[new..]).map_err(|_| Violation::BadUtf8)?;
+            if header.fin {
+                utf8.end().map_err(|_| Violation::BadUtf8)?;
+            }
+        }
+        Ok(payload)
     }
 
     fn assemble<'a>(&'a mut self, opcode: Opcode, fin: bool, payload: Payload<'_>) -> Option<Event<'a>> {
@@ -216,8 +277,11 @@ fn close_code(body: &[u8]) -> Result<Option<u16>, Violation> {
     Ok(Some(code))
 }
 
-/// A message in more pieces than this is an attack on our patience.
-const MAX_FRAGMENTS: u32 = 1024;
+/// A message in more pieces than this is an attack on our patience: 1,024, or more where a message may
+/// be so long that these would be over 64 bytes each.
+fn max_fragments(limit: usize) -> u32 {
+    u32::try_from(limit / 64).unwrap_or(u32::MAX).max(1024)
+}
 
 struct Fragments {
     text: bool,
@@ -225,137 +289,5 @@ struct Fragments {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: usize = 70_000;
-    const KEY: Key = [0xde, 0xad, 0xbe, 0xef];
-
-    /// Every event as text, from bytes arriving in pieces of `step`.
-    fn decode(role: Role, bytes: &[u8], step: usize) -> Result<Vec<String>, Violation> {
-        let mut decoder = Decoder::new(role, LIMIT);
-        let (mut buffer, mut events) = (Vec::new(), Vec::new());
-        for piece in bytes.chunks(step.max(1)) {
-            buffer.extend_from_slice(piece);
-            let mut at = 0;
-            while let Step::Used(used, event) = decoder.next(&mut buffer[at..])? {
-                at += used;
-                events.extend(event.map(|event| match event {
-                    Event::Binary(p) => format!("binary {:?}", p.open()),
-                    Event::Text(p) => format!("text {:?}", p.open()),
-                    Event::Ping(p) => format!("ping {:?}", p.open()),
-                    Event::Pong => "pong".into(),
-                    Event::Close(code) => format!("close {code:?}"),
-                }));
-            }
-            buffer.drain(..at);
-        }
-        Ok(events)
-    }
-
-    fn frame(fin: bool, opcode: Opcode, payload: &[u8], key: Option<Key>) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(&mut out, opcode, &[payload.into()], key);
-        if !fin {
-            out[0] &= 0x7f;
-        }
-        out
-    }
-
-    #[test]
-    fn bad_29_a_stream_cut_anywhere_gives_the_same_messages() {
-        for (role, key) in [(Role::Server, Some(KEY)), (Role::Client, None)] {
-            let big = vec![7; 300];
-            let stream = [
-                frame(true, Opcode::Binary, &[1, 2, 3], key),
-                frame(true, Opcode::Ping, b"x", key),
-                frame(false, Opcode::Binary, &[4], key),
-                frame(true, Opcode::Pong, &[], key),
-                frame(false, Opcode::Continuation, &[], key),
-                frame(true, Opcode::Continuation, &[5, 6], key),
-                frame(true, Opcode::Binary, &big, key),
-                frame(true, Opcode::Text, b"hi", key),
-                frame(true, Opcode::Close, &close_body(1000, "bye"), key),
-                vec![0xff; 9],
-            ]
-            .concat();
-            let want = [
-                "binary [1, 2, 3]".to_owned(),
-                "ping [120]".into(),
-                "pong".into(),
-                "binary [4, 5, 6]".into(),
-                format!("binary {big:?}"),
-                "text [104, 105]".into(),
-                "close Some(1000)".into(),
-            ];
-            for step in 1..=stream.len() {
-                assert_eq!(decode(role, &stream, step).as_deref(), Ok(&want[..]), "step {step}");
-            }
-        }
-    }
-
-    #[test]
-    fn violations() {
-        let client = |bytes: &[&[u8]]| decode(Role::Client, &bytes.concat(), 1 << 20).unwrap_err();
-        let one = frame(true, Opcode::Binary, &[0; 20], None);
-        let open = frame(false, Opcode::Binary, &[0; 20], None);
-        let lone = frame(true, Opcode::Continuation, &[], None);
-        let more = frame(false, Opcode::Continuation, &[], None);
-        let close = |body: &[u8]| frame(true, Opcode::Close, body, None);
-        assert_eq!(client(&[&frame(true, Opcode::Binary, &[0], Some(KEY))]), Violation::Masked, "bad 15");
-        assert_eq!(decode(Role::Server, &one, 99), Err(Violation::Unmasked), "bad 15");
-        assert_eq!(client(&[&[0x82, 127, 0x7f, 255, 255, 255, 255, 255, 255, 255]]), Violation::TooBig);
-        assert_eq!(client(&[&[0x82, 127, 0, 0, 0, 0, 0, 2, 0, 0]]), Violation::TooBig, "bad 28");
-        assert_eq!(client(&[&lone]), Violation::BadFragment, "bad 21");
-        assert_eq!(client(&[&open, &one]), Violation::BadFragment, "bad 21");
-        let endless: Vec<&[u8]> = std::iter::once(&open[..]).chain((0..1024).map(|_| &more[..])).collect();
-        assert_eq!(client(&endless), Violation::TooBig, "bad 20");
-        let half = frame(false, Opcode::Binary, &vec![0; 40_000], None);
-        let other_half = frame(true, Opcode::Continuation, &vec![0; 40_000], None);
-        assert_eq!(client(&[&half, &other_half]), Violation::TooBig, "bad 20");
-        for code in [0u16, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000] {
-            assert_eq!(client(&[&close(&code.to_be_bytes())]), Violation::BadClose, "bad 25: {code}");
-        }
-        assert_eq!(client(&[&close(&[3])]), Violation::BadClose, "bad 25");
-        assert_eq!(client(&[&close(&[0x03, 0xe8, 0xff])]), Violation::BadUtf8, "bad 25");
-    }
-
-    #[test]
-    fn peeking_unmasks_no_further() {
-        let mut bytes = frame(true, Opcode::Binary, &[9; 40], Some(KEY));
-        let sealed = bytes.clone();
-        let mut decoder = Decoder::new(Role::Server, LIMIT);
-        let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else { panic!() };
-        assert_eq!(payload.peek(14), [9; 14]);
-        assert_eq!(payload.peek(5), [9; 5]);
-        assert_eq!(payload.open(), [9; 40]);
-        let mut bytes = sealed.clone();
-        let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else { panic!() };
-        payload.peek(14);
-        assert_eq!(bytes[6 + 14..], sealed[6 + 14..]);
-    }
-
-    #[test]
-    fn a_message_is_masked_anew_without_being_opened() {
-        let body: Vec<u8> = (0..200).collect();
-        for looked_at in [0, 1, 14, 22, 200] {
-            for key in [None, Some([9, 8, 7, 6]), Some(KEY)] {
-                let mut bytes = frame(true, Opcode::Binary, &body, Some(KEY));
-                let mut decoder = Decoder::new(Role::Server, LIMIT);
-                let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else {
-                    panic!()
-                };
-                payload.peek(looked_at);
-                let mut got = Vec::new();
-                encode(&mut got, Opcode::Binary, &payload.pieces(), key);
-                assert_eq!(got, frame(true, Opcode::Binary, &body, key), "{looked_at} {key:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_long_close_reason_is_cut_between_characters() {
-        let body = close_body(1001, &"é".repeat(100));
-        assert!(body.len() <= MAX_CONTROL && std::str::from_utf8(&body[2..]).is_ok());
-    }
-}
+#[path = "codec_tests.rs"]
+mod tests;

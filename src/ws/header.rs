@@ -78,7 +78,7 @@ pub enum Violation {
     TooBig,
     /// A Close body of one byte or with a code that must not be sent (7.4).
     BadClose,
-    /// A Close reason that is not UTF-8 (8.1).
+    /// A Close reason, or text that is looked at, that is not UTF-8 (8.1).
     BadUtf8,
     /// More PINGs than any reason for them.
     PingFlood,
@@ -106,7 +106,7 @@ impl Violation {
             Self::BadFragment => "fragment out of place",
             Self::TooBig => "message too big",
             Self::BadClose => "malformed close",
-            Self::BadUtf8 => "close reason is not UTF-8",
+            Self::BadUtf8 => "text or close reason is not UTF-8",
             Self::PingFlood => "too many pings",
         }
     }

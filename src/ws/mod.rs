@@ -1,6 +1,7 @@
-//! WebSocket (RFC 6455) as bytes: mask, header, codec, opening handshake. Pure: no socket, no clock.
+//! WebSocket (RFC 6455) as bytes: mask, header, text, codec, opening handshake. Pure: no socket, no clock.
 
 pub mod codec;
 pub mod handshake;
 pub mod header;
 pub mod mask;
+pub mod utf8;
