@@ -417,6 +417,10 @@ impl<'a> Serving<'a> {
 /// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).
 fn answer_text(link: &Link, text: &[u8]) {
     let Some(rest) = text.strip_prefix(b"ping:").filter(|rest| rest.len() <= 64) else { return };
+    // Text is not checked when it comes, but what we send has to be (RFC 6455 5.6).
+    if std::str::from_utf8(rest).is_err() {
+        return;
+    }
     if let Some(wire) = link.lock().as_mut() {
         wire.say(Opcode::Text, &[b"pong:", rest].concat());
     }

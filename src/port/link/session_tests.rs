@@ -247,6 +247,24 @@ async fn bad_24_an_unsolicited_pong_does_not_make_a_peer_that_answers() {
 }
 
 #[tokio::test]
+async fn bad_27_text_is_answered_only_with_text() {
+    let bench = Bench::new();
+    let (session, mut peer) = bench.session();
+    peer.set_read_timeout(Some(SOON)).unwrap();
+    let running = tokio::spawn(session.run());
+    // A peer that checks must not find bytes in a text message that are none.
+    for body in [&b"hello"[..], b"ping:\xff", b"ping:4711", b"\xff"] {
+        peer.write_all(&masked(Opcode::Text, body)).unwrap();
+    }
+    peer.write_all(&masked(Opcode::Close, &[])).unwrap();
+    let ended = timeout(SOON, running).await;
+    assert!(matches!(ended, Ok(Ok(Ended::Closed(None)))), "{ended:?}");
+    let mut got = Vec::new();
+    peer.read_to_end(&mut got).unwrap();
+    assert_eq!(got, b"\x81\x09pong:4711\x88\x00");
+}
+
+#[tokio::test]
 async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let bench = Bench::new();
     let (mut session, mut peer) = bench.session();
