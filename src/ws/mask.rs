@@ -57,9 +57,8 @@ pub fn kernel() -> &'static str {
 }
 
 /// The key as the bytes from offset `phase` on meet it, in memory order.
-fn word(mut key: Key, phase: usize) -> u32 {
-    key.rotate_left(phase & 3);
-    u32::from_ne_bytes(key)
+fn word(key: Key, phase: usize) -> u32 {
+    turn(u32::from_ne_bytes(key), phase)
 }
 
 /// `dst[i] = src[i] ^ word[i % 4]` in bytes.
@@ -155,10 +154,10 @@ fn turned(word: u32, offset: usize) -> u128 {
     spread(turn(word, offset))
 }
 
+/// The word that begins `offset` bytes further on. (`rotate_left` of the bytes is a call of 10 ns.)
 fn turn(word: u32, offset: usize) -> u32 {
-    let mut bytes = word.to_ne_bytes();
-    bytes.rotate_left(offset & 3);
-    u32::from_ne_bytes(bytes)
+    let bits = (offset as u32 & 3) * 8;
+    if cfg!(target_endian = "little") { word.rotate_right(bits) } else { word.rotate_left(bits) }
 }
 
 /// As [`xor`], in words.
