@@ -17,10 +17,10 @@ if [ -z "${ETHERWS_DEMO_INSIDE:-}" ]; then
         die '/dev/net/tun is missing: modprobe tun'
     : <>/dev/net/tun || die '/dev/net/tun cannot be opened: run as root, or as root: chmod 666 /dev/net/tun'
 
-    say 'Building etherws (release)'
-    timeout 3600 cargo build --release --locked
+    say 'Building etherws'
+    timeout 3600 cargo build --profile demo --locked
 fi
-target=${CARGO_TARGET_DIR:-target}/release
+target=${CARGO_TARGET_DIR:-target}/demo
 etherws=$(realpath "$target/etherws")
 etherctl=$(realpath "$target/etherctl")
 

@@ -85,7 +85,7 @@ pub struct Sw {
     /// Stations (MAC addresses) known at a time [default: 8192]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub fdb_limit: Option<usize>,
-    /// Data threads [default: one per processor, at most 4]
+    /// Data threads [default: one for two processors, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
     /// Seconds without received data before a link is probed; dead after 8/3 of it [default: 15]

@@ -278,7 +278,8 @@ pub fn default_sock() -> PathBuf {
 
 /// As many as there are processors, up to four: ports are pinned, and few switches have more busy ones.
 fn default_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(4)
+    // The kernel's half of the work runs beside it; see docs/decisions.md for the figures.
+    (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4)
 }
 
 fn check_path(path: &str) -> Result<(), String> {
