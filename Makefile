@@ -1,17 +1,23 @@
-# make demo · make test · make check · make autobahn · make build · make release · make clean
+# make demo · make test · make check · make bench · make bench-quick · make autobahn · make build · make release
 CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 
 .PHONY: help demo test check autobahn build release clean
+.PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
+
 help:
-	@echo 'make demo      two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
-	@echo 'make test      installs what the tests need and runs them all (root)'
-	@echo 'make check     format, clippy, cargo deny'
-	@echo 'make autobahn  Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
-	@echo 'make build     debug build        make release   release build'
-	@echo 'make clean     removes target/'
+	@echo 'make demo         two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
+	@echo 'make test         installs what the tests need and runs them all (root)'
+	@echo 'make check        format, clippy, cargo deny'
+	@echo 'make bench        bench-micro, then bench-lab (root, an hour); JSON in benches/results/'
+	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
+	@echo 'make bench-micro  mask, codec, FDB and path beside other crates, medians of three runs'
+	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root)'
+	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
+	@echo 'make build        debug build        make release   release build'
+	@echo 'make clean        removes target/'
 
 demo:
 	@scripts/demo.sh
@@ -32,6 +38,24 @@ build:
 
 release:
 	$(CARGO) build --release --locked
+
+bench: bench-micro bench-lab
+
+bench-quick: bench-micro-quick bench-lab-quick
+
+bench-micro:
+	@scripts/bench-micro.py
+
+bench-micro-quick:
+	@scripts/bench-micro.py --quick
+
+bench-lab: release
+	@scripts/install-deps.sh test
+	@timeout -k 30 3600 benches/lab/run.py
+
+bench-lab-quick: release
+	@scripts/install-deps.sh test
+	@timeout -k 30 110 benches/lab/run.py --quick
 
 clean:
 	$(CARGO) clean
