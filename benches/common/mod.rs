@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use criterion::Criterion;
+use criterion::{Bencher, Criterion};
 use etherws::ws::mask::Key;
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
@@ -27,6 +27,16 @@ pub fn criterion() -> Criterion {
 /// What a future that never waits gives.
 pub fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("memory has all the bytes")
+}
+
+/// Has Criterion record nanoseconds that were measured elsewhere, one after another.
+pub fn record(bencher: &mut Bencher<'_>, nanoseconds: &[f64]) {
+    let mut round = nanoseconds.iter().cycle();
+    bencher.iter_custom(|turns| {
+        // Its warm-up doubles the turns until some time has passed.
+        std::thread::sleep(Duration::from_millis(20));
+        Duration::from_secs_f64(round.next().copied().unwrap_or(0.0) * 1e-9 * turns as f64)
+    });
 }
 
 /// Masking keys from a CSPRNG refilled in batches, as a link has them.
