@@ -72,7 +72,10 @@ def run(executables, quick):
         def bench(name, *words, **environment):
             command = [executables[name], "--bench", "--quiet", "--noplot", *(QUICK if quick else []), *words]
             environment = {**os.environ, "CRITERION_HOME": home, **environment}
-            subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"bench {name} failed:\n{done.stderr[-2000:]}")
+            print(*re.findall("skipped: .*", done.stdout), sep="\n", end="", file=sys.stderr)
 
         bench("mask", *([r"/(64|1514|65549)(\+[01])?$"] if quick else []))
         for kernel in [] if quick else KERNELS:
@@ -208,7 +211,7 @@ def header(name, columns, width):
 
 
 def line(name, cells, width):
-    print(f"{name:32}" + "".join(f"{cell:>{width}}" for cell in cells))
+    print(f"{name:46}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
 def save(file, report, runs, loads):
