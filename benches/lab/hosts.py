@@ -184,18 +184,25 @@ def stat_fields(pid):
         return file.read().rsplit(")", 1)[1].split()  # from field 3 on: state, ppid, ...
 
 
-def cpu_seconds(processes):
-    """User and system seconds so far of these processes."""
-    ticks = 0
-    for process in processes:
+def cpu_seconds(daemons):
+    """User and system seconds so far of these processes and of all that they started (SoftEther works in a child)."""
+    family = {process.pid for process in daemons}
+    table = {}
+    for pid in filter(str.isdigit, os.listdir("/proc")) if daemons else ():
         try:
-            fields = stat_fields(process.pid)
-        except FileNotFoundError as error:
-            raise LabError(f"the tunnel's process {process.pid} is gone: {last_words(process)}") from error
-        if fields[0] in "ZX":
+            table[int(pid)] = stat_fields(pid)
+        except (OSError, IndexError):
+            continue  # it ended meanwhile
+    for process in daemons:
+        if table.get(process.pid, "Z")[0] in "ZX":
             raise LabError(f"the tunnel's process {process.pid} has ended: {last_words(process)}")
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / TICK
+    grown = True
+    while grown:
+        children = {pid for pid, fields in table.items()
+                    if pid not in family and (int(fields[1]) in family or int(fields[3]) in family)}
+        family |= children
+        grown = bool(children)
+    return sum(int(table[pid][index]) for pid in family for index in (11, 12)) / TICK
 
 
 def last_words(process):
@@ -248,12 +255,12 @@ class Disturbance:
         return max(0.0, ticks / TICK / seconds)
 
 
-def wait_idle(bound, threshold=0.08):
-    """Waits until all cores together do nothing for 0.7 s, at most `bound` seconds; returns whether they did."""
+def wait_idle(bound, look=0.7, threshold=0.08):
+    """Waits until all cores together do nothing for `look` seconds, at most `bound` seconds; returns whether they did."""
     deadline = time.monotonic() + bound
     while True:
         before = _idle()
-        time.sleep(0.7)
+        time.sleep(look)
         after = _idle()
         total = after[1] - before[1]
         if total and 1 - (after[0] - before[0]) / total <= threshold:

@@ -234,6 +234,6 @@ def listens(pid, port):
     return False
 
 
-TUNNELS = (Etherws(False), Etherws(True), Vxlan(), SoftEther(False), SoftEther(True), Tinc(), OpenVpn(False),
+TUNNELS = (Etherws(False), Etherws(True), Vxlan(), Tinc(), SoftEther(False), SoftEther(True), OpenVpn(False),
            OpenVpn(True))
 QUICK = ("etherws-ws", "etherws-wss", "vxlan", "softether", "softether-tls", "tinc")
