@@ -4,6 +4,7 @@ Everything is bounded in time, and everything that was started is ended by its p
 whatever happened before.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ class Lab:
         self.work = tempfile.mkdtemp(prefix="etherws-lab-")
         self.names = {side: f"ewlab{os.getpid()}{side}" for side in "ab"}
         self.processes = []
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans of a daemon are ours to reap
 
     def __enter__(self):
         try:
@@ -66,6 +68,11 @@ class Lab:
             for pid in command("ip", "netns", "pids", name, check=False).split():
                 kill(int(pid), signal.SIGKILL)
             command("ip", "netns", "del", name, check=False)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
         command("rm", "-rf", self.work, check=False)
 
     def path(self, *parts):
