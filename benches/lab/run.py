@@ -35,6 +35,7 @@ class Settings:
         self.starts = 3 if quick else 7
         self.again = 0 if quick else options.again
         self.patience = options.wait if options.wait is not None else (4 if quick else 600)
+        self.quick = quick
         self.both = not quick  # small frames both ways
         self.look = 0.3 if quick else 0.7  # seconds for which the machine must be idle
         self.pause = 0 if quick else 0.4  # with the look at the processors, a second between two figures
@@ -105,9 +106,9 @@ def system_calls(lab, settings, tunnel):
         workloads = (("TCP c->s", FORWARD, False), ("TCP s->c", REVERSE, False), ("64 B c->s", FORWARD, True),
                      ("64 B s->c", REVERSE, True))
         for title, direction, small in workloads:
-            if time.monotonic() > settings.deadline:
+            if settings.quick and result:
                 break
-            result[title] = measure.syscalls(lab, {"a": a, "b": b}, direction, 1 if settings.runs == 1 else 2, small)
+            result[title] = measure.syscalls(lab, {"a": a, "b": b}, direction, 1 if settings.quick else 2, small)
     except LabError as error:
         say(f"system calls: {error}")
     finally:
@@ -140,6 +141,8 @@ def lab_run(lab, options, settings):
     if ours:
         foot = attempt("footprint", checks.footprint, lab, settings.idle, settings.starts)
         keys = attempt("mask keys", checks.mask_keys, lab)
+        say("system calls")
+        calls = system_calls(lab, settings, ours)
     for number in range(settings.runs):
         for tunnel in chosen if number % 2 == 0 else reversed(chosen):  # nobody is always first
             if time.monotonic() > settings.deadline:
@@ -147,9 +150,6 @@ def lab_run(lab, options, settings):
                 break
             say(f"run {number + 1} of {settings.runs}: {tunnel.label}")
             runs.setdefault(tunnel.name, []).append(one_run(lab, settings, tunnel))
-    if ours and time.monotonic() < settings.deadline:
-        say("system calls")
-        calls = system_calls(lab, settings, ours)
     return chosen, skipped, runs, keys, foot, calls
 
 
@@ -184,19 +184,21 @@ def main():
     rows = [(tunnel.name, tunnel.label) for tunnel in TUNNELS if tunnel.name in options.only]
     verdicts = report.verdicts(runs, keys, foot)
     others = [share for found in runs.values() for run in found for share in shares(run)]
+    disturbed = sum(share > DISTURBED for share in others)
+    doubt = " (others kept the machine busy: take these with doubt, and measure again)" * (disturbed * 3 > len(others))
     text = "\n".join([
         f"etherws {head['commit']}, {head['cores']} x {head['cpu']}, Linux {head['kernel']}, {head['date']}; "
         f"{settings.runs} run(s), {time.monotonic() - began:.0f} s", "",
-        report.table(rows, runs, skipped), "", "Goals:", *report.verdict_lines(verdicts), "",
+        report.table(rows, runs, skipped), "", f"Goals{doubt}:", *report.verdict_lines(verdicts), "",
         "System calls of etherws ws, for each frame on its TAP:",
         *(report.syscall_lines(calls) or ["not measured"]), "",
         f"What others used meanwhile: median {sorted(others)[len(others) // 2] if others else 0:.2f}, at most "
-        f"{max(others, default=0):.2f} of a core; {sum(share > DISTURBED for share in others)} of {len(others)} figures "
+        f"{max(others, default=0):.2f} of a core; {disturbed} of {len(others)} figures "
         f"were disturbed (above {DISTURBED})."])
     print(text)
     data = {**head, "runs": settings.runs, "seconds": {"tcp": settings.tcp, "small": settings.small,
                                                          "loaded_ping": settings.loaded}, "pings": settings.pings,
-            "medians": {name: report.medians(found) for name, found in runs.items()},
+            "disturbed": [disturbed, len(others)], "medians": {name: report.medians(found) for name, found in runs.items()},
             "verdicts": [{"row": row, "met": met, "found": words} for row, met, words in verdicts],
             "mask_keys": keys, "footprint": foot, "syscalls": calls, "skipped": skipped, "measured": runs}
     print("\nwritten: " + report.write(options.name or ("lab-quick" if options.quick else "lab"), data, text))
