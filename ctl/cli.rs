@@ -182,6 +182,9 @@ pub struct PortArgs {
     /// What to do with reserved multicast, 01:80:c2:00:00:0x [default: drop].
     #[arg(long, value_parser = bpdu())]
     pub bpdu: Option<Bpdu>,
+    /// No super-frames: every frame whole and finished.
+    #[arg(long)]
+    pub no_offload: bool,
 }
 
 #[derive(Args, Debug)]

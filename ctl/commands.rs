@@ -89,6 +89,7 @@ fn with_port(spec: PortSpec, port: &PortArgs) -> PortSpec {
         native: port.vlan.native,
         isolated: port.isolated,
         bpdu: port.bpdu.unwrap_or_default(),
+        offload: !port.no_offload,
         ..spec
     }
 }

@@ -164,6 +164,18 @@ fn each_command_asks_exactly_this() {
             &ports,
         ),
         (
+            "addport tap tap0 --no-offload",
+            "addPort",
+            json!({"type": "tap", "target": "tap0", "offload": false}),
+            &ports,
+        ),
+        (
+            "addport client ws://h/ --no-offload",
+            "addPort",
+            json!({"type": "client", "target": "ws://h/", "offload": false}),
+            &ports,
+        ),
+        (
             "addport client wss://h/ --user u --passwd-file secret --insecure",
             "addPort",
             json!({"type": "client", "target": "wss://h/", "options": {"user": "u", "passwd_file": file, "insecure": true}}),

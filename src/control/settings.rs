@@ -35,6 +35,8 @@ pub struct ListenSettings {
     pub proxy_protocol: bool,
     /// PING interval of incoming links.
     pub ping: Option<Duration>,
+    /// Incoming links that offer to carry super-frames may.
+    pub offload: bool,
 }
 
 impl Default for ListenSettings {
@@ -50,6 +52,7 @@ impl Default for ListenSettings {
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
             ping: None,
+            offload: true,
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum Step {
         number: u32,
         name: String,
     },
-    /// What cannot change in place: type, target, options.
+    /// What cannot change in place: type, target, options, offload.
     Recreate {
         number: u32,
         name: String,
@@ -131,7 +131,7 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
             base.is_none_or(|base| base.$($field).+ != new.$($field).+) && run.$($field).+ != new.$($field).+
         };
     }
-    if differs!(kind) || differs!(target) || differs!(options) || differs!(persist) {
+    if differs!(kind) || differs!(target) || differs!(options) || differs!(persist) || differs!(offload) {
         let mut new = new.clone();
         // The stable name stays, even where it was chosen and not given.
         new.name.get_or_insert_with(|| name.clone());
@@ -372,6 +372,8 @@ mod tests {
                 vec!["port tap0 changed: address 192.0.2.1/24, mtu 1400"],
             ),
             (tap(""), tap("persist=true"), vec!["port tap0 recreated (tap tap0)"]),
+            (tap(""), tap("offload=false"), vec!["port tap0 recreated (tap tap0)"]),
+            (tap(""), tap("offload=true"), vec![]),
             (LINK.to_owned(), LINK.replace("//h/", "//i/"), vec!["port up recreated (client ws://i/)"]),
             (
                 LINK.to_owned(),

@@ -135,6 +135,9 @@ pub struct Listen {
     /// Trusted proxies send the PROXY protocol, version 1 or 2
     #[arg(long)]
     pub proxy_protocol: bool,
+    /// No super-frames on incoming links, whatever they offer
+    #[arg(long)]
+    pub no_offload: bool,
 }
 
 #[derive(Args, Clone, Default, Debug)]
@@ -196,6 +199,7 @@ impl Sw {
             origin: (!listen.origin.is_empty()).then(|| listen.origin.clone()),
             trusted_proxy: (!listen.trusted_proxy.is_empty()).then(|| listen.trusted_proxy.clone()),
             proxy_protocol: some(listen.proxy_protocol),
+            offload: listen.no_offload.then_some(false),
             sock: control.ctlsock.clone(),
             tcp: some(control.ctlhost.is_some() || control.ctlport.is_some() || control.ctlpath.is_some()),
             ctlhost: control.ctlhost.clone(),
@@ -300,6 +304,20 @@ mod tests {
             ["--ageout 0", "--ageout x", "--port 65536", "--ping 0", "--trusted-proxy x", "--nonsense"]
         {
             assert_eq!(sw(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn super_frames_are_taken_unless_flag_or_file_says_no() {
+        for (line, file, offload) in [
+            ("", "", true),
+            ("--no-offload", "", false),
+            ("", "offload=false", false),
+            ("--no-offload", "offload=true", false),
+        ] {
+            let below = read::parse("f", &format!("[listen]\n{file}")).unwrap();
+            let config = sw(line).unwrap().layer(None).over(below).resolve().unwrap();
+            assert_eq!(config.door.listen.unwrap().offload, offload, "{line:?} over {file:?}");
         }
     }
 

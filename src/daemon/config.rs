@@ -59,6 +59,7 @@ pub struct Layer {
     pub origin: Option<Vec<String>>,
     pub trusted_proxy: Option<Vec<IpNet>>,
     pub proxy_protocol: Option<bool>,
+    pub offload: Option<bool>,
     pub sock: Option<PathBuf>,
     /// `[control.tcp]` is there, or a flag that asks for it.
     pub tcp: Option<bool>,
@@ -111,8 +112,8 @@ impl Layer {
             };
         }
         merge!(ageout fdb_limit threads ping log enabled host port path sslkey sslcert sslclientca htpasswd
-            tokens origin trusted_proxy proxy_protocol sock tcp ctlhost ctlport ctlpath ctlsslkey ctlsslcert
-            ctlhtpasswd ctlanonymous)
+            tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
+            ctlsslcert ctlhtpasswd ctlanonymous)
     }
 
     /// Every file named here that cannot be used: `PLACE: FILE: why`.
@@ -215,6 +216,7 @@ impl Layer {
             trusted_proxies,
             proxy_protocol,
             ping,
+            offload: self.offload.unwrap_or(true),
         });
         let default = ControlTcp::default();
         let tcp = self.tcp.unwrap_or_default().then(|| ControlTcp {

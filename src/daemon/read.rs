@@ -29,13 +29,14 @@ const LISTEN: &[&str] = &[
     "origin",
     "trusted_proxy",
     "proxy_protocol",
+    "offload",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
 /// Keys of `[[port]]`: the fields of [`PortSpec`] in the order in which they are written.
 pub const PORT: &[&str] = &[
     "name", "type", "target", "shut", "access", "trunk", "native", "isolated", "bpdu", "persist", "address",
-    "mtu", "mac", "options",
+    "mtu", "mac", "offload", "options",
 ];
 /// Keys of `port.options`.
 pub const OPTIONS: &[&str] =
@@ -127,7 +128,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             htpasswd = "listen.htpasswd",
             tokens = "listen.tokens",
             origin = "listen.origin",
-            proxy_protocol = "listen.proxy_protocol"
+            proxy_protocol = "listen.proxy_protocol",
+            offload = "listen.offload"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
     }
@@ -167,6 +169,7 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             address: table.read_each("address", address).unwrap_or_default(),
             mtu: table.read("mtu"),
             mac: table.read::<MacAddr>("mac"),
+            offload: table.read("offload").unwrap_or(true),
             options: table.table("options", "port.options", OPTIONS).map(|t| options(&t)).unwrap_or_default(),
         };
         if kind.is_none() || target.is_none() {
@@ -284,6 +287,7 @@ tokens = "tokens"
 origin = ["https://example.net"]
 trusted_proxy = ["10.0.0.0/8", "::1"]
 proxy_protocol = true
+offload = false
 [control]
 sock = "/tmp/ctl.sock"
 [control.tcp]
@@ -306,6 +310,7 @@ target = "wss://example.net/lan"
 shut = true
 access = 10
 isolated = true
+offload = false
 options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
 [[user]]
 user = "alice"
@@ -331,7 +336,7 @@ trunk = "2-3"
             (listen.port, listen.path.as_str(), listen.trusted_proxies.len()),
             (Some(8080), "/lan", 2)
         );
-        assert_eq!(listen.ping.unwrap().as_secs(), 20);
+        assert_eq!((listen.ping.unwrap().as_secs(), listen.offload), (20, false));
         assert!(config.door.control.tcp.unwrap().anonymous);
         let tap = &config.ports[0];
         assert_eq!(
@@ -339,10 +344,11 @@ trunk = "2-3"
             ("1,5-9".to_owned(), 1)
         );
         assert_eq!((tap.address.len(), tap.mtu, tap.bpdu, tap.persist), (2, Some(9000), Bpdu::Forward, true));
+        assert!(tap.offload, "on unless it is turned off");
         let link = &config.ports[1];
         assert_eq!(
-            (link.options.passwd.as_deref(), link.options.ping, link.shut),
-            (Some("p"), Some(5), true)
+            (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
+            (Some("p"), Some(5), true, false)
         );
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
@@ -355,6 +361,7 @@ trunk = "2-3"
         let listen = config.door.listen.unwrap();
         assert_eq!((config.switch.ageout.as_secs(), config.switch.fdb_limit), (300, 8192));
         assert_eq!((listen.host, listen.port, listen.path.as_str()), (None, None, "/"));
+        assert!(listen.offload);
         assert_eq!(config.door.control.tcp, None);
     }
 

@@ -182,6 +182,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (LISTEN, "origin", list(listen.origins)),
         (LISTEN, "trusted_proxy", list(proxies)),
         (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
+        (LISTEN, "offload", Some(Value::from(listen.offload))),
     ];
     let tcp_entries = vec![
         (TCP, "host", string(&tcp.host)),
@@ -321,6 +322,7 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
             .then(|| Value::Array(spec.address.iter().map(ToString::to_string).collect::<Array>())),
         "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),
+        "offload" => (!spec.offload).then(|| Value::from(false)),
         _ => None,
     }
 }
@@ -422,12 +424,12 @@ mod tests {
     #[test]
     fn saved_and_loaded_is_the_same() {
         let text = "[switch]\nageout=5\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
-            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
+            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
             [control]\nsock='/x/y'\n[control.tcp]\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
             [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
-            [[port]]\ntype='netdev'\ntarget='eth1'\n\
+            [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\n\
             [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nrate=5\nlinks=2\n";
         let whole = config(text);
         for existing in

@@ -69,6 +69,10 @@ pub struct PortSpec {
     pub mtu: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
+    /// Super-frames and unfinished checksums: taken from and given to the device, offered to the link's
+    /// far end.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub offload: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: LinkOptions,
 }
@@ -89,6 +93,7 @@ impl PortSpec {
             address: Vec::new(),
             mtu: None,
             mac: None,
+            offload: true,
             options: LinkOptions::default(),
         }
     }
@@ -226,4 +231,12 @@ pub fn address_and_netmask(net: IpNet) -> (IpAddr, IpAddr) {
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn is_yes(value: &bool) -> bool {
+    *value
 }
