@@ -225,8 +225,8 @@ fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
 
 fn ports(entries: &[PortStatus]) -> String {
     let header = [
-        "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Drops",
-        "Reason",
+        "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Offload",
+        "Drops", "Reason",
     ];
     let rows = entries.iter().map(|entry| {
         let state = match entry.state.as_str() {
@@ -251,6 +251,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.peer.clone().unwrap_or_default(),
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
+            entry.offload.clone().unwrap_or_default(),
             unless_zero(entry.drops),
             entry.reason.clone().unwrap_or_default(),
         ]

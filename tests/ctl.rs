@@ -305,6 +305,18 @@ fn our_columns_stand_to_the_right() {
          \x20 1     tap     up       0   0   tap0     lan   access 10 isolated  -      -\n\
          \x20 2     client  waiting  0   0   ws://h/  wan   transparent         4      refused\\u{1b}[2J\n"
     );
+    let link = |port, offload: Value| {
+        json!({"port": port, "type": "server", "target": "h:1", "tx": 0, "rx": 0, "shut": false, "name": "far",
+               "state": "up", "vlan": "transparent", "tls": "TLSv1.3 X", "offload": offload, "drops": port})
+    };
+    let entries = json!({"entries": [link(1, json!("vnet1")), link(2, Value::Null)]});
+    let (_, ran) = on_socket(&["listport"], "200 OK", &result(entries));
+    assert_eq!(
+        ran.out,
+        "  Port  Type    State  RX  TX  Target  Name  VLAN         TLS        Offload  Drops\n\
+         \x20 1     server  up     0   0   h:1     far   transparent  TLSv1.3 X  vnet1    1\n\
+         \x20 2     server  up     0   0   h:1     far   transparent  TLSv1.3 X  -        2\n"
+    );
     let entries = json!({"entries": [
         {"port": 0, "name": "switch", "rx": 0, "rx_bytes": 0, "tx": 0, "tx_bytes": 0, "drops": {}},
         {"port": 1, "name": "lan", "rx": 2, "rx_bytes": 120, "tx": 0, "tx_bytes": 0, "drops": {"runt": 3}},

@@ -219,14 +219,14 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet } = accepted;
     timeout(HEADER_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
     })
     .await??;
     let (stream, tls, early) = wire.take(early)?;
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping })
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet })
 }
 
 /// One request: whose path is it?

@@ -11,6 +11,7 @@ use super::rules::Rules;
 use super::settings::{ListenSettings, Who};
 use super::upgrade;
 use crate::port::Profile;
+use crate::ws::handshake;
 
 /// A request that may become a link.
 pub struct Accepted {
@@ -20,6 +21,8 @@ pub struct Accepted {
     pub user: Option<String>,
     pub profile: Option<Profile>,
     pub ping: Option<std::time::Duration>,
+    /// The 101 says `etherws.vnet1`.
+    pub vnet: bool,
 }
 
 /// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
@@ -65,8 +68,10 @@ pub async fn answer<B>(
         Some(Who::User(name) | Who::Token(name) | Who::Certificate(name)) => Some(name),
         None => certificate.map(str::to_owned),
     };
-    let reply = upgrade::switching(key, upgrade::protocol(headers));
-    Ok(Accepted { reply, peer, user, profile, ping: listen.ping })
+    let protocol = handshake::choose(headers, listen.offload);
+    let reply = upgrade::switching(key, protocol);
+    let vnet = protocol == Some(handshake::SUPER);
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet })
 }
 
 /// The header wins; the query is for browsers, which cannot set one.

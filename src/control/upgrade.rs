@@ -1,18 +1,16 @@
 //! What a request must be to become a WebSocket (RFC 6455, 4.2.1), in the tolerant reading of the clients in
 //! the field. Pure.
 
-use http::{HeaderMap, HeaderName, Method, Request, StatusCode, Version, header};
+use http::{Method, Request, StatusCode, Version, header};
 
 use super::origin::single;
 use super::reply::{Reply, text, with};
-
-/// The subprotocol under which a link is classic: one Ethernet frame a message.
-pub const ETH1: &str = "etherws.eth1";
+use crate::ws::handshake::has_token;
 
 /// Whether this asks for a WebSocket at all.
 pub fn is_wanted<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
-    lists(headers, &header::UPGRADE, "websocket") && lists(headers, &header::CONNECTION, "upgrade")
+    has_token(headers, &header::UPGRADE, "websocket") && has_token(headers, &header::CONNECTION, "upgrade")
 }
 
 /// The key of a handshake that can be answered; otherwise the refusal.
@@ -40,12 +38,7 @@ pub fn check<B>(request: &Request<B>) -> Result<&str, Box<Reply>> {
     }
 }
 
-/// Our choice among the subprotocols offered; nothing is echoed that we do not know.
-pub fn protocol(headers: &HeaderMap) -> Option<&'static str> {
-    lists(headers, &header::SEC_WEBSOCKET_PROTOCOL, ETH1).then_some(ETH1)
-}
-
-/// The reply that ends HTTP. Extensions offered are declined by saying nothing.
+/// The reply that ends HTTP. `protocol` is the subprotocol chosen. Extensions offered are declined by saying nothing.
 pub fn switching(key: &str, protocol: Option<&str>) -> String {
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let protocol = protocol.map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
@@ -53,16 +46,6 @@ pub fn switching(key: &str, protocol: Option<&str>) -> String {
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
     )
-}
-
-/// Whether a comma-separated header, over all its lines, has `word`.
-fn lists(headers: &HeaderMap, name: &HeaderName, word: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|item| item.trim().eq_ignore_ascii_case(word))
 }
 
 #[cfg(test)]
@@ -101,14 +84,9 @@ mod tests {
     }
 
     #[test]
-    fn bad_11_nothing_unknown_is_chosen() {
-        for (offer, chosen) in
-            [("etherws.eth1, etherws.vnet1", Some(ETH1)), ("chat", None), ("binary,etherws.eth1", Some(ETH1))]
-        {
-            assert_eq!(protocol(request(&[("sec-websocket-protocol", offer)]).headers()), chosen);
-        }
+    fn bad_11_the_reply_names_what_was_chosen_and_no_extension() {
         // RFC 6455, 1.3.
-        let reply = switching("dGhlIHNhbXBsZSBub25jZQ==", Some(ETH1));
+        let reply = switching("dGhlIHNhbXBsZSBub25jZQ==", Some("etherws.eth1"));
         assert!(reply.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         assert!(reply.contains("\r\nSec-WebSocket-Protocol: etherws.eth1\r\n\r\n"));
         assert!(!switching("x", None).contains("Protocol:") && !reply.contains("Extensions"));

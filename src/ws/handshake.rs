@@ -10,6 +10,14 @@ use http::header::{
 use http::{StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
+/// One message is one Ethernet frame, as without any subprotocol.
+pub const CLASSIC: &str = "etherws.eth1";
+/// One message is a virtio_net_hdr and an Ethernet frame, which may be a super-frame.
+pub const SUPER: &str = "etherws.vnet1";
+/// What a client offers. The classic one stands first: servers that echo the first offer without
+/// knowing it (Node's `ws` does by default) choose what they speak.
+pub const OFFER: [&str; 2] = [CLASSIC, SUPER];
+
 /// A client's side of one handshake: the key that it sent and the subprotocols that it offered.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -87,6 +95,14 @@ impl Opening {
     }
 }
 
+/// A server's choice among the subprotocols of a request (section 4.2.2, item 5.5): nothing is chosen
+/// that was not offered, names compare exactly, and the client's order does not matter. Without
+/// `offload` super-frames are declined.
+pub fn choose(fields: &HeaderMap, offload: bool) -> Option<&'static str> {
+    let offered = |name: &str| tokens(fields, &SEC_WEBSOCKET_PROTOCOL).any(|token| token == name.as_bytes());
+    [SUPER, CLASSIC].into_iter().find(|&name| (offload || name != SUPER) && offered(name))
+}
+
 /// The server's `Sec-WebSocket-Accept` for a client's `Sec-WebSocket-Key` (section 4.2.2, item 5.4).
 pub fn accept_for(key: &[u8]) -> String {
     derive_accept_key(key)
@@ -146,11 +162,13 @@ impl std::error::Error for Error {}
 
 /// Whether a list of tokens (RFC 9110 5.6.1) holds one, ignoring case, over all lines of the field.
 pub fn has_token(fields: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    fields
-        .get_all(name)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
-        .any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+    tokens(fields, name).any(|part| part.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The elements of a comma-separated field, over all its lines.
+fn tokens<'a>(fields: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = fields.get_all(name).iter();
+    lines.flat_map(|value| value.as_bytes().split(|&byte| byte == b',')).map(<[u8]>::trim_ascii)
 }
 
 /// The field's value when it stands there once.
@@ -205,7 +223,7 @@ mod tests {
     #[test]
     fn the_request_has_every_field_and_a_fresh_key() {
         let mut one = HeaderMap::new();
-        Opening::new(&["etherws.eth1", "etherws.vnet1"]).write_fields(&mut one);
+        Opening::new(&OFFER).write_fields(&mut one);
         assert_eq!(one[UPGRADE], "websocket");
         assert_eq!(one[CONNECTION], "Upgrade");
         assert_eq!(one[SEC_WEBSOCKET_VERSION], "13");
@@ -226,6 +244,44 @@ mod tests {
             check(&["a", "b"], &[UP, CON, ACC, ("sec-websocket-protocol", "b")]),
             Ok(Some("b".to_owned()))
         );
+    }
+
+    #[test]
+    fn bad_11_the_server_chooses_what_it_knows_and_nothing_else() {
+        // The lines of the offer; the choice with super-frames, and without.
+        let table: &[(&[&str], Option<&str>, Option<&str>)] = &[
+            (&[], None, None),
+            (&["etherws.eth1, etherws.vnet1"], Some(SUPER), Some(CLASSIC)),
+            (&["etherws.vnet1,etherws.eth1"], Some(SUPER), Some(CLASSIC)),
+            (&["etherws.eth1", "binary,\tetherws.vnet1"], Some(SUPER), Some(CLASSIC)),
+            (&["etherws.vnet1"], Some(SUPER), None),
+            (&["etherws.eth1"], Some(CLASSIC), Some(CLASSIC)),
+            (&["binary", "etherws.eth1 , chat"], Some(CLASSIC), Some(CLASSIC)),
+            (&["binary, base64"], None, None),
+            (&["", ",, ,"], None, None),
+            // A client compares exactly and would take another spelling for a choice it never offered.
+            (&["ETHERWS.VNET1, Etherws.eth1"], None, None),
+            (&["etherws.vnet10, xetherws.vnet1, etherws.vnet1;q=1, \"etherws.vnet1\""], None, None),
+        ];
+        for (offer, with, without) in table {
+            let lines: Vec<_> = offer.iter().map(|line| ("sec-websocket-protocol", *line)).collect();
+            let fields = fields(&lines);
+            assert_eq!((choose(&fields, true), choose(&fields, false)), (*with, *without), "{offer:?}");
+        }
+        let mut bytes = HeaderMap::new();
+        bytes.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_bytes(b"\xff\xfe, etherws.vnet1").unwrap());
+        assert_eq!(choose(&bytes, true), Some(SUPER));
+    }
+
+    #[test]
+    fn what_a_server_makes_of_our_offer() {
+        let answered = |chosen| check(&OFFER, &[UP, CON, ACC, ("sec-websocket-protocol", chosen)]);
+        assert_eq!(answered("etherws.vnet1"), Ok(Some(SUPER.to_owned())));
+        assert_eq!(answered("etherws.eth1"), Ok(Some(CLASSIC.to_owned())));
+        // The whole offer echoed is no choice.
+        for wrong in ["etherws.eth1, etherws.vnet1", "etherws.vnet2", ""] {
+            assert_eq!(answered(wrong), Err(Error::Protocol(wrong.to_owned())));
+        }
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn switching(head: &str, more: &str) -> String {
 }
 
 /// A server that answers each connection's first request with `answer(head)` and then holds the
-/// connection; the heads come out of the channel.
+/// connection, or hangs up when that is empty; the heads come out of the channel.
 pub async fn server(
     answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static,
 ) -> (SocketAddr, UnboundedReceiver<String>) {
@@ -79,7 +79,9 @@ pub async fn server(
             let _ = heads.send(head);
             // The client may hang up in the middle of an endless answer.
             let _ = stream.write_all(&answer).await;
-            held.push(stream);
+            if !answer.is_empty() {
+                held.push(stream);
+            }
         }
     });
     (address, seen)

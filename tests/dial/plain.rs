@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use etherws::port::LinkOptions;
 use etherws::port::dial::{Target, dial_offering};
+use etherws::ws::handshake::{CLASSIC, OFFER};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -223,8 +224,6 @@ async fn an_answer_that_trickles_is_left_in_time() {
     assert!(error.contains("still waiting for the answer"), "{error}");
 }
 
-const OFFER: [&str; 2] = ["etherws.eth1", "etherws.vnet1"];
-
 #[tokio::test]
 async fn an_offer_may_be_taken_or_ignored() {
     let (address, mut heads) =
@@ -253,7 +252,19 @@ async fn a_refused_offer_is_retried_once_with_none() {
     assert!(field(&heads.recv().await.unwrap(), "sec-websocket-protocol").is_some());
     assert!(field(&heads.recv().await.unwrap(), "sec-websocket-protocol").is_none());
 
-    for (status, tries) in [("400 Bad Request", 2), ("401 Unauthorized", 1), ("302 Found", 1)] {
+    // Not where the answer is about something else.
+    for (status, tries) in [
+        ("400 Bad Request", 2),
+        ("404 Not Found", 2),
+        ("500 Internal Server Error", 2),
+        ("200 OK", 1),
+        ("302 Found", 1),
+        ("401 Unauthorized", 1),
+        ("403 Forbidden", 1),
+        ("407 Proxy Authentication Required", 1),
+        ("429 Too Many Requests", 1),
+        ("503 Service Unavailable", 1),
+    ] {
         let (address, mut heads) = server(move |_| format!("HTTP/1.1 {status}\r\n\r\n").into()).await;
         let target = Target::parse(&format!("ws://{address}"), &direct()).unwrap();
         dial_offering(&target, &OFFER, AMPLE).await.unwrap_err();
@@ -263,4 +274,39 @@ async fn a_refused_offer_is_retried_once_with_none() {
         }
         assert_eq!(seen, tries, "{status}");
     }
+}
+
+/// What servers do that know nothing of our subprotocols; all are still spoken to.
+#[tokio::test]
+async fn servers_that_do_not_understand_an_offer_get_a_classic_link() {
+    let refusals: [fn(&str) -> String; 3] = [
+        |_| String::new(),
+        |offer| format!("Sec-WebSocket-Protocol: {offer}\r\n"),
+        |_| "Sec-WebSocket-Protocol: binary\r\n".to_owned(),
+    ];
+    for refusal in refusals {
+        let (address, mut heads) = server(move |head| match field(head, "sec-websocket-protocol") {
+            Some(offer) if refusal(offer).is_empty() => Vec::new(),
+            Some(offer) => switching(head, &refusal(offer)).into(),
+            None => switching(head, "").into(),
+        })
+        .await;
+        let target = Target::parse(&format!("ws://{address}"), &direct()).unwrap();
+        // Asked anew by each dial: the server may be another one by then.
+        for _ in 0..2 {
+            assert_eq!(dial_offering(&target, &OFFER, AMPLE).await.unwrap().protocol, None);
+            assert!(field(&heads.recv().await.unwrap(), "sec-websocket-protocol").is_some());
+            assert!(field(&heads.recv().await.unwrap(), "sec-websocket-protocol").is_none());
+        }
+    }
+    // The first name echoed, as Node's ws does, is the classic one.
+    let (address, _heads) = server(|head| {
+        let offer = field(head, "sec-websocket-protocol").unwrap_or_default();
+        let first = offer.split(',').next().unwrap_or_default();
+        switching(head, &format!("Sec-WebSocket-Protocol: {first}\r\n")).into()
+    })
+    .await;
+    let target = Target::parse(&format!("ws://{address}"), &direct()).unwrap();
+    let dialed = dial_offering(&target, &OFFER, AMPLE).await.unwrap();
+    assert_eq!(dialed.protocol.as_deref(), Some(CLASSIC));
 }

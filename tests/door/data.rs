@@ -117,6 +117,35 @@ async fn bad_8_and_11_bytes_behind_the_handshake_come_through() -> Test {
     Ok(())
 }
 
+/// The choice, and that the link is told the same as the peer.
+#[tokio::test]
+async fn a_link_carries_super_frames_when_the_peer_offers_it_and_the_settings_let_it() -> Test {
+    let dir = Dir::new("offer");
+    let mut settings = dir.settings();
+    let offer = "Sec-WebSocket-Protocol: chat, etherws.eth1\r\nSec-WebSocket-Protocol: etherws.vnet1\r\n";
+    for (offload, more, chosen) in [
+        (true, offer, Some("etherws.vnet1")),
+        (false, offer, Some("etherws.eth1")),
+        (true, "Sec-WebSocket-Protocol: binary, base64\r\n", None),
+        (true, "", None),
+    ] {
+        if let Some(listen) = &mut settings.listen {
+            listen.offload = offload;
+        }
+        let mut running = Running::start(settings.clone()).await?;
+        let mut stream = TcpStream::connect(running.address("data")).await?;
+        stream.write_all(handshake(more).as_bytes()).await?;
+        let link = timeout(Duration::from_secs(5), running.links.recv()).await?.ok_or("no link")?;
+        let mut head = [0; 1024];
+        let n = stream.read(&mut head).await?;
+        let head = String::from_utf8_lossy(&head[..n]);
+        let told = head.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
+        assert_eq!((told, link.vnet), (chosen, chosen == Some("etherws.vnet1")), "{offload} {more}");
+        running.stop(&dir).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn bad_13_foreign_origins_open_no_link() -> Test {
     let dir = Dir::new("bad13");

@@ -31,12 +31,12 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
-use tracing::warn;
+use tracing::{debug, warn};
 
 pub use backoff::Backoff;
 pub use target::Target;
 
-use crate::ws::handshake::{self, Opening};
+use crate::ws::handshake::{self, OFFER, Opening};
 use trust::Trust;
 use upgrade::Exchange;
 
@@ -79,9 +79,11 @@ pub enum DialError {
     Timeout { to: String, limit: Duration, stage: &'static str },
 }
 
-/// Connects, all the way to an upgraded WebSocket, within [`TIME_LIMIT`].
-pub async fn dial(target: &Target) -> Result<Dialed, DialError> {
-    dial_offering(target, &[], TIME_LIMIT).await
+/// Connects, all the way to an upgraded WebSocket, within [`TIME_LIMIT`]. With `offload` the server may
+/// choose that the link carries super-frames.
+pub async fn dial(target: &Target, offload: bool) -> Result<Dialed, DialError> {
+    let offer: &[&str] = if offload { &OFFER } else { &[] };
+    dial_offering(target, offer, TIME_LIMIT).await
 }
 
 /// TLS alone, over a stream that is connected already, with the trust of a link to `target` (wss://).
@@ -96,7 +98,8 @@ where
 }
 
 /// [`dial`] that offers `protocols` (most wanted first) and has `limit` for all of it. A server that
-/// refuses the offer is asked once more without one.
+/// refuses the offer is asked once more without one. That is found out anew by each dial: a link breaks
+/// when its server is replaced, and the next one may know more; remembering would save one connection.
 pub async fn dial_offering(
     target: &Target,
     protocols: &[&str],
@@ -113,6 +116,7 @@ pub async fn dial_offering(
         }
         match attempt(target, &credentials, protocols, &stage).await {
             Err(error) if !protocols.is_empty() && error.refuses_offer() => {
+                debug!("{error}; asking once more without a subprotocol");
                 attempt(target, &credentials, &[], &stage).await
             }
             outcome => outcome,
@@ -243,12 +247,13 @@ const ANSWER: &str = "waiting for the answer to the upgrade request";
 
 impl DialError {
     /// Whether this may be a server's way to say that it does not take the offered subprotocols. Not
-    /// when it asks for credentials, sends elsewhere, has no such path or is overloaded.
+    /// when it asks for other credentials, sends elsewhere or is overloaded.
     fn refuses_offer(&self) -> bool {
         match self {
             Self::Handshake { error: handshake::Error::Protocol(_), .. } | Self::Http { .. } => true,
             Self::Handshake { error: handshake::Error::Status { status, .. }, .. } => {
-                matches!(status.as_u16(), 400 | 403 | 406 | 426 | 500 | 501)
+                let refused = status.is_client_error() || status.is_server_error();
+                refused && !matches!(status.as_u16(), 401 | 403 | 407 | 429 | 503)
             }
             _ => false,
         }

@@ -69,6 +69,9 @@ pub struct Session {
     /// The port's number: its slot may be another's before the session has ended.
     pub number: u32,
     pub role: Role,
+    /// `etherws.vnet1` was chosen: each message begins with a virtio_net_hdr of 10 bytes.
+    #[expect(dead_code, reason = "negotiated already, obeyed in a later change")]
+    pub vnet: bool,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
     pub tls: Option<rustls::Connection>,

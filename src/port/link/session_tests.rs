@@ -43,6 +43,7 @@ impl Bench {
             slot: Slot(0),
             number: 1,
             role: Role::Server,
+            vnet: false,
             stream: Some(ours),
             tls: None,
             early: Bytes::new(),

@@ -48,7 +48,7 @@ impl Ports {
     /// with a status code and a reason; the error says the same for the log.
     pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
         let changing = self.changing.lock().await;
-        let Incoming { stream, tls, early, peer, user, profile, ping } = incoming;
+        let Incoming { stream, tls, early, peer, user, profile, ping, vnet } = incoming;
         let profile = profile.unwrap_or_default();
         let slot = match self.admit(user.as_deref(), profile.links) {
             Ok(slot) => slot,
@@ -77,6 +77,7 @@ impl Ports {
                     state: State::Up,
                     peer: Some(peer.to_string()),
                     tls: tls_state,
+                    vnet,
                     connects: 1,
                     ..Life::default()
                 },
@@ -91,6 +92,7 @@ impl Ports {
             slot,
             number: entry.number,
             role: Role::Server,
+            vnet,
             stream: Some(stream),
             tls: tls.map(Into::into),
             early,

@@ -13,6 +13,7 @@ use super::entry::{Entry, State};
 use crate::port::dial::{Backoff, Target, dial};
 use crate::port::link::{Ended, Link, Session};
 use crate::ws::codec::Role;
+use crate::ws::handshake::SUPER;
 
 /// Silence before a PING, when nobody says otherwise.
 pub const PING: Duration = Duration::from_secs(15);
@@ -37,20 +38,23 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
+    let offload = entry.spec().offload;
     loop {
         set_state(entry, State::Connecting, None);
         patience.moved.mark_unchanged();
-        let outcome = match dial(target).await {
+        let outcome = match dial(target, offload).await {
             Ok(dialed) => {
                 let Some(ports) = ports.upgrade() else { return };
                 let since = Instant::now();
                 let peer = dialed.peer.to_string();
+                let vnet = dialed.protocol.as_deref() == Some(SUPER);
                 {
                     let mut life = entry.life();
                     life.state = State::Up;
                     life.reason = None;
                     life.peer = Some(peer.clone());
                     life.tls = dialed.tls.as_ref().and_then(|tls| describe_tls(tls));
+                    life.vnet = vnet;
                     life.connects += 1;
                 }
                 info!(port = entry.number, peer, "connected to {}", target.display());
@@ -62,6 +66,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
                             slot: entry.slot,
                             number: entry.number,
                             role: Role::Client,
+                            vnet,
                             stream: Some(stream),
                             tls: dialed.tls.map(Into::into),
                             early: dialed.early,
@@ -151,6 +156,7 @@ fn set_state(entry: &Entry, state: State, reason: Option<String>) {
     life.state = state;
     life.peer = None;
     life.tls = None;
+    life.vnet = false;
     if reason.is_some() || state == State::Up {
         life.reason = reason;
     }

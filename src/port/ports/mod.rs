@@ -86,6 +86,8 @@ pub struct Incoming {
     pub profile: Option<Profile>,
     /// PING interval; default 15 s.
     pub ping: Option<Duration>,
+    /// Its 101 said `etherws.vnet1`.
+    pub vnet: bool,
 }
 
 /// All ports of the switch.
