@@ -47,6 +47,8 @@ look() {
         need nginx nginx
         need python3 /usr/bin/python3
         need python3-websockets /usr/bin/python3 -c 'import websockets'
+        need nodejs node
+        [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
     fi
 }
 

@@ -1,5 +1,5 @@
-//! Independent peers: tokio-tungstenite in both roles, Python's websockets in both roles, and clients
-//! of the classic dialect with their habits.
+//! Independent peers: tokio-tungstenite, Python's websockets and Node's ws in both roles, servers that do
+//! not understand our offer, and clients of the classic dialect with their habits.
 
 mod lab;
 
@@ -8,8 +8,10 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use lab::frames::{BROADCAST, Wire, frame, mac, payload};
 use lab::switch::TwoHosts;
-use lab::{Host, SOON, Switch, block_on, inside, sh, wait_until, ws};
-use tokio_tungstenite::tungstenite::Message;
+use lab::{Host, Process, SOON, Switch, block_on, inside, sh, wait_until, ws};
+use serde_json::Value;
+use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+use tokio_tungstenite::tungstenite::{self, Message};
 
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -112,10 +114,10 @@ where
 const PYTHON_PEER: &str = r#"
 import asyncio, sys, websockets
 role, where, want, give = sys.argv[1:5]
-want, give = bytes.fromhex(want), bytes.fromhex(give)
+want, give, known = bytes.fromhex(want), bytes.fromhex(give), sys.argv[5:] or None
 done = asyncio.Event()
 async def talk(ws, path=None):
-    print("open", ws.extensions if hasattr(ws, "extensions") else "", flush=True)
+    print("open", ws.subprotocol, ws.extensions if hasattr(ws, "extensions") else "", flush=True)
     await ws.send(give)
     async for message in ws:
         if message == want:
@@ -125,50 +127,165 @@ async def talk(ws, path=None):
             return
 async def main():
     if role == "client":
-        async with websockets.connect(where) as ws:
+        async with websockets.connect(where, subprotocols=known) as ws:
             await talk(ws)
     else:
-        async with websockets.serve(talk, "0.0.0.0", int(where)):
+        async with websockets.serve(talk, "0.0.0.0", int(where), subprotocols=known):
             print("listening", flush=True)
             await done.wait()
 asyncio.run(asyncio.wait_for(main(), 40))
 "#;
 
+/// As the Python peer; a server with default options, which takes the first subprotocol offered.
+const NODE_PEER: &str = r#"
+const { WebSocket, WebSocketServer } = require("ws");
+const [role, where, want, give, ...known] = process.argv.slice(2);
+setTimeout(() => process.exit(1), 40000);
+function talk(ws) {
+    console.log("open", ws.protocol || "None");
+    ws.send(Buffer.from(give, "hex"));
+    ws.on("message", (data) => {
+        if (data.toString("hex") !== want) return;
+        console.log("got it");
+        ws.on("close", () => process.exit(0));
+        ws.close();
+    });
+}
+if (role === "client") {
+    const ws = new WebSocket(where, known);
+    ws.on("open", () => talk(ws));
+} else {
+    const server = new WebSocketServer({ host: "0.0.0.0", port: Number(where) });
+    server.on("listening", () => console.log("listening"));
+    server.on("connection", talk);
+}
+"#;
+
+/// A program that runs a peer's script.
+struct Peer {
+    command: &'static [&'static str],
+    script: &'static str,
+}
+
+const PYTHON_WEBSOCKETS: Peer = Peer { command: &[PYTHON], script: PYTHON_PEER };
+const NODE_WS: Peer = Peer { command: NODE, script: NODE_PEER };
+/// Debian's modules, for a Node.js of others' making too.
+const NODE: &[&str] = &["env", "NODE_PATH=/usr/share/nodejs:/usr/lib/nodejs", "node"];
+
+impl Peer {
+    fn run(&self, host: &Host, arguments: &[&str]) -> Process {
+        let script = host.file("peer", self.script);
+        host.spawn("peer", &[self.command, &[&script], arguments].concat())
+    }
+
+    /// The peer dials us and offers `known`; it must see `chosen`.
+    fn as_client(&self, known: &[&str], chosen: &str) {
+        let hosts = TwoHosts::new();
+        let (_b, wire, addr) = listener(&hosts);
+        let (want, give) = (filler(1), filler(2));
+        let arguments = ["client", &format!("ws://{addr}/"), &hex(&want), &hex(&give)];
+        let mut peer = self.run(&hosts.a, &[&arguments, known].concat());
+        assert!(wire.receives(&give, SOON), "{}", peer.log());
+        wait_until("the peer has the frame", SOON, || {
+            wire.send(&want);
+            peer.log().contains("got it")
+        });
+        assert!(peer.log().contains(&format!("open {chosen}")), "{}", peer.log());
+        assert_eq!(peer.wait(SOON), 0, "{}", peer.log());
+    }
+
+    /// We dial the peer, which knows `known`; it must have chosen `chosen`, and the link is classic.
+    fn as_server(&self, known: &[&str], chosen: &str) {
+        let hosts = TwoHosts::new();
+        let (want, give) = (filler(1), filler(2));
+        let arguments = ["server", "8000", &hex(&want), &hex(&give)];
+        let mut peer = self.run(&hosts.b, &[&arguments, known].concat());
+        wait_until("the peer listens", SOON, || peer.log().contains("listening"));
+        let a = Switch::start(&hosts.a, &["--no-listen"]);
+        a.ctl_ok(&["addport", "tap", "t0"]);
+        let wire = Wire::open(&hosts.a, "t0");
+        a.ctl_ok(&["addport", "client", &format!("ws://{}:8000/", hosts.link.b), "--name", "link"]);
+        assert!(wire.receives(&give, SOON), "{}", peer.log());
+        assert_eq!(a.port("link")["offload"], Value::Null, "{}", peer.log());
+        wait_until("the peer has the frame", SOON, || {
+            wire.send(&want);
+            peer.log().contains("got it")
+        });
+        assert!(peer.log().contains(&format!("open {chosen}")), "{}", peer.log());
+        assert_eq!(peer.wait(SOON), 0, "{}", peer.log());
+    }
+}
+
 #[test]
 fn python_websockets_as_client() {
-    let hosts = TwoHosts::new();
-    let (_b, wire, addr) = listener(&hosts);
-    let (want, give) =
-        (frame(BROADCAST, mac(1), &[], &payload(900)), frame(BROADCAST, mac(2), &[], &payload(900)));
-    let script = hosts.a.file("peer.py", PYTHON_PEER);
-    let url = format!("ws://{addr}/");
-    let mut peer = hosts.a.spawn("python", &[PYTHON, &script, "client", &url, &hex(&want), &hex(&give)]);
-    assert!(wire.receives(&give, SOON), "{}", peer.log());
-    wait_until("Python has the frame", SOON, || {
-        wire.send(&want);
-        peer.log().contains("got it")
-    });
-    assert_eq!(peer.wait(SOON), 0, "{}", peer.log());
+    PYTHON_WEBSOCKETS.as_client(&[], "None");
+    PYTHON_WEBSOCKETS.as_client(&["binary", "etherws.eth1"], "etherws.eth1");
 }
 
 #[test]
 fn python_websockets_as_server() {
+    PYTHON_WEBSOCKETS.as_server(&[], "None");
+    PYTHON_WEBSOCKETS.as_server(&["etherws.eth1"], "etherws.eth1");
+}
+
+#[test]
+fn node_ws_as_client() {
+    if has_node_ws("node_ws_as_client") {
+        NODE_WS.as_client(&[], "None");
+        NODE_WS.as_client(&["etherws.eth1"], "etherws.eth1");
+    }
+}
+
+/// It chooses the first of what we offer, whatever that is: so that must be what it speaks.
+#[test]
+fn node_ws_as_server_echoes_our_first_offer_and_gets_a_classic_link() {
+    if has_node_ws("node_ws_as_server") {
+        NODE_WS.as_server(&[], "etherws.eth1");
+    }
+}
+
+fn has_node_ws(test: &str) -> bool {
+    let found = Host::new().run(&[NODE, &["-e", "require('ws')"]].concat());
+    if !found.status.success() {
+        use std::io::Write;
+        // Past the harness, which swallows the output of tests that pass.
+        let text = format!("SKIPPED {test}: no Node.js with ws (apt-get install nodejs node-ws)\n");
+        std::io::stderr().write_all(text.as_bytes()).expect("stderr");
+    }
+    found.status.success()
+}
+
+/// A server that answers 400 to any offer, and takes who comes without one.
+#[test]
+fn a_server_that_refuses_offers_gets_a_classic_link_at_once() {
     let hosts = TwoHosts::new();
-    let (want, give) =
-        (frame(BROADCAST, mac(1), &[], &payload(900)), frame(BROADCAST, mac(2), &[], &payload(900)));
-    let script = hosts.b.file("peer.py", PYTHON_PEER);
-    let mut peer = hosts.b.spawn("python", &[PYTHON, &script, "server", "8000", &hex(&want), &hex(&give)]);
-    wait_until("Python listens", SOON, || peer.log().contains("listening"));
+    let server = hosts.b.listen("0.0.0.0:8000");
     let a = Switch::start(&hosts.a, &["--no-listen"]);
     a.ctl_ok(&["addport", "tap", "t0"]);
     let wire = Wire::open(&hosts.a, "t0");
     a.ctl_ok(&["addport", "client", &format!("ws://{}:8000/", hosts.link.b), "--name", "link"]);
-    assert!(wire.receives(&give, SOON), "{}", peer.log());
-    wait_until("Python has the frame", SOON, || {
-        wire.send(&want);
-        peer.log().contains("got it")
-    });
-    assert_eq!(peer.wait(SOON), 0, "{}", peer.log());
+    // tungstenite's callback wants this type by value.
+    #[allow(clippy::result_large_err)]
+    let averse = |request: &Request, answer: Response| match request.headers().get("sec-websocket-protocol") {
+        Some(_) => Err(http::Response::builder().status(400).body(None).expect("an answer")),
+        None => Ok(answer),
+    };
+    let (first, _) = server.accept().expect("accept");
+    assert!(tungstenite::accept_hdr(first, averse).is_err(), "the offer comes first");
+    let (second, _) = server.accept().expect("accept");
+    let mut ws = tungstenite::accept_hdr(second, averse).expect("no offer");
+    let (sent, back) = (filler(1), filler(2));
+    ws.send(Message::binary(sent.clone())).expect("send");
+    assert!(wire.receives(&sent, SOON));
+    wire.send(&back);
+    while ws.read().expect("message") != Message::binary(back.clone()) {}
+    let link = a.port("link");
+    assert_eq!((&link["connects"], &link["offload"]), (&Value::from(1), &Value::Null), "{link}");
+}
+
+/// A broadcast of 914 bytes from station `n`.
+fn filler(n: u32) -> Vec<u8> {
+    frame(BROADCAST, mac(n), &[], &payload(900))
 }
 
 /// vpn-ws: no Sec-WebSocket-Version, a key of ten bytes, PINGs never answered.
