@@ -182,7 +182,7 @@ pub struct PortArgs {
     /// What to do with reserved multicast, 01:80:c2:00:00:0x [default: drop].
     #[arg(long, value_parser = bpdu())]
     pub bpdu: Option<Bpdu>,
-    /// No super-frames: every frame whole and finished.
+    /// No super-frames to and from the device, or over the link.
     #[arg(long)]
     pub no_offload: bool,
 }
