@@ -177,6 +177,19 @@ fn discovery_describes_every_method() {
     ] {
         assert!(methods.contains(&format!("etherws.control.{name}").as_str()), "{name} in {methods:?}");
     }
+    let add = document["methods"].as_array().expect("methods").iter();
+    let add = add.filter(|method| method["name"] == "etherws.control.addPort");
+    let mut params = add.flat_map(|method| method["params"].as_array().expect("parameters"));
+    let offload = params.find(|param| param["name"] == "offload").expect("offload");
+    assert_eq!(
+        (&offload["required"], &offload["schema"]["type"]),
+        (&json!(false), &json!("boolean")),
+        "{offload}"
+    );
+    assert!(
+        document["components"]["schemas"]["PortStatus"]["properties"]["offload"].is_object(),
+        "{document}"
+    );
 }
 
 /// 1.3's own way: TCP on 127.0.0.1:7867 without a password, when asked for.
@@ -302,6 +315,8 @@ fn bad_55_parameters_are_refused_by_name_and_nothing_is_half_applied() {
         ("addPort", json!({"type": "tap", "target": ""})),
         ("addPort", json!({"type": "tap", "target": "t1", "colour": "red"})),
         ("addPort", json!({"type": "tap", "target": "t1", "mtu": -1})),
+        ("addPort", json!({"type": "tap", "target": "t1", "offload": "tso"})),
+        ("setPort", json!({"port": 1, "offload": false})),
         ("addPort", json!({"type": "tap", "target": "t1", "access": 4095})),
         ("addPort", json!({"type": "tap", "target": "t1", "name": "t0"})),
         ("addPort", json!({"type": "client", "target": "http://x/"})),

@@ -70,7 +70,7 @@ pub struct PortSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddr>,
     /// Super-frames and unfinished checksums: taken from and given to the device, offered to the link's
-    /// far end.
+    /// far end. Default true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub offload: bool,
     #[serde(default, skip_serializing_if = "is_default")]
