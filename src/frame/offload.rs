@@ -2,64 +2,15 @@
 //! by the virtio_net_hdr in front of a frame (OASIS virtio 1.2, 5.1.6; linux/virtio_net.h), and VLAN
 //! tags taken out of it.
 //!
-//! A [`VnetHeader`] is bytes somebody sent; an [`Offload`] is what we understood of it. hdr_len is a
-//! hint that nobody here believes: whoever splits a frame parses it.
+//! A [`VnetHeader`] is bytes somebody sent; an [`Unfinished`] is what we found in the frame ourselves.
+//! The header says what is wanted, the frame's own headers say where: at ingress they have to agree,
+//! and at egress a new header is written from what was found. So no kernel and no peer ever gets
+//! a header that another peer wrote. hdr_len is a hint that nobody here believes.
 
-use std::fmt;
-
-use super::Tag;
 use super::checksum::Sum;
-
-/// Why a frame cannot be finished and is dropped: the name of its counter.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reason {
-    /// Too short for what has to be done to it.
-    Runt,
-    /// The checksum field asked for lies outside the frame.
-    ChecksumBounds,
-    /// A gso_type or flag that is not one we take (RSC, none of the known types).
-    GsoUnknown,
-    /// UDP fragmentation offload, gone from the kernel since 4.14.
-    GsoUfo,
-    /// The segments are inside a tunnel (VXLAN, GRE, IP in IP).
-    GsoTunnel,
-    /// gso_size 0 or 0xffff (GSO_BY_FRAGS).
-    GsoSize,
-    /// More segments than any kernel asks for.
-    GsoSegments,
-    /// gso_type says something else than the headers.
-    GsoType,
-    /// Neither IPv4 nor IPv6 behind the tags, or not a TCP or UDP that we find.
-    GsoProtocol,
-    /// An IP fragment, or a SYN or RST, cannot be split.
-    GsoUnsplittable,
-    /// A header ends outside the frame, or contradicts its length.
-    GsoLength,
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Runt => "runt",
-            Self::ChecksumBounds => "checksum-bounds",
-            Self::GsoUnknown => "gso-unknown",
-            Self::GsoUfo => "gso-ufo",
-            Self::GsoTunnel => "gso-tunnel",
-            Self::GsoSize => "gso-size",
-            Self::GsoSegments => "gso-segments",
-            Self::GsoType => "gso-type",
-            Self::GsoProtocol => "gso-protocol",
-            Self::GsoUnsplittable => "gso-unsplittable",
-            Self::GsoLength => "gso-length",
-        }
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use super::eth::{MAX_FRAME, MIN_FRAME, Tag};
+pub use super::packet::Reason;
+use super::packet::{Packet, Transport, tcp};
 
 /// struct virtio_net_hdr, linux/virtio_net.h, without num_buffers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -80,17 +31,23 @@ impl VnetHeader {
         Self::parse(bytes, u16::from_ne_bytes)
     }
 
-    /// As a TAP with TUNSETVNETLE gives it.
+    /// As a TAP with TUNSETVNETLE gives it, and a peer.
     pub fn from_little_endian(bytes: [u8; Self::LEN]) -> Self {
         Self::parse(bytes, u16::from_le_bytes)
     }
 
+    pub fn to_native(self) -> [u8; Self::LEN] {
+        self.write(u16::to_ne_bytes)
+    }
+
     pub fn to_little_endian(self) -> [u8; Self::LEN] {
-        let [a, b] = self.hdr_len.to_le_bytes();
-        let [c, d] = self.gso_size.to_le_bytes();
-        let [e, f] = self.csum_start.to_le_bytes();
-        let [g, h] = self.csum_offset.to_le_bytes();
-        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+        self.write(u16::to_le_bytes)
+    }
+
+    /// The same for the frame after [`insert_tag`], which moves everything back by four bytes.
+    pub fn behind_tag(self) -> Self {
+        // 65,535 is in no frame's headers: refused like what it was.
+        Self { csum_start: self.csum_start.saturating_add(Tag::LEN as u16), ..self }
     }
 
     fn parse(bytes: [u8; Self::LEN], word: fn([u8; 2]) -> u16) -> Self {
@@ -104,68 +61,276 @@ impl VnetHeader {
             csum_offset: word([g, h]),
         }
     }
-}
 
-/// What is still to be done to a frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Offload {
-    pub checksum: Option<Checksum>,
-    pub gso: Option<Gso>,
-}
+    fn write(self, word: fn(u16) -> [u8; 2]) -> [u8; Self::LEN] {
+        let ([a, b], [c, d]) = (word(self.hdr_len), word(self.gso_size));
+        let ([e, f], [g, h]) = (word(self.csum_start), word(self.csum_offset));
+        [self.flags, self.gso_type, a, b, c, d, e, f, g, h]
+    }
 
-/// Sum from `start` to the end of the frame into the two bytes at `start + offset`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Checksum {
-    pub start: usize,
-    pub offset: usize,
-}
-
-/// Split the payload into pieces of `size` bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gso {
-    pub kind: GsoKind,
-    pub size: u16,
-}
-
-/// What gso_type says the frame is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GsoKind {
-    Tcp4,
-    Tcp6,
-    /// UDP over either IP.
-    Udp,
-}
-
-impl Offload {
-    /// Reads what the kernel says of a frame of its own. Without NEEDS_CSUM the csum fields are not
-    /// read; DATA_VALID asks for nothing.
-    pub fn from_kernel(header: &VnetHeader) -> Result<Self, Reason> {
-        if header.flags & VIRTIO_NET_HDR_F_RSC_INFO != 0 {
-            return Err(Reason::GsoUnknown);
+    /// Whether a checksum is to be completed. DATA_VALID asks for nothing.
+    fn needs_checksum(&self) -> Result<bool, Reason> {
+        if self.flags & !(VIRTIO_NET_HDR_F_NEEDS_CSUM | VIRTIO_NET_HDR_F_DATA_VALID) != 0 {
+            return Err(Reason::VnetFlags);
         }
-        let checksum = (header.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0)
-            .then(|| Checksum { start: header.csum_start.into(), offset: header.csum_offset.into() });
-        if header.gso_type & (VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 | VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6) != 0 {
-            return Err(Reason::GsoTunnel);
+        Ok(self.flags & VIRTIO_NET_HDR_F_NEEDS_CSUM != 0)
+    }
+
+    /// IP version (`None`: either) and transport of a super-frame; `None` for an ordinary frame.
+    fn gso(&self) -> Result<Option<(Option<bool>, Transport)>, Reason> {
+        if self.gso_type & (VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4 | VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV6) != 0 {
+            return Err(Reason::OffloadTunnel);
         }
         // ECN says that CWR may be set; we look at the flag itself.
-        let kind = match header.gso_type & !VIRTIO_NET_HDR_GSO_ECN {
-            VIRTIO_NET_HDR_GSO_NONE => return Ok(Self { checksum, gso: None }),
-            VIRTIO_NET_HDR_GSO_TCPV4 => GsoKind::Tcp4,
-            VIRTIO_NET_HDR_GSO_TCPV6 => GsoKind::Tcp6,
-            VIRTIO_NET_HDR_GSO_UDP_L4 => GsoKind::Udp,
-            VIRTIO_NET_HDR_GSO_UDP => return Err(Reason::GsoUfo),
-            _ => return Err(Reason::GsoUnknown),
-        };
-        Ok(Self { checksum, gso: Some(Gso { kind, size: header.gso_size }) })
+        match (self.gso_type & !VIRTIO_NET_HDR_GSO_ECN, self.gso_type & VIRTIO_NET_HDR_GSO_ECN != 0) {
+            (VIRTIO_NET_HDR_GSO_NONE, false) => Ok(None),
+            (VIRTIO_NET_HDR_GSO_TCPV4, _) => Ok(Some((Some(false), Transport::Tcp))),
+            (VIRTIO_NET_HDR_GSO_TCPV6, _) => Ok(Some((Some(true), Transport::Tcp))),
+            (VIRTIO_NET_HDR_GSO_UDP_L4, false) => Ok(Some((None, Transport::Udp))),
+            (VIRTIO_NET_HDR_GSO_NONE | VIRTIO_NET_HDR_GSO_UDP_L4, true) => Err(Reason::GsoType),
+            (VIRTIO_NET_HDR_GSO_UDP, _) => Err(Reason::GsoUfo),
+            _ => Err(Reason::GsoUnknown),
+        }
     }
 
-    /// The same for the frame after [`insert_tag`], which moves everything back by four bytes.
-    pub fn behind_tag(self) -> Self {
-        let checksum = self.checksum.map(|c| Checksum { start: c.start + Tag::LEN, ..c });
-        Self { checksum, ..self }
+    /// `Ok` when it asks for the checksum of `packet`'s own transport.
+    fn asks_for(&self, packet: &Packet) -> Result<(), Reason> {
+        if usize::from(self.csum_start) != packet.l4 {
+            return Err(Reason::ChecksumStart);
+        }
+        if usize::from(self.csum_offset) != packet.transport.checksum() {
+            return Err(Reason::ChecksumOffset);
+        }
+        Ok(())
     }
 }
+
+/// What is still to be done to a frame, as we parsed it. Its offsets are within the frame that it was
+/// made of, or made for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Unfinished {
+    /// The IP header.
+    pub(super) l3: u16,
+    /// The TCP or UDP header, whose checksum field has the pseudo-header's sum alone.
+    pub(super) l4: u16,
+    pub(super) payload: u16,
+    /// Bytes of payload in each segment but the last, which has fewer than the whole; 0: the frame
+    /// is one segment.
+    pub(super) gso_size: u16,
+    /// Sum of the pseudo-header without its length.
+    pub(super) pseudo: u16,
+    pub(super) v6: bool,
+    pub(super) transport: Transport,
+    /// TCP's CWR flag is set.
+    pub(super) cwr: bool,
+}
+
+/// What a frame is when it comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrived {
+    /// As on a cable.
+    Finished,
+    /// May go on as it is, with [`Unfinished::header`], or be finished by `Segments`.
+    Unfinished(Unfinished),
+    /// May not go on as it is: to be finished by `Segments` here.
+    Split(Unfinished),
+}
+
+impl Unfinished {
+    /// Reads what this host's kernel says of `frame`, its tag put back. The checksum of a packet inside
+    /// another one is completed at once, in the frame. Nothing that a kernel does is refused for sizes;
+    /// what is refused is a super-frame that is in a tunnel or contradicts itself.
+    pub fn from_kernel(frame: &mut [u8], header: &VnetHeader) -> Result<Arrived, Reason> {
+        let len = frame.len();
+        if len < MIN_FRAME {
+            return Err(Reason::Runt);
+        }
+        let needs_checksum = header.needs_checksum()?;
+        let Some(kind) = header.gso()? else {
+            if !needs_checksum {
+                return Ok(Arrived::Finished);
+            }
+            if let Ok(packet) = Packet::parse(frame, len)
+                && header.asks_for(&packet).is_ok()
+                && !packet.big
+                && let Some(unfinished) = Self::new(&packet, frame, len, 0)
+                && unfinished.may_go_whole(len)
+            {
+                return Ok(Arrived::Unfinished(unfinished));
+            }
+            complete_checksum(frame, header.csum_start.into(), header.csum_offset.into())?;
+            return Ok(Arrived::Finished);
+        };
+        if matches!(header.gso_size, 0 | GSO_BY_FRAGS) {
+            return Err(Reason::GsoSize);
+        }
+        let packet = Packet::parse(frame, len)?;
+        // gso_type describes the innermost packet: UDP around TCP is a tunnel.
+        agree(kind, &packet).map_err(|reason| match packet.transport {
+            Transport::Udp => Reason::OffloadTunnel,
+            Transport::Tcp => reason,
+        })?;
+        splittable(&packet, frame)?;
+        let partial = needs_checksum && header.asks_for(&packet).is_ok();
+        let mut unfinished = Self::new(&packet, frame, len, header.gso_size).ok_or(Reason::OffloadHeaders)?;
+        if !partial {
+            unfinished.pseudo = packet.pseudo(frame).ok_or(Reason::OffloadProtocol)?;
+        }
+        if unfinished.count(len) > MAX_SEGMENTS {
+            return Err(Reason::GsoSegments);
+        }
+        // Otherwise the lengths of the segments would not fit 16 bits.
+        if unfinished.longest(len) - packet.l3 > usize::from(u16::MAX) + if packet.v6 { 40 } else { 0 } {
+            return Err(Reason::OffloadLength);
+        }
+        let whole = partial && !packet.big && unfinished.may_go_whole(len);
+        Ok(if whole { Arrived::Unfinished(unfinished) } else { Arrived::Split(unfinished) })
+    }
+
+    /// Reads what a peer says of a frame of `len` bytes. `head` is its start, [`HEAD`] bytes or all of
+    /// it. Whatever a kernel might stumble over is refused by name; what is only unreasonable is to be
+    /// split.
+    pub fn from_peer(head: &[u8], len: usize, header: &VnetHeader) -> Result<Arrived, Reason> {
+        if len < MIN_FRAME {
+            return Err(Reason::Runt);
+        }
+        if len > MAX_FRAME {
+            return Err(Reason::Oversize);
+        }
+        let needs_checksum = header.needs_checksum()?;
+        let gso = header.gso()?;
+        let gso_size = match gso {
+            None if !needs_checksum => return Ok(Arrived::Finished),
+            None => 0,
+            Some(_) if !needs_checksum => return Err(Reason::GsoNoChecksum),
+            Some(_) if !(PEER_MIN_GSO_SIZE..GSO_BY_FRAGS).contains(&header.gso_size) => {
+                return Err(Reason::GsoSize);
+            }
+            Some(_) => header.gso_size,
+        };
+        let packet = Packet::parse(head, len)?;
+        if packet.big {
+            return Err(Reason::OffloadLength);
+        }
+        if let Some(kind) = gso {
+            agree(kind, &packet)?;
+            splittable(&packet, head)?;
+        }
+        header.asks_for(&packet)?;
+        let unfinished = Self::new(&packet, head, len, gso_size).ok_or(Reason::OffloadHeaders)?;
+        if unfinished.count(len) > PEER_MAX_SEGMENTS {
+            return Err(Reason::GsoSegments);
+        }
+        let whole = unfinished.may_go_whole(len);
+        Ok(if whole { Arrived::Unfinished(unfinished) } else { Arrived::Split(unfinished) })
+    }
+
+    /// More than one segment.
+    pub fn is_super(&self) -> bool {
+        self.gso_size != 0
+    }
+
+    /// A super-frame of UDP, which a kernel before 6.2 does not take.
+    pub fn is_super_udp(&self) -> bool {
+        self.is_super() && self.transport == Transport::Udp
+    }
+
+    /// What to write in front of the frame for a kernel or a peer. `shift`: the bytes that egress adds
+    /// in front of the IP header; 4 for a tag more, -4 for one less.
+    pub fn header(&self, shift: isize) -> VnetHeader {
+        let shifted = |offset: u16| offset.wrapping_add_signed(shift as i16);
+        let kind = match (self.is_super(), self.transport, self.v6) {
+            (false, ..) => VIRTIO_NET_HDR_GSO_NONE,
+            (true, Transport::Udp, _) => VIRTIO_NET_HDR_GSO_UDP_L4,
+            (true, Transport::Tcp, false) => VIRTIO_NET_HDR_GSO_TCPV4,
+            (true, Transport::Tcp, true) => VIRTIO_NET_HDR_GSO_TCPV6,
+        };
+        let ecn = if self.is_super() && self.cwr { VIRTIO_NET_HDR_GSO_ECN } else { 0 };
+        VnetHeader {
+            flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+            gso_type: kind | ecn,
+            hdr_len: shifted(self.payload),
+            gso_size: self.gso_size,
+            csum_start: shifted(self.l4),
+            csum_offset: self.transport.checksum() as u16,
+        }
+    }
+
+    /// Length of the longest frame that a frame of `len` bytes becomes: what an egress compares with
+    /// its MTU (plus 14 and tags).
+    pub fn longest(&self, len: usize) -> usize {
+        if self.is_super() { len.min(usize::from(self.payload) + usize::from(self.gso_size)) } else { len }
+    }
+
+    /// How many frames a frame of `len` bytes becomes.
+    pub fn count(&self, len: usize) -> usize {
+        if !self.is_super() {
+            return 1;
+        }
+        len.saturating_sub(self.payload.into()).div_ceil(self.gso_size.into()).max(1)
+    }
+
+    /// `packet` as found in a frame of `len` bytes, with the pseudo-header that was left in its
+    /// checksum field. `None` when its headers are longer than any.
+    fn new(packet: &Packet, head: &[u8], len: usize, gso_size: u16) -> Option<Self> {
+        let offset = |offset: usize| u16::try_from(offset).ok();
+        // What fits one segment is one, as for the kernel (linux/virtio_net.h).
+        let one = len - packet.payload <= usize::from(gso_size);
+        Some(Self {
+            l3: offset(packet.l3)?,
+            l4: offset(packet.l4)?,
+            payload: offset(packet.payload)?,
+            gso_size: if one { 0 } else { gso_size },
+            pseudo: packet.left_in_field(head, len),
+            v6: packet.v6,
+            transport: packet.transport,
+            cwr: packet.has_tcp_flag(head, tcp::CWR),
+        })
+    }
+
+    /// A kernel and every peer takes a frame of `len` bytes with this still to be done.
+    fn may_go_whole(&self, len: usize) -> bool {
+        // Another tag may come in front on its way.
+        let readable = usize::from(self.payload) <= HEAD - 2 * Tag::LEN
+            && usize::from(self.l3) <= MIN_FRAME + 2 * Tag::LEN;
+        let most = match self.transport {
+            Transport::Tcp => WHOLE_MAX_SEGMENTS,
+            Transport::Udp => WHOLE_MAX_DATAGRAMS,
+        };
+        readable && (!self.is_super() || self.gso_size >= WHOLE_MIN_GSO_SIZE && self.count(len) <= most)
+    }
+}
+
+fn agree((v6, transport): (Option<bool>, Transport), packet: &Packet) -> Result<(), Reason> {
+    let agrees = v6.is_none_or(|v6| v6 == packet.v6) && transport == packet.transport;
+    if agrees { Ok(()) } else { Err(Reason::GsoType) }
+}
+
+fn splittable(packet: &Packet, head: &[u8]) -> Result<(), Reason> {
+    if packet.has_tcp_flag(head, tcp::SYN | tcp::RST) { Err(Reason::GsoSynRst) } else { Ok(()) }
+}
+
+/// How much of a peer's frame is looked into.
+pub const HEAD: usize = 512;
+
+/// 65,535 bytes in pieces of the smallest MSS that Linux's TCP uses: TCP_MIN_SND_MSS 48 less 40 of
+/// options. A kernel never asks for more; somebody who injects frames might.
+pub const MAX_SEGMENTS: usize = 8_192;
+
+/// The same for a peer, which has split already what is not to go whole.
+pub const PEER_MAX_SEGMENTS: usize = 1_024;
+
+/// The smallest gso_size of a peer.
+const PEER_MIN_GSO_SIZE: u16 = 8;
+
+/// What goes whole: pieces of at least this size, and not more of them, of TCP and of UDP
+/// (UDP_MAX_SEGMENTS of linux/udp.h before 6.9).
+pub(super) const WHOLE_MIN_GSO_SIZE: u16 = 256;
+pub(super) const WHOLE_MAX_SEGMENTS: usize = 128;
+const WHOLE_MAX_DATAGRAMS: usize = 64;
+
+/// gso_size of frames whose segments have different lengths, linux/skbuff.h.
+const GSO_BY_FRAGS: u16 = 0xffff;
 
 /// Completes a partial checksum: the field holds the sum of the pseudo-header, as the kernel left it.
 /// A result of 0 becomes 0xffff, which means the same sum and not UDP's "no checksum". Works at any
@@ -242,38 +407,7 @@ mod tests {
             native[2..].chunks_mut(2).for_each(|pair| pair.swap(0, 1));
         }
         assert_eq!(VnetHeader::from_native(native), header);
-    }
-
-    #[test]
-    fn gso_types_are_understood_or_refused_by_name() {
-        let read = |flags, gso_type| {
-            Offload::from_kernel(&VnetHeader {
-                flags,
-                gso_type,
-                gso_size: 1448,
-                csum_start: 34,
-                csum_offset: 16,
-                ..VnetHeader::default()
-            })
-        };
-        let gso = |kind| Some(Gso { kind, size: 1448 });
-        let checksum = Some(Checksum { start: 34, offset: 16 });
-        assert_eq!(read(0, 0), Ok(Offload::default()));
-        assert_eq!(read(VIRTIO_NET_HDR_F_DATA_VALID, 0), Ok(Offload::default()));
-        assert_eq!(read(1, 0), Ok(Offload { checksum, gso: None }));
-        assert_eq!(read(1, 0x81), Ok(Offload { checksum, gso: gso(GsoKind::Tcp4) }));
-        assert_eq!(read(0, 4), Ok(Offload { checksum: None, gso: gso(GsoKind::Tcp6) }));
-        assert_eq!(read(1, 5), Ok(Offload { checksum, gso: gso(GsoKind::Udp) }));
-        for (flags, gso_type, reason) in [
-            (4, 0, Reason::GsoUnknown),
-            (1, 2, Reason::GsoUnknown),
-            (1, 3, Reason::GsoUfo),
-            (1, 0x21, Reason::GsoTunnel),
-            (1, 0x44, Reason::GsoTunnel),
-            (1, 0x11, Reason::GsoUnknown),
-        ] {
-            assert_eq!(read(flags, gso_type), Err(reason), "{flags} {gso_type:#x}");
-        }
+        assert_eq!(header.to_native(), native);
     }
 
     #[test]
@@ -281,8 +415,8 @@ mod tests {
         let mut buf = *b"....\x01\x02\x03\x04\x05\x06\x11\x12\x13\x14\x15\x16\x08\x00rest";
         insert_tag(&mut buf, Tag { tpid: 0x8100, tci: 0x600a }).unwrap();
         assert_eq!(&buf, b"\x01\x02\x03\x04\x05\x06\x11\x12\x13\x14\x15\x16\x81\x00\x60\x0a\x08\x00rest");
-        let offload = Offload { checksum: Some(Checksum { start: 34, offset: 6 }), gso: None };
-        assert_eq!(offload.behind_tag().checksum, Some(Checksum { start: 38, offset: 6 }));
+        let header = VnetHeader { csum_start: 34, csum_offset: 6, ..VnetHeader::default() };
+        assert_eq!(header.behind_tag(), VnetHeader { csum_start: 38, ..header });
         assert_eq!(insert_tag(&mut [0; 15], Tag { tpid: 0x8100, tci: 1 }), Err(Reason::Runt));
     }
 

@@ -4,13 +4,13 @@
 use proptest::prelude::*;
 
 use super::super::checksum::naive_sum;
-use super::super::offload::Gso;
+use super::super::offload::*;
 use super::*;
 
 /// What a super-frame is made of.
 #[derive(Clone, Debug)]
 struct Recipe {
-    kind: GsoKind,
+    udp: bool,
     v6: bool,
     tags: Vec<[u8; 4]>,
     /// IPv4 options (a multiple of 4) or IPv6 extension headers as (type, bytes).
@@ -35,7 +35,7 @@ struct Made {
 impl Recipe {
     fn tcp4() -> Self {
         Self {
-            kind: GsoKind::Tcp4,
+            udp: false,
             v6: false,
             tags: vec![],
             ip_options: vec![],
@@ -55,7 +55,7 @@ impl Recipe {
         self.tags.iter().for_each(|tag| frame.extend(tag));
         frame.extend(if self.v6 { [0x86, 0xdd] } else { [0x08, 0x00] });
         let l3 = frame.len();
-        let udp = self.kind == GsoKind::Udp;
+        let udp = self.udp;
         let protocol = if udp { 17 } else { 6 };
         let l4_len = self.payload.len() + if udp { 8 } else { 20 + self.tcp_options.len() };
         if self.v6 {
@@ -76,6 +76,9 @@ impl Recipe {
             frame.extend([0x40, 0, 64, protocol, 0xde, 0xad]);
             frame.extend(&self.addresses);
             frame.extend(&self.ip_options);
+            put(&mut frame, l3 + 10, 0);
+            let sum = !naive_sum(&frame[l3..]);
+            put(&mut frame, l3 + 10, sum);
         }
         let l4 = frame.len();
         frame.extend([0x12, 0x34, 0x56, 0x78]);
@@ -90,16 +93,49 @@ impl Recipe {
         }
         let payload = frame.len();
         frame.extend(&self.payload);
+        let field = l4 + self.csum_offset();
+        put(&mut frame, field, pseudo_sum(&self.addresses, l4_len, protocol));
         Made { frame, l3, l4, payload }
     }
 
-    fn offload(&self) -> Offload {
-        Offload { checksum: None, gso: Some(Gso { kind: self.kind, size: self.size }) }
+    fn csum_offset(&self) -> usize {
+        if self.udp { 6 } else { 16 }
+    }
+
+    /// As a kernel writes it in front.
+    fn header(&self, made: &Made) -> VnetHeader {
+        VnetHeader {
+            flags: 1,
+            gso_type: if self.udp { 5 } else { 1 + 3 * u8::from(self.v6) },
+            hdr_len: 0,
+            gso_size: self.size,
+            csum_start: made.l4 as u16,
+            csum_offset: self.csum_offset() as u16,
+        }
+    }
+
+    fn split(&self) -> Vec<Vec<u8>> {
+        let mut made = self.make();
+        let header = self.header(&made);
+        split(&mut made.frame, &header).unwrap()
     }
 }
 
-fn split(frame: &[u8], offload: &Offload) -> Result<Vec<Vec<u8>>, Reason> {
-    let mut segments = Segments::new(frame, offload)?;
+/// What is to be done to `arrived`, may it go whole or not.
+fn unfinished(arrived: Arrived) -> Unfinished {
+    match arrived {
+        Arrived::Unfinished(unfinished) | Arrived::Split(unfinished) => unfinished,
+        Arrived::Finished => panic!("nothing to do"),
+    }
+}
+
+fn split(frame: &mut [u8], header: &VnetHeader) -> Result<Vec<Vec<u8>>, Reason> {
+    Unfinished::from_kernel(frame, header).map(|arrived| pieces(frame, &unfinished(arrived)))
+}
+
+fn pieces(frame: &[u8], unfinished: &Unfinished) -> Vec<Vec<u8>> {
+    let mut segments = Segments::new(frame, unfinished);
+    assert_eq!(segments.longest(), unfinished.longest(frame.len()));
     let mut buf = vec![0xa5; segments.longest()];
     let mut pieces = Vec::new();
     let count = segments.remaining();
@@ -107,7 +143,11 @@ fn split(frame: &[u8], offload: &Offload) -> Result<Vec<Vec<u8>>, Reason> {
         pieces.push(buf[..len].to_vec());
     }
     assert_eq!(pieces.len(), count);
-    Ok(pieces)
+    pieces
+}
+
+fn pseudo_sum(addresses: &[u8], len: usize, protocol: u8) -> u16 {
+    naive_sum(&[addresses, &(len as u32).to_be_bytes(), &[0, 0, 0, protocol]].concat())
 }
 
 fn l4_sum(piece: &[u8], addresses: &[u8], l4: usize, protocol: u8) -> u16 {
@@ -118,7 +158,7 @@ fn l4_sum(piece: &[u8], addresses: &[u8], l4: usize, protocol: u8) -> u16 {
 /// Everything that must hold for the pieces of `recipe`.
 fn verify(recipe: &Recipe) {
     let made = recipe.make();
-    let pieces = split(&made.frame, &recipe.offload()).unwrap();
+    let pieces = recipe.split();
     let (l3, l4) = (made.l3, made.l4);
     let size = usize::from(recipe.size);
     let mut joined: Vec<u8> = Vec::new();
@@ -137,7 +177,7 @@ fn verify(recipe: &Recipe) {
             put(&mut expected, l3 + 10, word(piece, l3 + 10));
             assert_eq!(naive_sum(&piece[l3..l4]), 0xffff, "IPv4 header of piece {i}");
         }
-        let udp = recipe.kind == GsoKind::Udp;
+        let udp = recipe.udp;
         if udp {
             put(&mut expected, l4 + 4, (piece.len() - l4) as u16);
             put(&mut expected, l4 + 6, word(piece, l4 + 6));
@@ -163,12 +203,7 @@ fn verify(recipe: &Recipe) {
 }
 
 fn recipes() -> impl Strategy<Value = Recipe> {
-    let kinds = prop::sample::select(vec![
-        (GsoKind::Tcp4, false),
-        (GsoKind::Tcp6, true),
-        (GsoKind::Udp, false),
-        (GsoKind::Udp, true),
-    ]);
+    let kinds = any::<(bool, bool)>();
     let tag = (prop::sample::select(vec![[0x81, 0x00], [0x88, 0xa8]]), any::<[u8; 2]>());
     let extension = (prop::sample::select(vec![0u8, 43, 60]), 0u8..3, any::<u8>());
     (
@@ -184,7 +219,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
     )
         .prop_map(
             |(
-                (kind, tags, ip_words, extensions, tcp_words),
+                ((udp, v6), tags, ip_words, extensions, tcp_words),
                 (flags, seq, id, addresses),
                 (payload, size),
             )| {
@@ -195,8 +230,8 @@ fn recipes() -> impl Strategy<Value = Recipe> {
                     (kind, bytes)
                 });
                 Recipe {
-                    kind: kind.0,
-                    v6: kind.1,
+                    udp,
+                    v6,
                     tags: tags.into_iter().map(|([a, b], [c, d])| [a, b, c, d]).collect(),
                     ip_options: vec![1; ip_words * 4],
                     extensions: extensions.collect(),
@@ -204,7 +239,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
                     flags: flags & !0x06,
                     seq,
                     id,
-                    addresses: addresses[..if kind.1 { 32 } else { 8 }].to_vec(),
+                    addresses: addresses[..if v6 { 32 } else { 8 }].to_vec(),
                     payload,
                     size,
                 }
@@ -216,7 +251,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
 fn flags_ids_and_sequence_numbers_go_on_from_piece_to_piece() {
     let recipe = Recipe { flags: 0x99, seq: u32::MAX - 10, id: 0xffff, ..Recipe::tcp4() };
     verify(&recipe);
-    let pieces = split(&recipe.make().frame, &recipe.offload()).unwrap();
+    let pieces = recipe.split();
     let field = |at: usize| pieces.iter().map(|piece| piece[at]).collect::<Vec<_>>();
     assert_eq!(pieces.iter().map(Vec::len).collect::<Vec<_>>(), [94, 94, 74]);
     assert_eq!(field(14 + 20 + 13), [0x90, 0x10, 0x19]);
@@ -240,23 +275,29 @@ fn the_largest_super_frames_split() {
 #[test]
 fn a_total_length_of_zero_means_the_rest_of_the_frame() {
     let recipe = Recipe { payload: vec![9; 65_540], size: 32_770, ..Recipe::tcp4() };
-    let mut frame = recipe.make().frame;
-    put(&mut frame, 16, 0);
-    let pieces = split(&frame, &recipe.offload()).unwrap();
+    let mut made = recipe.make();
+    let header = recipe.header(&made);
+    put(&mut made.frame, 16, 0);
+    let arrived = Unfinished::from_kernel(&mut made.frame, &header).unwrap();
+    assert!(matches!(arrived, Arrived::Split(_)));
+    let pieces = pieces(&made.frame, &unfinished(arrived));
     assert_eq!(pieces.iter().map(|piece| word(piece, 16)).collect::<Vec<_>>(), [32_810, 32_810]);
-    let whole = Offload { gso: Some(Gso { kind: GsoKind::Tcp4, size: 65_534 }), checksum: None };
-    assert_eq!(split(&frame, &whole), Err(Reason::GsoLength));
+    for piece in pieces {
+        assert_eq!(l4_sum(&piece, &recipe.addresses, made.l4, 6), 0xffff);
+    }
+    let whole = VnetHeader { gso_size: 65_534, ..header };
+    assert_eq!(split(&mut made.frame, &whole), Err(Reason::OffloadLength));
 }
 
 #[test]
 fn udp_pieces_whose_checksum_is_zero_say_ones() {
     // A payload that makes the sum 0xffff by itself: its own complement at the end.
-    let mut recipe = Recipe { kind: GsoKind::Udp, payload: vec![0; 2], size: 2, ..Recipe::tcp4() };
+    let mut recipe = Recipe { udp: true, payload: vec![0; 2], size: 2, ..Recipe::tcp4() };
     let made = recipe.make();
     let mut piece = made.frame.clone();
     put(&mut piece, made.l4 + 6, 0);
     recipe.payload = (!l4_sum(&piece, &recipe.addresses, made.l4, 17)).to_be_bytes().to_vec();
-    let pieces = split(&recipe.make().frame, &recipe.offload()).unwrap();
+    let pieces = recipe.split();
     assert_eq!(word(&pieces[0], made.l4 + 6), 0xffff);
     verify(&recipe);
 }
@@ -267,21 +308,17 @@ fn with_a_routing_header_the_pseudo_header_comes_from_the_checksum_field() {
     let final_destination = [0xfd; 16];
     let mut routing = vec![0, 2, 2, 1, 0, 0, 0, 0];
     routing.extend(final_destination);
-    let recipe = Recipe {
-        kind: GsoKind::Tcp6,
-        v6: true,
-        extensions: vec![(43, routing)],
-        addresses: (1..33).collect(),
-        ..Recipe::tcp4()
-    };
+    let recipe =
+        Recipe { v6: true, extensions: vec![(43, routing)], addresses: (1..33).collect(), ..Recipe::tcp4() };
     let made = recipe.make();
     let mut frame = made.frame.clone();
     let addresses = [&recipe.addresses[..16], &final_destination].concat();
-    let len = ((frame.len() - made.l4) as u32).to_be_bytes();
-    put(&mut frame, made.l4 + 16, naive_sum(&[&addresses[..], &len, &[0, 0, 0, 6]].concat()));
-    assert_eq!(split(&frame, &recipe.offload()), Err(Reason::GsoProtocol));
-    let checksum = Some(Checksum { start: made.l4, offset: 16 });
-    let pieces = split(&frame, &Offload { checksum, ..recipe.offload() }).unwrap();
+    let len = frame.len() - made.l4;
+    put(&mut frame, made.l4 + 16, pseudo_sum(&addresses, len, 6));
+    let header = recipe.header(&made);
+    let elsewhere = VnetHeader { csum_start: 0, ..header };
+    assert_eq!(split(&mut frame, &elsewhere), Err(Reason::OffloadProtocol));
+    let pieces = split(&mut frame, &header).unwrap();
     assert_eq!(pieces.len(), 3);
     for piece in pieces {
         assert_eq!(l4_sum(&piece, &addresses, made.l4, 6), 0xffff);
@@ -289,72 +326,92 @@ fn with_a_routing_header_the_pseudo_header_comes_from_the_checksum_field() {
 }
 
 #[test]
-fn what_cannot_be_split_is_refused_by_name() {
-    type Spoil = fn(&mut Vec<u8>, &mut Offload);
-    fn size(offload: &mut Offload, size: u16) {
-        offload.gso.as_mut().unwrap().size = size;
-    }
-    let cases: [(&str, Reason, Spoil); 20] = [
-        ("no GSO at all", Reason::GsoSize, |_, o| o.gso = None),
-        ("gso_size 0", Reason::GsoSize, |_, o| size(o, 0)),
-        ("GSO_BY_FRAGS", Reason::GsoSize, |_, o| size(o, 0xffff)),
-        ("too many pieces", Reason::GsoSegments, |f, o| {
+fn what_a_kernel_would_not_send_is_refused_by_name() {
+    type Spoil = fn(&mut Vec<u8>, &mut VnetHeader);
+    let cases: [(&str, Reason, Spoil); 21] = [
+        ("gso_size 0", Reason::GsoSize, |_, h| h.gso_size = 0),
+        ("GSO_BY_FRAGS", Reason::GsoSize, |_, h| h.gso_size = 0xffff),
+        ("too many pieces", Reason::GsoSegments, |f, h| {
             f.resize(14 + 40 + MAX_SEGMENTS + 1, 0);
             put(f, 16, 40 + MAX_SEGMENTS as u16 + 1);
-            size(o, 1);
+            h.gso_size = 1;
         }),
         ("a runt", Reason::Runt, |f, _| f.truncate(13)),
-        ("ARP", Reason::GsoProtocol, |f, _| put(f, 12, 0x0806)),
-        ("a frame that ends in its tag", Reason::GsoLength, |f, _| {
+        ("ARP", Reason::OffloadProtocol, |f, _| put(f, 12, 0x0806)),
+        ("a frame that ends in its tag", Reason::OffloadLength, |f, _| {
             f.truncate(16);
             put(f, 12, 0x8100);
         }),
-        ("IPv6 in an IPv4 EtherType", Reason::GsoLength, |f, _| f[14] = 0x65),
-        ("IHL 4", Reason::GsoLength, |f, _| f[14] = 0x44),
-        ("IHL beyond the frame", Reason::GsoLength, |f, _| {
+        ("IPv6 in an IPv4 EtherType", Reason::OffloadProtocol, |f, _| f[14] = 0x65),
+        ("IHL 4", Reason::OffloadLength, |f, _| f[14] = 0x44),
+        ("IHL beyond the frame", Reason::OffloadLength, |f, _| {
             f.truncate(60);
             put(f, 16, 46);
             f[14] = 0x4f;
         }),
-        ("total length too long", Reason::GsoLength, |f, _| put(f, 16, 141)),
-        ("total length too short", Reason::GsoLength, |f, _| put(f, 16, 139)),
-        ("a fragment", Reason::GsoUnsplittable, |f, _| put(f, 20, 0x2000)),
-        ("a later fragment", Reason::GsoUnsplittable, |f, _| put(f, 20, 0x0001)),
-        ("SYN", Reason::GsoUnsplittable, |f, _| f[47] = 0x02),
-        ("data offset 4", Reason::GsoLength, |f, _| f[46] = 0x40),
-        ("UDP on the outside", Reason::GsoTunnel, |f, _| f[23] = 17),
-        ("GRE on the outside", Reason::GsoTunnel, |f, _| f[23] = 47),
-        ("the other IP version", Reason::GsoType, |_, o| o.gso.as_mut().unwrap().kind = GsoKind::Tcp6),
-        ("ICMP", Reason::GsoProtocol, |f, _| f[23] = 1),
+        ("total length too long", Reason::OffloadLength, |f, _| put(f, 16, 141)),
+        ("total length too short", Reason::OffloadLength, |f, _| put(f, 16, 139)),
+        ("a fragment", Reason::OffloadFragment, |f, _| put(f, 20, 0x2000)),
+        ("a later fragment", Reason::OffloadFragment, |f, _| put(f, 20, 0x0001)),
+        ("SYN", Reason::GsoSynRst, |f, _| f[47] = 0x02),
+        ("RST", Reason::GsoSynRst, |f, _| f[47] = 0x14),
+        ("data offset 4", Reason::OffloadLength, |f, _| f[46] = 0x40),
+        ("UDP on the outside", Reason::OffloadTunnel, |f, _| {
+            f[23] = 17;
+            put(f, 38, 120);
+        }),
+        ("GRE on the outside", Reason::OffloadTunnel, |f, _| f[23] = 47),
+        ("the other IP version", Reason::GsoType, |_, h| h.gso_type = 4),
+        ("TCP that is said to be UDP", Reason::GsoType, |_, h| h.gso_type = 5),
+        ("ICMP", Reason::OffloadProtocol, |f, _| f[23] = 1),
     ];
     for (what, reason, spoil) in cases {
         let recipe = Recipe::tcp4();
-        let (mut frame, mut offload) = (recipe.make().frame, recipe.offload());
-        spoil(&mut frame, &mut offload);
-        assert_eq!(split(&frame, &offload), Err(reason), "{what}");
+        let made = recipe.make();
+        let (mut frame, mut header) = (made.frame.clone(), recipe.header(&made));
+        spoil(&mut frame, &mut header);
+        assert_eq!(split(&mut frame, &header), Err(reason), "{what}");
     }
-    let udp = Recipe { kind: GsoKind::Udp, ..Recipe::tcp4() };
-    let mut frame = udp.make().frame;
-    put(&mut frame, 38, 109);
-    assert_eq!(split(&frame, &udp.offload()), Err(Reason::GsoLength));
-    let fragment = Recipe {
-        kind: GsoKind::Tcp6,
-        v6: true,
-        addresses: vec![1; 32],
-        extensions: vec![(44, vec![0; 8])],
-        ..Recipe::tcp4()
-    };
-    assert_eq!(split(&fragment.make().frame, &fragment.offload()), Err(Reason::GsoUnsplittable));
+    let udp = Recipe { udp: true, ..Recipe::tcp4() };
+    let mut made = udp.make();
+    let header = udp.header(&made);
+    put(&mut made.frame, 38, 109);
+    assert_eq!(split(&mut made.frame, &header), Err(Reason::OffloadLength));
+    let fragment =
+        Recipe { v6: true, addresses: vec![1; 32], extensions: vec![(44, vec![0; 8])], ..Recipe::tcp4() };
+    let mut made = fragment.make();
+    let header = fragment.header(&made);
+    assert_eq!(split(&mut made.frame, &header), Err(Reason::OffloadFragment));
 }
 
 #[test]
 fn a_buffer_that_is_too_short_gets_nothing() {
     let recipe = Recipe::tcp4();
-    let frame = recipe.make().frame;
-    let mut segments = Segments::new(&frame, &recipe.offload()).unwrap();
+    let mut made = recipe.make();
+    let header = recipe.header(&made);
+    let unfinished = unfinished(Unfinished::from_kernel(&mut made.frame, &header).unwrap());
+    let mut segments = Segments::new(&made.frame, &unfinished);
     assert_eq!(segments.longest(), 94);
     assert_eq!(segments.write_next(&mut [0; 93]), None);
     assert_eq!(segments.write_next(&mut [0; 94]), Some(94));
+}
+
+#[test]
+fn a_frame_that_is_no_super_frame_is_one_piece_with_its_checksum() {
+    for udp in [false, true] {
+        let recipe = Recipe { udp, flags: 0x02, ..Recipe::tcp4() };
+        let made = recipe.make();
+        let mut frame = made.frame.clone();
+        let header = VnetHeader { gso_type: 0, gso_size: 0, ..recipe.header(&made) };
+        let arrived = Unfinished::from_kernel(&mut frame, &header).unwrap();
+        assert!(matches!(arrived, Arrived::Unfinished(_)));
+        assert_eq!(frame, made.frame, "completed too early");
+        let pieces = pieces(&frame, &unfinished(arrived));
+        let field = made.l4 + recipe.csum_offset();
+        put(&mut frame, field, word(&pieces[0], field));
+        assert_eq!(pieces, [frame]);
+        assert_eq!(l4_sum(&pieces[0], &recipe.addresses, made.l4, if udp { 17 } else { 6 }), 0xffff);
+    }
 }
 
 proptest! {
@@ -370,13 +427,13 @@ proptest! {
         recipe in recipes(),
         changes in prop::collection::vec((0usize..160, any::<u8>()), 0..6),
         cut in 0usize..300,
-        kind in prop::sample::select(vec![GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp]),
+        gso_type in prop::sample::select(vec![0u8, 1, 4, 5]),
         size in prop_oneof![0u16..10, any::<u16>()],
-        start in 0usize..100,
+        start in prop_oneof![Just(None), (0u16..100).prop_map(Some)],
         fix_length: bool,
     ) {
         let made = recipe.make();
-        let mut frame = made.frame;
+        let mut frame = made.frame.clone();
         if cut < 150 {
             frame.truncate(frame.len().saturating_sub(cut));
         }
@@ -389,24 +446,22 @@ proptest! {
                 *byte = value;
             }
         }
-        let offload = Offload { checksum: Some(Checksum { start, offset: 16 }), gso: Some(Gso { kind, size }) };
-        if let Ok(mut segments) = Segments::new(&frame, &offload) {
-            let (count, longest) = (segments.remaining(), segments.longest());
-            prop_assert!((1..=MAX_SEGMENTS).contains(&count) && longest <= frame.len());
-            let mut buf = vec![0; longest];
-            let mut written = 0;
-            while let Some(len) = segments.write_next(&mut buf) {
-                prop_assert!(len <= longest);
-                written += 1;
-            }
-            prop_assert_eq!(written, count);
-        }
+        let csum_start = start.unwrap_or(made.l4 as u16);
+        let header = VnetHeader { gso_type, gso_size: size, csum_start, ..recipe.header(&made) };
+        let Ok(Arrived::Unfinished(unfinished) | Arrived::Split(unfinished)) =
+            Unfinished::from_kernel(&mut frame, &header)
+        else {
+            return Ok(());
+        };
+        let pieces = pieces(&frame, &unfinished);
+        prop_assert!((1..=MAX_SEGMENTS).contains(&pieces.len()));
+        prop_assert!(unfinished.longest(frame.len()) <= frame.len());
     }
 
     #[test]
-    fn noise_does_not_panic(frame in prop::collection::vec(any::<u8>(), 0..200), size: u16) {
-        for kind in [GsoKind::Tcp4, GsoKind::Tcp6, GsoKind::Udp] {
-            let _ = split(&frame, &Offload { checksum: None, gso: Some(Gso { kind, size }) });
-        }
+    fn noise_does_not_panic(mut frame in prop::collection::vec(any::<u8>(), 0..200), header: [u8; 10]) {
+        let header = VnetHeader::from_native(header);
+        let _ = Unfinished::from_peer(&frame, frame.len(), &header);
+        let _ = Unfinished::from_kernel(&mut frame, &header);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::fabric::{Batch, Fabric, with_scratch};
 use super::ingress::pump;
-use crate::frame::offload::{Offload, Reason as Refusal, VnetHeader, complete_checksum, insert_tag};
+use crate::frame::offload::{Arrived, Reason as Refusal, Unfinished, VnetHeader, insert_tag};
 use crate::frame::segment::Segments;
 use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
@@ -75,25 +75,23 @@ fn take(
     }
     let end = Tag::LEN + received.len;
     let refused = |_: Refusal| Reason::BadOffload;
-    let mut offload = Offload::from_kernel(&VnetHeader::from_native(received.vnet)).map_err(refused)?;
+    let mut header = VnetHeader::from_native(received.vnet);
     let frame = match received.tag {
         None => &mut buffer[Tag::LEN..end],
         Some(tag) => {
             insert_tag(&mut buffer[..end], tag).map_err(refused)?;
-            offload = offload.behind_tag();
+            header = header.behind_tag();
             &mut buffer[..end]
         }
     };
-    if offload.gso.is_none() {
-        if let Some(checksum) = offload.checksum {
-            complete_checksum(frame, checksum.start, checksum.offset).map_err(refused)?;
+    match Unfinished::from_kernel(frame, &header).map_err(refused)? {
+        Arrived::Finished => batch.frame(frame),
+        Arrived::Unfinished(unfinished) | Arrived::Split(unfinished) => {
+            let mut segments = Segments::new(frame, &unfinished);
+            while let Some(len) = segments.write_next(pieces) {
+                batch.frame(&pieces[..len]);
+            }
         }
-        batch.frame(frame);
-        return Ok(());
-    }
-    let mut segments = Segments::new(frame, &offload).map_err(refused)?;
-    while let Some(len) = segments.write_next(pieces) {
-        batch.frame(&pieces[..len]);
     }
     Ok(())
 }
