@@ -1,9 +1,12 @@
-//! Ethernet as bytes: views, addresses, checksums, the virtio header, segmentation. Pure.
+//! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
+//! put together. Pure.
 
 pub mod checksum;
 pub mod eth;
 pub mod offload;
 mod packet;
+#[cfg(test)]
+mod recipe;
 pub mod segment;
 
 pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Outgoing, Retag, Tag, Vid, VidSet};
