@@ -2,6 +2,7 @@
 //! put together. Pure.
 
 pub mod checksum;
+pub mod coalesce;
 pub mod eth;
 pub mod offload;
 mod packet;

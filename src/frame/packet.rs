@@ -313,6 +313,7 @@ pub(super) mod tcp {
     pub const PROTOCOL: u8 = 6;
     pub const HEADER: usize = 20;
     pub const SEQ: usize = 4;
+    pub const ACK: usize = 8;
     pub const DATA_OFFSET: usize = 12;
     pub const FLAGS: usize = 13;
     pub const CHECKSUM: usize = 16;
@@ -320,6 +321,7 @@ pub(super) mod tcp {
     pub const SYN: u8 = 0x02;
     pub const RST: u8 = 0x04;
     pub const PSH: u8 = 0x08;
+    pub const URG: u8 = 0x20;
     pub const CWR: u8 = 0x80;
 }
 
