@@ -13,16 +13,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use etherws::frame::offload::{
-    Offload, VIRTIO_NET_HDR_F_NEEDS_CSUM, VnetHeader, complete_checksum, insert_tag,
-};
+use etherws::frame::offload::{Arrived, Unfinished, VIRTIO_NET_HDR_F_NEEDS_CSUM, VnetHeader, insert_tag};
 use etherws::frame::segment::Segments;
 use etherws::frame::{MAX_FRAME, MacAddr, Tag};
 use etherws::port::PortError;
 use etherws::port::netif::{self, Event};
 use etherws::port::spec::InterfaceChange;
 use etherws::sys::OpenError;
-use etherws::sys::packet::{Burst, PacketSocket, Received, VNET_LEN};
+use etherws::sys::packet::{Burst, PacketSocket, Received};
 use etherws::sys::tun::Tap;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -46,9 +44,10 @@ impl OneByOne for PacketSocket {
     }
 
     fn send(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
-        let bytes = frame.iter().flat_map(|part| part.iter().copied()).collect::<Vec<_>>();
+        let mut bytes = VnetHeader::default().to_native().to_vec();
+        frame.iter().for_each(|part| bytes.extend_from_slice(part));
         assert_eq!(self.send_burst(&bytes, 0, &[bytes.len()])?, 1);
-        Ok(bytes.len())
+        Ok(bytes.len() - VnetHeader::LEN)
     }
 }
 
@@ -148,7 +147,7 @@ impl Cable {
         setns(&far, CloneFlags::CLONE_NEWNET).unwrap();
         netif::apply("a", &change(&["10.9.0.2/24", "fd09::2/64"])).await.unwrap();
         netif::set_up("a", true).await.unwrap();
-        let socket = PacketSocket::open("a").unwrap();
+        let socket = PacketSocket::open("a", false).unwrap();
         carrier("a").await;
         setns(&near, CloneFlags::CLONE_NEWNET).unwrap();
         carrier("b").await;
@@ -191,8 +190,24 @@ fn ours(bytes: &[u8]) -> bool {
     bytes.starts_with(b"\x02\x00\x00\x00\x00\x01")
 }
 
-fn offload(received: &Received) -> Offload {
-    Offload::from_kernel(&VnetHeader::from_native(received.vnet)).unwrap()
+/// The frames that the kernel's `bytes` become, and whether they were one super-frame.
+fn finished(header: VnetHeader, mut bytes: Vec<u8>) -> (Vec<Vec<u8>>, bool) {
+    let unfinished = match Unfinished::from_kernel(&mut bytes, &header).unwrap() {
+        Arrived::Finished => return (vec![bytes], false),
+        Arrived::Unfinished(unfinished) => unfinished,
+        Arrived::Split(unfinished) => panic!("a kernel's own may go whole: {unfinished:?}"),
+    };
+    let mut segments = Segments::new(&bytes, &unfinished);
+    let mut pieces = Vec::new();
+    let mut buf = vec![0; segments.longest()];
+    while let Some(len) = segments.write_next(&mut buf) {
+        pieces.push(buf[..len].to_vec());
+    }
+    (pieces, unfinished.is_super())
+}
+
+fn header(received: &Received) -> VnetHeader {
+    VnetHeader::from_native(received.vnet)
 }
 
 /// The definition of the checksum, over pseudo-header and datagram; 0xffff when it is right. No IP
@@ -216,19 +231,19 @@ fn l4_sum(frame: &[u8], l3: usize) -> u16 {
 #[test]
 fn a_tap_comes_stays_and_goes_as_asked() {
     in_namespace("a_tap_comes_stays_and_goes_as_asked", async || {
-        let tap = Tap::open("t0").unwrap();
+        let tap = Tap::open("t0", false).unwrap();
         assert!(!tap.existed());
-        let busy = Tap::open("t0").unwrap_err();
+        let busy = Tap::open("t0", false).unwrap_err();
         assert!(matches!(&busy, OpenError::Failed(text) if text.contains("another process")), "{busy}");
         tap.set_persist(true).unwrap();
         drop(tap);
         assert_eq!(netif::exists("t0").await, Ok(true));
-        let tap = Tap::open("t0").unwrap();
+        let tap = Tap::open("t0", false).unwrap();
         assert!(tap.existed());
         tap.set_persist(false).unwrap();
         drop(tap);
         assert_eq!(netif::exists("t0").await, Ok(false));
-        let wrong = Tap::open("lo").unwrap_err();
+        let wrong = Tap::open("lo", false).unwrap_err();
         assert!(matches!(&wrong, OpenError::Invalid(text) if text.contains("not a TAP")), "{wrong}");
     });
 }
@@ -236,13 +251,13 @@ fn a_tap_comes_stays_and_goes_as_asked() {
 #[test]
 fn frames_pass_a_tap_in_both_directions() {
     in_namespace("frames_pass_a_tap_in_both_directions", async || {
-        let tap = Tap::open("t0").unwrap();
+        let tap = Tap::open("t0", false).unwrap();
         let sent = frame(b"\x88\xb5hello");
         let down = tap.write(&[IoSlice::new(&sent)]).unwrap_err();
         assert_eq!(down.raw_os_error(), Some(libc::EIO));
         assert_eq!(tap.read(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         netif::set_up("t0", true).await.unwrap();
-        let on_device = PacketSocket::open("t0").unwrap();
+        let on_device = PacketSocket::open("t0", false).unwrap();
 
         assert_eq!(tap.write(&[IoSlice::new(&sent[..20]), IoSlice::new(&sent[20..])]).unwrap(), sent.len());
         let mut buf = vec![0; MAX_FRAME];
@@ -273,7 +288,7 @@ fn frames_pass_a_tap_in_both_directions() {
 fn vlan_tags_come_back_and_own_frames_do_not() {
     in_namespace("vlan_tags_come_back_and_own_frames_do_not", async || {
         let cable = Cable::lay().await;
-        let sender = PacketSocket::open("b").unwrap();
+        let sender = PacketSocket::open("b", false).unwrap();
         for (sent, tag) in [
             (frame(b"\x88\xb5plain"), None),
             (frame(b"\x81\x00\x60\x0a\x88\xb5tagged"), Some(Tag { tpid: 0x8100, tci: 0x600a })),
@@ -304,7 +319,7 @@ fn vlan_tags_come_back_and_own_frames_do_not() {
         assert_eq!((received.len, received.truncated), (40, true));
 
         // Nor do those that others send from this side.
-        let neighbour = cable.over_there(|| PacketSocket::open("a").unwrap());
+        let neighbour = cable.over_there(|| PacketSocket::open("a", false).unwrap());
         for sender in [&cable.socket, &neighbour] {
             sender.send(&[IoSlice::new(&frame(b"\x88\xb5own"))]).unwrap();
         }
@@ -315,11 +330,11 @@ fn vlan_tags_come_back_and_own_frames_do_not() {
 #[test]
 fn packet_sockets_refuse_what_they_cannot_serve_and_tell_when_it_is_down() {
     in_namespace("packet_sockets_refuse_what_they_cannot_serve_and_tell_when_it_is_down", async || {
-        assert!(matches!(PacketSocket::open("nosuch"), Err(OpenError::NotFound(_))));
-        let lo = PacketSocket::open("lo").unwrap_err();
+        assert!(matches!(PacketSocket::open("nosuch", false), Err(OpenError::NotFound(_))));
+        let lo = PacketSocket::open("lo", false).unwrap_err();
         assert!(matches!(&lo, OpenError::Invalid(text) if text.contains("not an Ethernet device")), "{lo}");
         let cable = Cable::lay().await;
-        let far = PacketSocket::open("b").unwrap();
+        let far = PacketSocket::open("b", false).unwrap();
         netif::set_up("b", false).await.unwrap();
         let sent = frame(b"\x88\xb5down");
         assert_eq!(far.recv(&mut [0; 100]).unwrap_err().raw_os_error(), Some(libc::ENETDOWN));
@@ -348,28 +363,29 @@ fn partial_udp_checksums_are_completed() {
         let udp = UdpSocket::bind("10.9.0.1:0").unwrap();
         udp.set_broadcast(true).unwrap();
         udp.send_to(b"a DHCP server's offer", "10.9.0.255:68").unwrap();
-        let (received, mut bytes) = receive(&cable.socket, |_, bytes| bytes[12..14] == [8, 0]);
-        let checksum = offload(&received).checksum.expect("a veth leaves checksums to hardware");
-        assert_ne!(l4_sum(&bytes, 14), 0xffff);
+        let (received, bytes) = receive(&cable.socket, |_, bytes| bytes[12..14] == [8, 0]);
+        assert_ne!(l4_sum(&bytes, 14), 0xffff, "a veth leaves checksums to hardware");
         let mut tagged = [&[0; 4], &bytes[..]].concat();
-        complete_checksum(&mut bytes, checksum.start, checksum.offset).unwrap();
-        assert_eq!(l4_sum(&bytes, 14), 0xffff);
+        let (pieces, _) = finished(header(&received), bytes);
+        assert_eq!(l4_sum(&pieces[0], 14), 0xffff);
 
         // The same frame in a VLAN: the receiving kernel takes the tag out and leaves the checksum.
         insert_tag(&mut tagged, Tag { tpid: 0x8100, tci: 10 }).unwrap();
-        let mut header = [0; VNET_LEN];
-        header[0] = VIRTIO_NET_HDR_F_NEEDS_CSUM;
-        header[6..8].copy_from_slice(&38u16.to_ne_bytes());
-        header[8..10].copy_from_slice(&6u16.to_ne_bytes());
-        let sender = PacketSocket::open("b").unwrap();
-        writev(&sender, &[IoSlice::new(&header), IoSlice::new(&tagged)]).unwrap();
+        let vnet = VnetHeader {
+            flags: VIRTIO_NET_HDR_F_NEEDS_CSUM,
+            csum_start: 38,
+            csum_offset: 6,
+            ..VnetHeader::default()
+        };
+        let sender = PacketSocket::open("b", false).unwrap();
+        writev(&sender, &[IoSlice::new(&vnet.to_native()), IoSlice::new(&tagged)]).unwrap();
         let (received, bytes) = receive(&cable.socket, |received, _| received.tag.is_some());
         let mut whole = [&[0; 4], &bytes[..]].concat();
         insert_tag(&mut whole, received.tag.unwrap()).unwrap();
         assert_eq!(whole, tagged);
-        let checksum = offload(&received).behind_tag().checksum.expect("still partial");
-        complete_checksum(&mut whole, checksum.start, checksum.offset).unwrap();
-        assert_eq!(l4_sum(&whole, 18), 0xffff);
+        assert_ne!(l4_sum(&whole, 18), 0xffff);
+        let (pieces, _) = finished(header(&received).behind_tag(), whole);
+        assert_eq!(l4_sum(&pieces[0], 18), 0xffff);
     });
 }
 
@@ -405,25 +421,10 @@ fn tcp_super_frames_split_into_valid_segments() {
             };
             for (received, bytes) in cable.drain().into_iter().filter(|(_, bytes)| is_tcp(bytes)) {
                 assert!(!received.truncated);
-                let offload = offload(&received);
-                let mut pieces = Vec::new();
-                if offload.gso.is_some() {
-                    super_frames += 1;
-                    let mut segments = Segments::new(&bytes, &offload).unwrap();
-                    let mut buf = vec![0; segments.longest()];
-                    while let Some(len) = segments.write_next(&mut buf) {
-                        assert!(len <= 1514, "{len}");
-                        pieces.push(buf[..len].to_vec());
-                    }
-                } else {
-                    let mut piece = bytes;
-                    // A few replies (TIME-WAIT) come complete.
-                    if let Some(checksum) = offload.checksum {
-                        complete_checksum(&mut piece, checksum.start, checksum.offset).unwrap();
-                    }
-                    pieces.push(piece);
-                }
+                let (pieces, was_super) = finished(header(&received), bytes);
+                super_frames += usize::from(was_super);
                 for piece in pieces {
+                    assert!(piece.len() <= 1514, "{}", piece.len());
                     assert_eq!(l4_sum(&piece, 14), 0xffff);
                     let seq = u32::from_be_bytes(piece[l4 + 4..l4 + 8].try_into().unwrap());
                     if piece[l4 + 13] & 0x02 != 0 {
@@ -454,13 +455,13 @@ fn udp_super_frames_split_into_valid_segments() {
             let sent: Vec<u8> = (0..5500).map(pattern).collect();
             udp.send_to(&sent, to).unwrap();
             let (received, bytes) = receive(&cable.socket, |_, bytes| bytes.len() > 5500);
-            let mut segments = Segments::new(&bytes, &offload(&received)).unwrap();
-            assert_eq!(segments.remaining(), 6);
             let headers = bytes.len() - sent.len();
-            let (mut buf, mut joined) = (vec![0; segments.longest()], Vec::new());
-            while let Some(len) = segments.write_next(&mut buf) {
-                assert_eq!(l4_sum(&buf[..len], 14), 0xffff);
-                joined.extend_from_slice(&buf[headers..len]);
+            let (pieces, _) = finished(header(&received), bytes);
+            assert_eq!(pieces.len(), 6);
+            let mut joined = Vec::new();
+            for piece in pieces {
+                assert_eq!(l4_sum(&piece, 14), 0xffff);
+                joined.extend_from_slice(&piece[headers..]);
             }
             assert_eq!(joined, sent);
         }
@@ -470,7 +471,7 @@ fn udp_super_frames_split_into_valid_segments() {
 #[test]
 fn interfaces_change_as_asked_and_not_by_halves() {
     in_namespace("interfaces_change_as_asked_and_not_by_halves", async || {
-        let _tap = Tap::open("t0").unwrap();
+        let _tap = Tap::open("t0", false).unwrap();
         assert!(matches!(netif::status("nosuch").await, Err(PortError::NotFound(_))));
         let mac: MacAddr = "02:11:22:33:44:55".parse().unwrap();
         let all =
@@ -567,7 +568,7 @@ fn changes_are_told_as_they_happen() {
             tokio::time::timeout(PATIENCE, search).await.expect("not told");
         };
         let is = |is_up, is_gone| move |event: &Event| matches!(event, Event::Link { name, up, gone, .. } if name == "t0" && *up == is_up && *gone == is_gone);
-        let tap = Tap::open("t0").unwrap();
+        let tap = Tap::open("t0", false).unwrap();
         told(&is(false, false)).await;
         netif::set_up("t0", true).await.unwrap();
         told(&is(true, false)).await;
@@ -579,4 +580,67 @@ fn changes_are_told_as_they_happen() {
         drop(tap);
         told(&is(false, true)).await;
     });
+}
+
+#[test]
+fn a_tap_takes_and_gives_super_frames() {
+    in_namespace("a_tap_takes_and_gives_super_frames", async || {
+        let tap = Tap::open("t0", true).unwrap();
+        let granted = tap.offload().expect("this kernel has TUNSETOFFLOAD");
+        netif::set_up("t0", true).await.unwrap();
+        // What the TAP's host sends by itself is behind a header too, and asks for nothing.
+        let on_device = PacketSocket::open("t0", true).unwrap();
+        assert_eq!(on_device.offload().map(|granted| granted.uso), Some(granted.uso));
+        let sent = frame(&[0x88, 0xb5, 1, 2, 3]);
+        on_device.send(&[IoSlice::new(&sent)]).unwrap();
+        let mut buf = [0; 2048];
+        let deadline = Instant::now() + PATIENCE;
+        let got = loop {
+            assert!(Instant::now() < deadline, "the frame does not come out of the TAP");
+            match tap.read(&mut buf) {
+                Ok(len) if buf[VnetHeader::LEN..len] == sent => break len,
+                Ok(_) => (),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+                Err(e) => panic!("{e}"),
+            }
+        };
+        assert_eq!(got, VnetHeader::LEN + sent.len());
+        let [header @ .., _] = buf.first_chunk::<11>().unwrap();
+        assert!(VnetHeader::from_little_endian(*header).asks_nothing());
+        // Into the host: with a header, else the kernel takes the frame's start for one.
+        let header = VnetHeader::default().to_little_endian();
+        tap.write(&[IoSlice::new(&header), IoSlice::new(&sent)]).unwrap();
+        let mut buf = [0; 2048];
+        let received = loop {
+            match on_device.recv(&mut buf) {
+                Ok(received) => break received,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
+                Err(e) => panic!("{e}"),
+            }
+        };
+        assert_eq!(buf[..received.len], sent);
+    });
+}
+
+#[test]
+fn a_persistent_tap_is_left_without_offload() {
+    in_namespace("a_persistent_tap_is_left_without_offload", async || {
+        let tap = Tap::open("t0", true).unwrap();
+        tap.set_persist(true).unwrap();
+        assert!(features("t0").contains("tx-tcp-segmentation: on"), "{}", features("t0"));
+        drop(tap);
+        assert!(features("t0").contains("tx-tcp-segmentation: off"), "{}", features("t0"));
+        let tap = Tap::open("t0", true).unwrap();
+        assert!(tap.existed() && tap.offload().is_some());
+        drop(tap);
+        let tap = Tap::open("t0", false).unwrap();
+        assert!(tap.existed() && tap.offload().is_none());
+        tap.set_persist(false).unwrap();
+    });
+}
+
+/// `ethtool -k`, from the calling thread's namespace.
+fn features(device: &str) -> String {
+    let output = std::process::Command::new("ethtool").args(["-k", device]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }

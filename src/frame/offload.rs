@@ -93,6 +93,11 @@ impl VnetHeader {
         }
     }
 
+    /// The frame is finished, and nothing else is said of it.
+    pub fn asks_nothing(&self) -> bool {
+        self.flags & !VIRTIO_NET_HDR_F_DATA_VALID == 0 && self.gso_type == VIRTIO_NET_HDR_GSO_NONE
+    }
+
     /// `Ok` when it asks for the checksum of `packet`'s own transport.
     fn asks_for(&self, packet: &Packet) -> Result<(), Reason> {
         if usize::from(self.csum_start) != packet.l4 {
@@ -270,6 +275,11 @@ impl Unfinished {
         len.saturating_sub(self.payload.into()).div_ceil(self.gso_size.into()).max(1)
     }
 
+    /// The bytes of those.
+    pub fn bytes(&self, len: usize) -> usize {
+        len + (self.count(len) - 1) * usize::from(self.payload)
+    }
+
     /// `packet` as found in a frame of `len` bytes, with the pseudo-header that was left in its
     /// checksum field. `None` when its headers are longer than any.
     fn new(packet: &Packet, head: &[u8], len: usize, gso_size: u16) -> Option<Self> {
@@ -326,7 +336,7 @@ const PEER_MIN_GSO_SIZE: u16 = 8;
 /// What goes whole: pieces of at least this size, and not more of them, of TCP and of UDP
 /// (UDP_MAX_SEGMENTS of linux/udp.h before 6.9).
 pub(super) const WHOLE_MIN_GSO_SIZE: u16 = 256;
-pub(super) const WHOLE_MAX_SEGMENTS: usize = 128;
+pub const WHOLE_MAX_SEGMENTS: usize = 128;
 const WHOLE_MAX_DATAGRAMS: usize = 64;
 
 /// gso_size of frames whose segments have different lengths, linux/skbuff.h.

@@ -5,11 +5,15 @@
 //! call each.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::egress::Egress;
-use crate::frame::{Frame, MIN_FRAME, Outgoing, Retag};
+use super::egress::{Departing, Egress};
+use crate::frame::coalesce::{Coalescer, Merged};
+use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
+use crate::frame::segment::Segments;
+use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
@@ -42,8 +46,8 @@ impl Fabric {
     /// in its place or not.
     pub fn batch<'a>(&'a self, table: &'a Table<Egress>, slot: Slot, number: u32) -> Option<Batch<'a>> {
         let ingress = table.get(slot).filter(|port| port.number == number)?;
-        let touched = TOUCHED.take();
-        Some(Batch { fabric: self, table, ingress, now: self.now(), touched, frames: 0, bytes: 0 })
+        let Kept { touched, coalescer } = KEPT.take();
+        Some(Batch { fabric: self, table, ingress, now: self.now(), touched, coalescer, frames: 0, bytes: 0 })
     }
 }
 
@@ -54,73 +58,185 @@ pub struct Batch<'a> {
     ingress: &'a Port<Egress>,
     now: Now,
     touched: Vec<Arc<Port<Egress>>>,
+    coalescer: Option<Box<Coalescer>>,
     frames: u64,
     bytes: u64,
 }
 
 impl Batch<'_> {
-    /// Judges and delivers a whole frame.
+    /// Judges and delivers a whole, finished frame.
     pub fn frame(&mut self, bytes: &[u8]) {
-        if let Some(verdict) = self.judge(bytes) {
-            self.deliver(verdict, bytes);
+        if let Some(verdict) = self.judge(bytes, None) {
+            self.deliver(verdict, bytes, None);
+        }
+    }
+
+    /// The same for a frame of this host's kernel, which may have left something to do. With `offload`
+    /// it may go on as it is; else it is finished here.
+    pub fn frame_of_kernel(&mut self, frame: &mut [u8], header: &VnetHeader, offload: bool) {
+        if header.asks_nothing() {
+            return self.frame(frame);
+        }
+        match Unfinished::from_kernel(frame, header) {
+            Ok(Arrived::Finished) => self.frame(frame),
+            Ok(Arrived::Unfinished(unfinished)) if offload => {
+                if let Some(verdict) = self.judge(frame, Some(&unfinished)) {
+                    self.deliver(verdict, frame, Some(&unfinished));
+                }
+            }
+            Ok(Arrived::Unfinished(unfinished) | Arrived::Split(unfinished)) => {
+                self.split(frame, &unfinished);
+            }
+            Err(refusal) => self.refused(frame.len(), refusal.into()),
+        }
+    }
+
+    /// The same for a peer's message; `vnet`: it begins with a header, and what that says is believed
+    /// only as far as the frame bears it out. Bytes that go from link to link keep their mask until
+    /// they are given another.
+    ///
+    /// `Some`: the frame is worth sending together with others of its read, and the caller gives it to
+    /// [`Batch::merge`]; it is in clear then.
+    pub fn message(&mut self, mut payload: Payload<'_>, vnet: bool) -> Option<Slot> {
+        let mut header = VnetHeader::default();
+        if vnet {
+            payload.peek(VnetHeader::LEN + LOOKED_AT);
+            let Some(bytes) = payload.raw().first_chunk() else {
+                self.refused(payload.len(), Reason::Runt);
+                return None;
+            };
+            header = VnetHeader::from_little_endian(*bytes);
+            payload = payload.behind(VnetHeader::LEN);
+        } else {
+            payload.peek(LOOKED_AT);
+        }
+        let len = payload.len();
+        let arrived = match Frame::checked(payload.raw()) {
+            None if len < MIN_FRAME => Err(Reason::Runt),
+            None => Err(Reason::Oversize),
+            Some(_) if header.asks_nothing() => Ok(Arrived::Finished),
+            Some(_) => Unfinished::from_peer(payload.peek(HEAD), len, &header).map_err(Reason::from),
+        };
+        match arrived {
+            Err(reason) => self.refused(len, reason),
+            Ok(Arrived::Split(unfinished)) => self.split(payload.open(), &unfinished),
+            Ok(Arrived::Unfinished(unfinished)) => {
+                if let Some(verdict) = self.judge(payload.raw(), Some(&unfinished)) {
+                    self.deliver_sealed(verdict, payload, Some(&unfinished));
+                }
+            }
+            Ok(Arrived::Finished) => match self.judge(payload.raw(), None)? {
+                Verdict::Unicast(slot, Retag::Keep) if payload.is_in_place() && self.takes_merged(slot) => {
+                    payload.open();
+                    return Some(slot);
+                }
+                verdict => self.deliver_sealed(verdict, payload, None),
+            },
+        }
+        None
+    }
+
+    /// Sends the judged frame at `at` in `read`, a buffer with all messages of a read, to `slot`, now
+    /// or together with those behind it: [`Batch::finish`] has to be called with the same buffer
+    /// before it is used for anything else.
+    pub fn merge(&mut self, read: &mut [u8], at: Range<usize>, slot: Slot) {
+        let mut coalescer = self.coalescer.take().unwrap_or_default();
+        let kept = coalescer.offer(read, at.clone(), slot.0, &mut |merged| self.send_merged(&merged));
+        self.coalescer = Some(coalescer);
+        if !kept {
+            self.deliver(Verdict::Unicast(slot, Retag::Keep), &read[at], None);
+        }
+    }
+
+    /// Sends what [`Batch::merge`] kept.
+    pub fn finish(&mut self, read: &mut [u8]) {
+        if let Some(mut coalescer) = self.coalescer.take() {
+            coalescer.flush(read, &mut |merged| self.send_merged(&merged));
+            self.coalescer = Some(coalescer);
         }
     }
 
     /// Judges a frame by its first [`LOOKED_AT`] bytes; those behind may still be masked. `None` when
     /// it is dropped, and counted.
-    pub fn judge(&mut self, bytes: &[u8]) -> Option<Verdict> {
-        self.frames += 1;
-        self.bytes += bytes.len() as u64;
-        let Some(frame) = Frame::checked(bytes) else {
-            self.dropped(if bytes.len() < MIN_FRAME { Reason::Runt } else { Reason::Oversize });
-            return None;
+    fn judge(&mut self, bytes: &[u8], unfinished: Option<&Unfinished>) -> Option<Verdict> {
+        let (frames, on_cable) = on_cable(bytes.len(), unfinished);
+        self.frames += u64::from(frames);
+        self.bytes += u64::from(on_cable);
+        let reason = match Frame::checked(bytes) {
+            Some(frame) => match self.fabric.switch.forward(self.table, self.ingress, frame, self.now) {
+                Verdict::Drop(reason) => reason,
+                verdict => return Some(verdict),
+            },
+            None if bytes.len() < MIN_FRAME => Reason::Runt,
+            None => Reason::Oversize,
         };
-        match self.fabric.switch.forward(self.table, self.ingress, frame, self.now) {
-            Verdict::Drop(reason) => {
-                self.dropped(reason);
-                None
-            }
-            verdict => Some(verdict),
-        }
+        self.ingress.counters.dropped_many(reason, frames.into());
+        None
     }
 
     /// Sends a judged frame, all of it in clear, to whom the verdict says.
-    pub fn deliver(&mut self, verdict: Verdict, bytes: &[u8]) {
+    fn deliver(&mut self, verdict: Verdict, bytes: &[u8], unfinished: Option<&Unfinished>) {
         let Some(frame) = Frame::checked(bytes) else { return };
         match verdict {
             Verdict::Unicast(slot, retag) => {
-                if let Some(port) = self.table.get(slot) {
-                    self.send(port, frame, retag);
+                let Some(port) = self.table.get(slot) else { return };
+                match unfinished {
+                    Some(unfinished) if !port.egress.takes(unfinished) => {
+                        finished(bytes, unfinished, |frame| self.send(port, frame, retag, None));
+                    }
+                    _ => self.send(port, frame, retag, unfinished),
                 }
             }
             Verdict::Flood(flood) => {
-                let mut copies = 0;
-                for (port, retag) in self.table.flood(flood, frame.dst().is_reserved()) {
-                    self.send(port, frame, retag);
+                let (mut copies, mut split) = (0, false);
+                let reserved = frame.dst().is_reserved();
+                for (port, retag) in self.table.flood(flood, reserved) {
                     copies += 1;
+                    match unfinished {
+                        Some(unfinished) if !port.egress.takes(unfinished) => split = true,
+                        _ => self.send(port, frame, retag, unfinished),
+                    }
+                }
+                if let (true, Some(unfinished)) = (split, unfinished) {
+                    finished(bytes, unfinished, |frame| {
+                        for (port, retag) in self.table.flood(flood, reserved) {
+                            if !port.egress.takes(unfinished) {
+                                self.send(port, frame, retag, None);
+                            }
+                        }
+                    });
                 }
                 if copies == 0 {
-                    self.dropped(Reason::NoEgress);
+                    let frames = on_cable(bytes.len(), unfinished).0;
+                    self.ingress.counters.dropped_many(Reason::NoEgress, frames.into());
                 }
             }
             Verdict::Drop(reason) => self.dropped(reason),
         }
     }
 
-    /// Sends a judged frame that may still be masked but for what was judged. From link to link it
+    /// Sends a judged frame that may still be masked but for what was looked at. From link to link it
     /// stays so: its bytes are touched once, by the copy that gives them their new mask.
-    pub fn deliver_sealed(&mut self, verdict: Verdict, payload: Payload<'_>) {
+    fn deliver_sealed(&mut self, verdict: Verdict, payload: Payload<'_>, unfinished: Option<&Unfinished>) {
         let port = match verdict {
             Verdict::Unicast(slot, Retag::Keep) => self.table.get(slot),
             _ => None,
         };
         match port.map(|port| (port, &port.egress)) {
-            Some((port, Egress::Link(link))) => {
-                let taken = link.send_pieces(&payload.pieces(), payload.len());
-                self.note(port, taken);
+            Some((port, egress @ Egress::Link(link))) if unfinished.is_none_or(|u| egress.takes(u)) => {
+                let len = payload.len();
+                let header = unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
+                let sent = on_cable(len, unfinished);
+                let taken = link.send_pieces(&header, &payload.pieces(), len, sent);
+                self.note(port, taken, sent.0);
             }
-            _ => self.deliver(verdict, payload.open()),
+            _ => self.deliver(verdict, payload.open(), unfinished),
         }
+    }
+
+    /// Finishes a frame and judges each of what it becomes by itself.
+    fn split(&mut self, frame: &[u8], unfinished: &Unfinished) {
+        finished(frame, unfinished, |frame| self.frame(frame.bytes()));
     }
 
     /// Counts a frame that could not be made whole.
@@ -135,23 +251,63 @@ impl Batch<'_> {
         self.ingress.counters.dropped(reason);
     }
 
-    fn send(&mut self, port: &Arc<Port<Egress>>, frame: Frame<'_>, retag: Retag) {
-        let out = Outgoing::new(frame, retag);
+    fn send(
+        &mut self,
+        port: &Arc<Port<Egress>>,
+        frame: Frame<'_>,
+        retag: Retag,
+        unfinished: Option<&Unfinished>,
+    ) {
+        let departing = Departing::new(frame, retag, unfinished);
         let taken = match &port.egress {
-            Egress::Device(device) => device.send(&out, &port.counters),
-            Egress::Link(link) => link.send(&out),
+            Egress::Device(device) => device.send(&departing, &port.counters),
+            Egress::Link(link) => link.send(&departing),
         };
-        self.note(port, taken);
+        self.note(port, taken, departing.frames);
     }
 
-    /// Takes note of what became of a frame; `Ok(true)`: its port is to be flushed.
-    fn note(&mut self, port: &Arc<Port<Egress>>, taken: Result<bool, Reason>) {
+    fn takes_merged(&self, slot: Slot) -> bool {
+        match self.table.get(slot).map(|port| &port.egress) {
+            Some(Egress::Device(device)) => device.takes_merged(),
+            _ => false,
+        }
+    }
+
+    fn send_merged(&self, merged: &Merged<'_>) {
+        let Some(port) = self.table.get(Slot(merged.to)) else { return };
+        if let Egress::Device(device) = &port.egress
+            && let Err(reason) = device.send_merged(merged, &port.counters)
+        {
+            port.counters.dropped_many(reason, merged.frames as u64);
+        }
+    }
+
+    /// Takes note of what became of so many frames; `Ok(true)`: their port is to be flushed.
+    fn note(&mut self, port: &Arc<Port<Egress>>, taken: Result<bool, Reason>, frames: u32) {
         match taken {
             Ok(true) => self.touched.push(port.clone()),
             Ok(false) => (),
-            Err(reason) => port.counters.dropped(reason),
+            Err(reason) => port.counters.dropped_many(reason, frames.into()),
         }
     }
+}
+
+/// What a frame of `len` bytes is on a cable: frames and bytes.
+fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
+    unfinished.map_or((1, len as u32), |u| (u.count(len) as u32, u.bytes(len) as u32))
+}
+
+/// Does what is left to do for a frame and calls `each` with what it becomes, one after the other.
+fn finished(bytes: &[u8], unfinished: &Unfinished, mut each: impl FnMut(Frame<'_>)) {
+    FINISHED.with_borrow_mut(|buffer| {
+        buffer.resize(MAX_FRAME, 0);
+        let mut segments = Segments::new(bytes, unfinished);
+        while let Some(len) = segments.write_next(buffer) {
+            if let Some(frame) = Frame::checked(&buffer[..len]) {
+                each(frame);
+            }
+        }
+    });
 }
 
 /// Writes out what the batch left with its egress ports.
@@ -164,13 +320,22 @@ impl Drop for Batch<'_> {
                 Egress::Link(link) => link.flush(),
             }
         }
-        TOUCHED.set(std::mem::take(&mut self.touched));
+        KEPT.set(Kept { touched: std::mem::take(&mut self.touched), coalescer: self.coalescer.take() });
     }
 }
 
+/// What is kept between batches so that none allocates.
+#[derive(Default)]
+struct Kept {
+    /// The list of ports to flush.
+    touched: Vec<Arc<Port<Egress>>>,
+    coalescer: Option<Box<Coalescer>>,
+}
+
 thread_local! {
-    /// The list of ports to flush, kept between batches so that none allocates.
-    static TOUCHED: RefCell<Vec<Arc<Port<Egress>>>> = const { RefCell::new(Vec::new()) };
+    static KEPT: RefCell<Kept> = RefCell::default();
+    /// Where a frame is finished.
+    static FINISHED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
     static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
 }
 
@@ -182,13 +347,16 @@ pub struct Scratch {
     pub sealed: Box<[u8]>,
 }
 
+/// The longest message: a frame with a header in front.
+pub const MAX_MESSAGE: usize = VnetHeader::LEN + MAX_FRAME;
+
 /// What one read takes at most.
 pub const READ: usize = 256 << 10;
 
 impl Default for Scratch {
     fn default() -> Self {
         // The rest of a message that a read cut stands in front of the next read.
-        let plain = vec![0; READ + crate::frame::MAX_FRAME + crate::ws::header::MAX_HEADER];
+        let plain = vec![0; READ + MAX_MESSAGE + crate::ws::header::MAX_HEADER];
         // TLS may hold a few records of plaintext back; they fit too.
         Self { plain: plain.into(), sealed: vec![0; READ - (64 << 10)].into() }
     }

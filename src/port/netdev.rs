@@ -1,16 +1,16 @@
 //! A network device's ingress: what its cable, or the other end of a veth, sends into the switch.
 //!
 //! The kernel hands frames over as its own stack would take them: the VLAN tag beside the frame, the
-//! checksum unfinished, many segments as one. Here they become what would be on a cable.
+//! checksum unfinished, many segments as one. The tag is put back here; the rest is done where a frame
+//! leaves through a port that cannot leave it to somebody else.
 
 use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 
-use super::fabric::{Batch, Fabric, with_scratch};
+use super::fabric::{Batch, Fabric};
 use super::ingress::pump;
-use crate::frame::offload::{Arrived, Reason as Refusal, Unfinished, VnetHeader, insert_tag};
-use crate::frame::segment::Segments;
+use crate::frame::offload::{VnetHeader, insert_tag};
 use crate::frame::{MAX_FRAME, Tag};
 use crate::switch::{Reason, Slot};
 use crate::sys::Held;
@@ -37,24 +37,23 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                 let table = fabric.table();
                 let batch = fabric.batch(&table, slot, number);
-                batch.ok_or(io::ErrorKind::NotConnected)?.refused(0, Reason::BadOffload);
+                batch.ok_or(io::ErrorKind::NotConnected)?.refused(0, Reason::OffloadUnknown);
                 return Ok(());
             }
             Err(e) => return Err(e),
         }
         let table = fabric.table();
         let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
-        with_scratch(|scratch| {
-            for (received, buffer) in burst.frames() {
-                let Some(received) = received else {
-                    batch.refused(0, Reason::BadOffload);
-                    continue;
-                };
-                if let Err(reason) = take(&mut batch, received, buffer, &mut scratch.plain) {
-                    batch.refused(received.len, reason);
-                }
+        let offload = socket.offload().is_some();
+        for (received, buffer) in burst.frames() {
+            let Some(received) = received else {
+                batch.refused(0, Reason::OffloadUnknown);
+                continue;
+            };
+            if let Err(reason) = take(&mut batch, received, buffer, offload) {
+                batch.refused(received.len, reason);
             }
-        });
+        }
         Ok(())
     })
 }
@@ -63,35 +62,21 @@ thread_local! {
     static BURST_OF: RefCell<Burst> = RefCell::new(Burst::new(BURST, MAX_FRAME));
 }
 
-/// Makes one received frame, which stands behind [`Tag::LEN`] bytes of room, whole, and forwards it.
-fn take(
-    batch: &mut Batch<'_>,
-    received: Received,
-    buffer: &mut [u8],
-    pieces: &mut [u8],
-) -> Result<(), Reason> {
+/// Puts one received frame, which stands behind [`Tag::LEN`] bytes of room, together and forwards it.
+fn take(batch: &mut Batch<'_>, received: Received, buffer: &mut [u8], offload: bool) -> Result<(), Reason> {
     if received.truncated {
         return Err(Reason::Oversize);
     }
     let end = Tag::LEN + received.len;
-    let refused = |_: Refusal| Reason::BadOffload;
     let mut header = VnetHeader::from_native(received.vnet);
     let frame = match received.tag {
         None => &mut buffer[Tag::LEN..end],
         Some(tag) => {
-            insert_tag(&mut buffer[..end], tag).map_err(refused)?;
+            insert_tag(&mut buffer[..end], tag)?;
             header = header.behind_tag();
             &mut buffer[..end]
         }
     };
-    match Unfinished::from_kernel(frame, &header).map_err(refused)? {
-        Arrived::Finished => batch.frame(frame),
-        Arrived::Unfinished(unfinished) | Arrived::Split(unfinished) => {
-            let mut segments = Segments::new(frame, &unfinished);
-            while let Some(len) = segments.write_next(pieces) {
-                batch.frame(&pieces[..len]);
-            }
-        }
-    }
+    batch.frame_of_kernel(frame, &header, offload);
     Ok(())
 }

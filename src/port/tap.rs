@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::fabric::{Fabric, with_scratch};
 use super::ingress::pump;
 use crate::frame::MAX_FRAME;
+use crate::frame::offload::VnetHeader;
 use crate::switch::Slot;
 use crate::sys::Held;
 use crate::sys::tun::Tap;
@@ -19,12 +20,24 @@ pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, tap: Arc<Held
 fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Result<()> {
     let table = fabric.table();
     let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
+    let offload = tap.offload().is_some();
     with_scratch(|scratch| {
         // One byte more than any frame: what fills it was cut, and is dropped as oversize.
-        let buffer = &mut scratch.plain[..=MAX_FRAME];
+        let header = if offload { VnetHeader::LEN } else { 0 };
+        let buffer = &mut scratch.plain[..=header + MAX_FRAME];
+        let mut bytes = 0;
         for _ in 0..BUDGET {
             let len = tap.read(buffer)?;
-            batch.frame(&buffer[..len]);
+            match buffer[..len].split_first_chunk_mut() {
+                Some((header, frame)) if offload => {
+                    batch.frame_of_kernel(frame, &VnetHeader::from_little_endian(*header), true);
+                }
+                _ => batch.frame(&buffer[..len]),
+            }
+            bytes += len;
+            if bytes >= MOST_BYTES {
+                break;
+            }
         }
         Ok(())
     })
@@ -32,3 +45,5 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Res
 
 /// Frames in one batch: enough to make one write of many, few enough to leave at once.
 const BUDGET: usize = 64;
+/// And bytes: four super-frames are as much as a link's peer reads at a time.
+const MOST_BYTES: usize = 256 << 10;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::frame::offload::Reason as Refusal;
+
 /// Defines [`Reason`] with its names, so that no reason can lack one.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -65,10 +67,68 @@ reasons! {
     DeviceDown = "device-down",
     /// The kernel refused the frame (ENOBUFS and the like).
     DeviceError = "device-error",
-    /// A checksum request or GSO description that does not fit its frame.
-    BadOffload = "bad-offload",
+    /// A frame of the kernel's that virtio_net_hdr has no words for (SCTP GSO).
+    OffloadUnknown = "offload-unknown",
+    /// A peer's virtio_net_hdr has a flag that we do not know.
+    VnetFlags = "vnet-flags",
+    /// The checksum field asked for lies outside the frame.
+    ChecksumBounds = "checksum-bounds",
+    /// csum_start is not where the TCP or UDP header is.
+    ChecksumStart = "checksum-start",
+    /// csum_offset is not that of TCP's or UDP's checksum.
+    ChecksumOffset = "checksum-offset",
+    /// A gso_type that we do not know.
+    GsoUnknown = "gso-unknown",
+    /// UDP fragmentation offload.
+    GsoUfo = "gso-ufo",
+    /// gso_type says something else than the frame's headers.
+    GsoType = "gso-type",
+    /// gso_size is 0, 0xffff or, from a peer, less than 8.
+    GsoSize = "gso-size",
+    /// More segments than anybody honest asks for.
+    GsoSegments = "gso-segments",
+    /// A super-frame without a checksum to complete.
+    GsoNoChecksum = "gso-no-checksum",
+    /// A super-frame with SYN or RST.
+    GsoSynRst = "gso-syn-rst",
+    /// What is to be finished is inside a tunnel.
+    OffloadTunnel = "offload-tunnel",
+    /// What is to be finished is neither TCP nor UDP over IP.
+    OffloadProtocol = "offload-protocol",
+    /// What is to be finished is an IP fragment.
+    OffloadFragment = "offload-fragment",
+    /// A header of what is to be finished ends outside the frame, or contradicts its length.
+    OffloadLength = "offload-length",
+    /// More headers than a frame is looked into for.
+    OffloadHeaders = "offload-headers",
     /// A text message on a link (not a frame).
     Text = "text",
+}
+
+/// Why a frame could not be understood or finished, by the same names.
+impl From<Refusal> for Reason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Runt => Self::Runt,
+            Refusal::Oversize => Self::Oversize,
+            Refusal::VnetFlags => Self::VnetFlags,
+            Refusal::ChecksumBounds => Self::ChecksumBounds,
+            Refusal::ChecksumStart => Self::ChecksumStart,
+            Refusal::ChecksumOffset => Self::ChecksumOffset,
+            Refusal::GsoUnknown => Self::GsoUnknown,
+            Refusal::GsoUfo => Self::GsoUfo,
+            Refusal::GsoType => Self::GsoType,
+            Refusal::GsoSize => Self::GsoSize,
+            Refusal::GsoSegments => Self::GsoSegments,
+            Refusal::GsoNoChecksum => Self::GsoNoChecksum,
+            Refusal::GsoSynRst => Self::GsoSynRst,
+            Refusal::OffloadTunnel => Self::OffloadTunnel,
+            Refusal::OffloadProtocol => Self::OffloadProtocol,
+            Refusal::OffloadFragment => Self::OffloadFragment,
+            Refusal::OffloadLength => Self::OffloadLength,
+            Refusal::OffloadHeaders => Self::OffloadHeaders,
+        }
+    }
 }
 
 /// One port's counters. `rx` counts what came in, `tx` what went out.

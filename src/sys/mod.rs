@@ -10,6 +10,14 @@ pub mod tun;
 
 pub use readiness::{Device, Held, readable};
 
+/// What the kernel leaves to whoever reads a device, and takes from whoever writes to it: checksums and
+/// TCP segmentation always, and perhaps UDP segmentation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Granted {
+    /// UDP segmentation too (Linux 6.2).
+    pub uso: bool,
+}
+
 /// Why a device could not be opened. Display names the device, the reason and what to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum OpenError {

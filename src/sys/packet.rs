@@ -14,7 +14,7 @@ use libc::{c_int, c_void, sockaddr_ll, socklen_t, tpacket_auxdata};
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{OpenError, check_device_name};
+use super::{Granted, OpenError, check_device_name};
 use crate::frame::Tag;
 use crate::frame::eth::TPID_8021Q;
 
@@ -27,6 +27,7 @@ pub const VNET_LEN: usize = 10;
 pub struct PacketSocket {
     fd: OwnedFd,
     index: u32,
+    offload: Option<Granted>,
 }
 
 /// One received frame; its bytes are in the buffer given to [`PacketSocket::recv_burst`].
@@ -44,8 +45,9 @@ pub struct Received {
 }
 
 impl PacketSocket {
-    /// Binds to the device called `name` in the calling thread's network namespace.
-    pub fn open(name: &str) -> Result<Self, OpenError> {
+    /// Binds to the device called `name` in the calling thread's network namespace. Without `offload`
+    /// [`PacketSocket::offload`] says that nothing may be left to the device.
+    pub fn open(name: &str, offload: bool) -> Result<Self, OpenError> {
         check_device_name(name)?;
         let index =
             if_nametoindex(name).map_err(|_| OpenError::NotFound(format!("no network device {name}")))?;
@@ -58,7 +60,9 @@ impl PacketSocket {
                 OpenError::Failed(format!("could not open a packet socket on {name}: {e}{hint}"))
             })
             .and_then(|socket| match socket.hardware_type() {
-                Ok(libc::ARPHRD_ETHER) => Ok(socket),
+                Ok(libc::ARPHRD_ETHER) => {
+                    Ok(Self { offload: offload.then(|| Granted { uso: kernel_knows_uso() }), ..socket })
+                }
                 Ok(kind) => {
                     Err(OpenError::Invalid(format!("{name} is not an Ethernet device (ARPHRD type {kind})")))
                 }
@@ -69,6 +73,11 @@ impl PacketSocket {
     /// Index of the device when it was opened.
     pub fn index(&self) -> u32 {
         self.index
+    }
+
+    /// What may be left undone in frames that are sent: what the device cannot do, the kernel does.
+    pub fn offload(&self) -> Option<Granted> {
+        self.offload
     }
 
     /// As many frames as wait and `burst` has room for, in one system call; how many. `WouldBlock` when
@@ -109,27 +118,23 @@ impl PacketSocket {
         Ok(count)
     }
 
-    /// Sends up to [`BURST`] whole frames in one system call, checksums complete, each at most one MTU
-    /// long: the first from `bytes[start]` to `ends[0]`, the next from there to `ends[1]`; how many went,
-    /// at least one. The error is the first frame's: `WouldBlock` when the send buffer is full, ENOBUFS
+    /// Sends up to [`BURST`] frames in one system call, each behind its virtio_net_hdr in the machine's
+    /// byte order: the first from `bytes[start]` to `ends[0]`, the next from there to `ends[1]`; how many
+    /// went, at least one. What the header leaves undone, the device or the kernel before it does. The error is the first frame's: `WouldBlock` when the send buffer is full, ENOBUFS
     /// when the device's queue is, EMSGSIZE beyond the MTU, ENETDOWN while the device is down, ENXIO
     /// once it is gone.
     pub fn send_burst(&self, bytes: &[u8], start: usize, ends: &[usize]) -> io::Result<usize> {
-        let mut vnet = [0u8; VNET_LEN];
         // SAFETY: iovec and mmsghdr are plain old data for which all zeroes are valid.
-        let mut parts: [[libc::iovec; 2]; BURST] = unsafe { zeroed() };
+        let mut parts: [libc::iovec; BURST] = unsafe { zeroed() };
         // SAFETY: as above.
         let mut messages: [libc::mmsghdr; BURST] = unsafe { zeroed() };
         let mut at = start;
         let mut count = 0;
-        for ((parts, message), end) in parts.iter_mut().zip(&mut messages).zip(ends) {
+        for ((part, message), end) in parts.iter_mut().zip(&mut messages).zip(ends) {
             let frame = bytes.get(at..*end).ok_or(io::ErrorKind::InvalidInput)?;
-            *parts = [
-                libc::iovec { iov_base: vnet.as_mut_ptr().cast(), iov_len: VNET_LEN },
-                libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() },
-            ];
-            message.msg_hdr.msg_iov = parts.as_mut_ptr();
-            message.msg_hdr.msg_iovlen = parts.len() as _;
+            *part = libc::iovec { iov_base: frame.as_ptr().cast_mut().cast(), iov_len: frame.len() };
+            message.msg_hdr.msg_iov = part;
+            message.msg_hdr.msg_iovlen = 1;
             at = *end;
             count += 1;
         }
@@ -172,7 +177,7 @@ impl PacketSocket {
         let len = size_of::<sockaddr_ll>() as socklen_t;
         // SAFETY: `address` is a live sockaddr_ll of that length. nix's LinkAddr cannot be built.
         check(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), len) })?;
-        Ok(Self { fd, index })
+        Ok(Self { fd, index, offload: None })
     }
 
     /// ARPHRD_*, linux/if_arp.h.
@@ -233,6 +238,14 @@ type Control = [u64; 16];
 
 fn check(rc: c_int) -> io::Result<c_int> {
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc) }
+}
+
+/// A packet socket cannot be asked; Linux 6.2 was the first.
+fn kernel_knows_uso() -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(2))
 }
 
 /// `T` is what packet(7) says the option takes.

@@ -9,21 +9,42 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::sys::uio::writev;
 use nix::unistd::read;
 
-use super::{OpenError, check_device_name};
+use super::{Granted, OpenError, check_device_name};
+use crate::frame::offload::VnetHeader;
 
-/// One open queue of a TAP device, non-blocking, without packet information or virtio header. The
-/// device goes away with it unless it is persistent.
+/// One open queue of a TAP device, non-blocking, without packet information. The device goes away with
+/// it unless it is persistent.
 #[derive(Debug)]
 pub struct Tap {
     fd: OwnedFd,
     existed: bool,
+    offload: Option<Granted>,
 }
 
 impl Tap {
     /// Attaches to the TAP called `name` in the calling thread's network namespace, making it when
-    /// there is none.
-    pub fn open(name: &str) -> Result<Self, OpenError> {
+    /// there is none. With `offload` frames carry a virtio_net_hdr both ways, if the kernel knows how:
+    /// see [`Tap::offload`].
+    pub fn open(name: &str, offload: bool) -> Result<Self, OpenError> {
         check_device_name(name)?;
+        if !offload {
+            return Self::attach(name, 0);
+        }
+        let mut tap = Self::attach(name, libc::IFF_VNET_HDR)?;
+        tap.offload = tap.take_on().ok();
+        if tap.offload.is_some() {
+            return Ok(tap);
+        }
+        // A device that was there must not be left with a header that nobody speaks of.
+        let existed = tap.existed;
+        drop(tap);
+        let mut tap = Self::attach(name, 0)?;
+        tap.existed = existed;
+        Ok(tap)
+    }
+
+    /// `extra`: flags besides those of every TAP.
+    fn attach(name: &str, extra: libc::c_int) -> Result<Self, OpenError> {
         let fd: OwnedFd = OpenOptions::new()
             .read(true)
             .write(true)
@@ -35,7 +56,7 @@ impl Tap {
             .into();
         // With IFF_TUN_EXCL the kernel itself says whether the device was there; a look beforehand
         // would race with another maker.
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | extra;
         let existed = match attach(fd.as_fd(), name, flags | libc::IFF_TUN_EXCL) {
             Ok(()) => false,
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
@@ -44,7 +65,33 @@ impl Tap {
             }
             Err(e) => return Err(attach_error(name, &e)),
         };
-        Ok(Self { fd, existed })
+        let tap = Self { fd, existed, offload: None };
+        // Whoever had a persistent device before may have taken on what nobody does now.
+        let _ = tap.set_offload(0);
+        Ok(tap)
+    }
+
+    /// Tells the kernel what it may leave to us.
+    fn take_on(&self) -> io::Result<Granted> {
+        ioctl_with_int(&self.fd, libc::TUNSETVNETHDRSZ, VnetHeader::LEN as libc::c_int)?;
+        ioctl_with_int(&self.fd, libc::TUNSETVNETLE, 1)?;
+        let always = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+        if self.set_offload(always | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
+            return Ok(Granted { uso: true });
+        }
+        self.set_offload(always).map(|()| Granted { uso: false })
+    }
+
+    fn set_offload(&self, flags: libc::c_uint) -> io::Result<()> {
+        // SAFETY: TUNSETOFFLOAD takes its argument by value, no memory is shared. nix has no wrapper.
+        let rc = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) };
+        if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// With it, what is read and what is written begins with a virtio_net_hdr of ten bytes, little
+    /// endian.
+    pub fn offload(&self) -> Option<Granted> {
+        self.offload
     }
 
     /// The device was there before [`Tap::open`].
@@ -60,13 +107,13 @@ impl Tap {
         if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// One frame; what does not fit into `buf` is lost, so a read that fills it may be truncated.
+    /// One frame, behind its header if there is one; what does not fit into `buf` is lost, so a read that fills it may be truncated.
     /// `WouldBlock` when there is none or the device is down, EBADFD once it is deleted.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(read(&self.fd, buf)?)
     }
 
-    /// One frame in pieces. EIO while the device is down, EBADFD once it is deleted, EINVAL for a runt.
+    /// One frame in pieces, behind its header if there is one. EIO while the device is down, EBADFD once it is deleted, EINVAL for a runt.
     pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(writev(&self.fd, frame)?)
     }
@@ -84,6 +131,15 @@ impl AsRawFd for Tap {
     }
 }
 
+/// Not persistent, the device is gone with us. A persistent one is left as `ip tuntap` makes it.
+impl Drop for Tap {
+    fn drop(&mut self) {
+        if self.offload.is_some() {
+            let _ = self.set_offload(0);
+        }
+    }
+}
+
 /// `name` has passed [`check_device_name`].
 fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> {
     let mut ifr_name = [0; libc::IFNAMSIZ];
@@ -96,6 +152,14 @@ fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> 
     // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives on this stack frame; the name ends
     // with a NUL because only 15 of its 16 bytes were written. nix has no wrapper.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// An ioctl that reads an int through a pointer.
+fn ioctl_with_int(fd: &OwnedFd, request: libc::Ioctl, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the requests given here (TUNSETVNETHDRSZ, TUNSETVNETLE) read one int, which lives on this
+    // stack frame. nix has no wrappers.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw const value) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -143,6 +207,6 @@ mod tests {
 
     #[test]
     fn impossible_names_never_reach_the_kernel() {
-        assert!(matches!(Tap::open("tap%d"), Err(OpenError::Invalid(_))));
+        assert!(matches!(Tap::open("tap%d", true), Err(OpenError::Invalid(_))));
     }
 }

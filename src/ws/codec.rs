@@ -205,6 +205,20 @@ impl<'a> Payload<'a> {
         &self.bytes[..n]
     }
 
+    /// Whether it lies where it was read to, rather than put together from fragments.
+    pub fn is_in_place(&self) -> bool {
+        self.open != usize::MAX
+    }
+
+    /// All but the first `n` bytes, which were peeked at.
+    pub fn behind(self, n: usize) -> Self {
+        let mut key = self.key;
+        key.rotate_left(n % 4);
+        let n = n.min(self.bytes.len());
+        let open = if self.is_in_place() { self.open.saturating_sub(n) } else { self.open };
+        Self { bytes: &mut self.bytes[n..], key, open }
+    }
+
     /// All of it, unmasked only as far as was peeked at.
     pub fn raw(&self) -> &[u8] {
         self.bytes

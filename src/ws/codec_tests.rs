@@ -221,6 +221,28 @@ fn a_message_is_masked_anew_without_being_opened() {
 }
 
 #[test]
+fn what_stands_behind_a_header_keeps_its_mask() {
+    let body: Vec<u8> = (0..200).collect();
+    for behind in [0, 1, 3, 10, 22] {
+        for key in [None, Some([9, 8, 7, 6])] {
+            let mut bytes = frame(true, Opcode::Binary, &body, Some(KEY));
+            let mut decoder = Decoder::new(Role::Server, LIMIT);
+            let Ok(Step::Used(_, Some(Event::Binary(mut payload)))) = decoder.next(&mut bytes) else {
+                panic!()
+            };
+            payload.peek(22);
+            let mut payload = payload.behind(behind);
+            assert!(payload.is_in_place());
+            assert_eq!(payload.peek(40), &body[behind..behind + 40]);
+            let mut got = Vec::new();
+            encode(&mut got, Opcode::Binary, &payload.pieces(), key);
+            assert_eq!(got, frame(true, Opcode::Binary, &body[behind..], key), "{behind} {key:?}");
+            assert_eq!(payload.open(), &body[behind..]);
+        }
+    }
+}
+
+#[test]
 fn a_long_close_reason_is_cut_between_characters() {
     let body = close_body(1001, &"é".repeat(100));
     assert!(body.len() <= MAX_CONTROL && std::str::from_utf8(&body[2..]).is_ok());

@@ -9,6 +9,7 @@ mod queue;
 mod session;
 mod wire;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -16,7 +17,9 @@ use tokio::sync::Notify;
 pub use session::{Ended, Session, Stop};
 pub use wire::Wire;
 
-use crate::frame::{MAX_FRAME, Outgoing};
+use super::egress::Departing;
+use crate::frame::MAX_FRAME;
+use crate::frame::offload::VnetHeader;
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::Piece;
 
@@ -28,28 +31,43 @@ pub struct Link {
     pub counters: Arc<Counters>,
     /// Tells the session that the socket would block, or broke.
     stuck: Notify,
+    /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
+    vnet: AtomicBool,
 }
 
 impl Link {
     /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:
     /// nobody has promised to flush yet, the caller must.
-    pub fn send(&self, out: &Outgoing<'_>) -> Result<bool, Reason> {
-        self.send_pieces(&out.parts().map(Piece::from), out.len())
+    pub fn send(&self, frame: &Departing<'_>) -> Result<bool, Reason> {
+        let pieces = frame.out.parts().map(Piece::from);
+        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes))
     }
 
     /// The same for a frame of `len` bytes in pieces, some of which may wear the mask they came with.
-    pub fn send_pieces(&self, frame: &[Piece<'_>], len: usize) -> Result<bool, Reason> {
+    /// `sent`: what the counters will say of it, frames and bytes on a cable.
+    pub fn send_pieces(
+        &self,
+        header: &VnetHeader,
+        frame: &[Piece<'_>],
+        len: usize,
+        sent: (u32, u32),
+    ) -> Result<bool, Reason> {
         // A tag that was pushed may make it too large for the far end, which would have to close.
         if len > MAX_FRAME {
             return Err(Reason::TooBig);
         }
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
-        let first = wire.push(frame, len)?;
+        let first = wire.push(header, frame, len, sent)?;
         if wire.wants_flush() {
             self.flush_wire(wire);
         }
         Ok(first)
+    }
+
+    /// Whether super-frames may be sent as they are.
+    pub fn is_vnet(&self) -> bool {
+        self.vnet.load(Relaxed)
     }
 
     /// Writes what waits, as far as the socket takes it.
@@ -69,6 +87,12 @@ impl Link {
 
     pub fn is_connected(&self) -> bool {
         self.lock().is_some()
+    }
+
+    fn connected(&self, wire: Wire) {
+        let mut place = self.lock();
+        self.vnet.store(wire.is_vnet(), Relaxed);
+        *place = Some(wire);
     }
 
     /// The connection; `None` while there is none.

@@ -8,9 +8,9 @@ pub struct Queue {
     bytes: Vec<u8>,
     /// How many of `bytes` are written.
     head: usize,
-    /// Ends of the messages not yet wholly written, counted from the queue's beginning of time, and the
-    /// length of the frame in each; 0 when there is none.
-    ends: VecDeque<(u64, u32)>,
+    /// Ends of the messages not yet wholly written, counted from the queue's beginning of time, and what
+    /// each is on a cable: frames and bytes.
+    ends: VecDeque<(u64, (u32, u32))>,
     /// Bytes ever written.
     written: u64,
 }
@@ -21,10 +21,10 @@ impl Queue {
         self.ends.len() < MAX_MESSAGES && self.waiting().len() + len <= MAX_BYTES
     }
 
-    /// Appends one message, which `encode` writes, with a frame of `frame` bytes in it (0: none).
-    pub fn push(&mut self, frame: usize, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one message, which `encode` writes, with so many frames and bytes of them in it.
+    pub fn push(&mut self, frames: (u32, u32), encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.bytes);
-        self.ends.push_back((self.written + self.waiting().len() as u64, frame as u32));
+        self.ends.push_back((self.written + self.waiting().len() as u64, frames));
     }
 
     pub fn waiting(&self) -> &[u8] {
@@ -37,7 +37,7 @@ impl Queue {
 
     /// Frames of which something waits.
     pub fn frames(&self) -> u64 {
-        self.ends.iter().filter(|(_, frame)| *frame > 0).count() as u64
+        self.ends.iter().map(|(_, (frames, _))| u64::from(*frames)).sum()
     }
 
     /// The first `n` waiting bytes are written; the frames that are written whole with that, and their
@@ -46,10 +46,10 @@ impl Queue {
         self.head += n;
         self.written += n as u64;
         let (mut frames, mut bytes) = (0, 0);
-        while let Some((_, frame)) = self.ends.front().copied().filter(|(end, _)| *end <= self.written) {
+        while let Some((_, sent)) = self.ends.front().copied().filter(|(end, _)| *end <= self.written) {
             self.ends.pop_front();
-            frames += u64::from(frame > 0);
-            bytes += u64::from(frame);
+            frames += u64::from(sent.0);
+            bytes += u64::from(sent.1);
         }
         if self.is_empty() {
             self.bytes.clear();
@@ -84,7 +84,7 @@ mod tests {
     fn push(queue: &mut Queue, len: usize) -> bool {
         let room = queue.has_room(len);
         if room {
-            queue.push(len, |out| out.resize(out.len() + len, 7));
+            queue.push((1, len as u32), |out| out.resize(out.len() + len, 7));
         }
         room
     }
@@ -107,7 +107,7 @@ mod tests {
         while sent.len() < 8 << 20 {
             while queue.has_room(60_000) {
                 next += 1;
-                queue.push(0, |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
+                queue.push((0, 0), |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
             }
             let n = queue.waiting().len().min(777_777);
             sent.extend_from_slice(&queue.waiting()[..n]);

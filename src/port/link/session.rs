@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Link, Wire};
 use crate::frame::MAX_FRAME;
-use crate::port::fabric::{Fabric, LOOKED_AT, READ, Scratch, with_scratch};
+use crate::frame::offload::VnetHeader;
+use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
 use crate::switch::{Reason, Slot};
 use crate::ws::codec::{Decoder, Event, Role, Step};
 use crate::ws::header::{Opcode, Violation};
@@ -70,7 +71,6 @@ pub struct Session {
     pub number: u32,
     pub role: Role,
     /// `etherws.vnet1` was chosen: each message begins with a virtio_net_hdr of 10 bytes.
-    #[expect(dead_code, reason = "negotiated already, obeyed in a later change")]
     pub vnet: bool,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
@@ -96,9 +96,10 @@ impl Session {
         let stream = self.stream.take().ok_or(Ended::Stopped)?;
         let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
         tune(&socket, self.ping).map_err(Ended::Broken)?;
-        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.link.counters.clone());
+        let counters = self.link.counters.clone();
+        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters);
         let has_tls = wire.has_tls();
-        *self.link.lock() = Some(wire);
+        self.link.connected(wire);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
         let mut serving = Serving::new(self, socket, has_tls);
@@ -142,7 +143,7 @@ impl<'a> Serving<'a> {
             session,
             socket,
             has_tls,
-            decoder: Decoder::new(session.role, MAX_FRAME),
+            decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
             heard: Instant::now(),
             pinged: None,
@@ -239,7 +240,12 @@ impl<'a> Serving<'a> {
         let mut batch = fabric.batch(&table, self.session.slot, self.session.number).ok_or(Ended::Stopped)?;
         let mut at = 0;
         let mut outcome = Ok(());
+        let vnet = self.session.vnet;
         loop {
+            // A message that is put together elsewhere would overtake those that wait.
+            if self.decoder.is_mid_message() {
+                batch.finish(bytes);
+            }
             match self.decoder.next(&mut bytes[at..]) {
                 Ok(Step::More) => break,
                 Ok(Step::Used(used, event)) => {
@@ -248,10 +254,10 @@ impl<'a> Serving<'a> {
                         self.unfinished = None;
                     }
                     let told = match event {
-                        Some(Event::Binary(mut payload)) => {
-                            payload.peek(LOOKED_AT);
-                            if let Some(verdict) = batch.judge(payload.raw()) {
-                                batch.deliver_sealed(verdict, payload);
+                        Some(Event::Binary(payload)) => {
+                            let len = payload.len().saturating_sub(if vnet { VnetHeader::LEN } else { 0 });
+                            if let Some(slot) = batch.message(payload, vnet) {
+                                batch.merge(bytes, at - len..at, slot);
                             }
                             Continue(())
                         }
@@ -287,6 +293,7 @@ impl<'a> Serving<'a> {
                 }
             }
         }
+        batch.finish(bytes);
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[at..]);
         self.unfinished = match self.decoder.is_mid_message() {

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 
 use super::*;
-use crate::frame::{Frame, Outgoing, Retag, Tag};
-use crate::port::egress::Egress;
+use crate::frame::{Frame, Retag, Tag};
+use crate::port::egress::{Departing, Egress};
 use crate::switch::counters::Counters;
 use crate::switch::{Fdb, Port, VlanRule};
 use crate::ws::codec::{close_body, encode};
@@ -147,7 +147,7 @@ async fn a_link_that_never_pauses_still_writes_and_still_ends() {
     });
     until("the flood", || bench.rx(0) > 100_000).await;
     let big = frame(60_000);
-    let out = Outgoing::new(Frame::checked(&big).unwrap(), Retag::Keep);
+    let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     let mut sent = 0;
     while bench.link.send(&out).is_ok() {
         sent += 1;
@@ -202,14 +202,14 @@ async fn what_waits_when_the_connection_dies_is_dropped_by_name_and_not_sent() {
 fn a_tag_does_not_make_a_frame_that_the_far_end_must_refuse() {
     let bytes = frame(MAX_FRAME);
     let tag = Tag { tpid: 0x8100, tci: 10 };
-    let out = Outgoing::new(Frame::checked(&bytes).unwrap(), Retag::Push(tag));
+    let out = Departing::new(Frame::checked(&bytes).unwrap(), Retag::Push(tag), None);
     assert_eq!(Link::default().send(&out), Err(Reason::TooBig));
 }
 
 /// A session about to forward, to be given bytes and time by hand.
 fn serving(session: &Session, stream: Peer) -> Serving<'_> {
     let socket = Arc::new(TcpStream::from_std(stream).unwrap());
-    *session.link.lock() = Some(Wire::new(socket.clone(), None, session.role, Arc::default()));
+    *session.link.lock() = Some(Wire::new(socket.clone(), None, session.role, false, Arc::default()));
     Serving::new(session, socket, false)
 }
 
@@ -272,7 +272,7 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let stream = session.stream.take().unwrap();
     let mut serving = serving(&session, stream);
     let big = frame(60_000);
-    let out = Outgoing::new(Frame::checked(&big).unwrap(), Retag::Keep);
+    let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     let full = || -> bool {
         while bench.link.send(&out).is_ok() {}
         bench.link.flush();

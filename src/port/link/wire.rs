@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
 use super::queue::Queue;
+use crate::frame::offload::VnetHeader;
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
@@ -18,6 +19,8 @@ pub struct Wire {
     socket: Arc<TcpStream>,
     tls: Option<rustls::Connection>,
     keys: Option<Keys>,
+    /// Frames go with a virtio_net_hdr in front.
+    vnet: bool,
     queue: Queue,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
@@ -38,12 +41,14 @@ impl Wire {
         socket: Arc<TcpStream>,
         tls: Option<rustls::Connection>,
         role: Role,
+        vnet: bool,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
             socket,
             tls,
             keys: (role == Role::Client).then(Keys::new),
+            vnet,
             queue: Queue::default(),
             counters,
             taken: 0,
@@ -56,15 +61,33 @@ impl Wire {
         }
     }
 
-    /// Encodes one frame; `true` when the caller has to see to the flush.
-    pub fn push(&mut self, frame: &[Piece<'_>], len: usize) -> Result<bool, Reason> {
+    /// Encodes one frame of `len` bytes, which is `sent` on a cable; `true` when the caller has to see to
+    /// the flush.
+    pub fn push(
+        &mut self,
+        header: &VnetHeader,
+        frame: &[Piece<'_>],
+        len: usize,
+        sent: (u32, u32),
+    ) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
             return Err(Reason::LinkDown);
         }
         if !self.queue.has_room(len + MAX_HEADER) {
             return Err(Reason::QueueFull);
         }
-        self.encode(Opcode::Binary, frame, len);
+        if self.vnet {
+            let header = header.to_little_endian();
+            let mut pieces = [Piece::from(&[][..]); 4];
+            pieces[0] = header.as_slice().into();
+            pieces[1..=frame.len()].copy_from_slice(frame);
+            self.encode(Opcode::Binary, &pieces[..=frame.len()], sent);
+        } else if *header == VnetHeader::default() {
+            self.encode(Opcode::Binary, frame, sent);
+        } else {
+            // The link was another when this was decided.
+            return Err(Reason::LinkDown);
+        }
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
@@ -73,6 +96,10 @@ impl Wire {
     /// Enough waits for a write of its own.
     pub fn wants_flush(&self) -> bool {
         !self.blocked && self.queue.waiting().len() >= FLUSH_AT
+    }
+
+    pub fn is_vnet(&self) -> bool {
+        self.vnet
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -101,7 +128,7 @@ impl Wire {
     /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
         if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body.into()], 0);
+            self.encode(opcode, &[body.into()], (0, 0));
             self.flush();
         }
     }
@@ -116,7 +143,7 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], 0);
+        self.encode(Opcode::Pong, &[body.into()], (0, 0));
         self.flush();
     }
 
@@ -124,7 +151,7 @@ impl Wire {
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[body.as_slice().into()], 0);
+            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0));
             self.closing = true;
             self.flush();
         }
@@ -152,7 +179,7 @@ impl Wire {
                     self.blocked = false;
                     self.pongs = 0;
                     let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[body.as_slice().into()], 0);
+                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -222,10 +249,10 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// `frame` is the length of the frame in the message, 0 when there is none.
-    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frame: usize) {
+    /// `frames`: how many frames the message is on a cable, and their bytes.
+    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frames: (u32, u32)) {
         let key = self.keys.as_mut().map(Keys::draw);
-        self.queue.push(frame, |out| codec::encode(out, opcode, pieces, key));
+        self.queue.push(frames, |out| codec::encode(out, opcode, pieces, key));
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out

@@ -54,7 +54,8 @@ impl Ports {
             Ok(slot) => slot,
             Err((code, error)) => {
                 drop(changing);
-                let mut wire = Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server, Arc::default());
+                let mut wire =
+                    Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server, false, Arc::default());
                 wire.close(Some(code), &error.to_string());
                 wire.end_tls();
                 return Err(error);
@@ -338,11 +339,11 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
 fn open(spec: &PortSpec) -> Result<(Handle, Closed), PortError> {
     Ok(match spec.kind {
         PortKind::Tap => {
-            let (tap, closed) = Held::new(Tap::open(&spec.target)?);
+            let (tap, closed) = Held::new(Tap::open(&spec.target, spec.offload)?);
             (Handle::Tap(tap), closed)
         }
         _ => {
-            let (socket, closed) = Held::new(PacketSocket::open(&spec.target)?);
+            let (socket, closed) = Held::new(PacketSocket::open(&spec.target, spec.offload)?);
             (Handle::Packet(socket, Mutex::default()), closed)
         }
     })

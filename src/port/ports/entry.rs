@@ -210,7 +210,7 @@ impl Entry {
 }
 
 /// The offloads that the kernel granted a device; none is `-`.
-fn granted(_device: &Device) -> Option<String> {
-    let granted = "-";
+fn granted(device: &Device) -> Option<String> {
+    let granted = device.offload();
     (granted != "-").then(|| granted.to_owned())
 }
