@@ -14,7 +14,7 @@ help:
 	@echo 'make bench        bench-micro, then bench-lab (root, an hour); JSON in benches/results/'
 	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
 	@echo 'make bench-micro  mask, codec, FDB and path beside other crates, medians of three runs'
-	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root)'
+	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root, 25 minutes)'
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make build        debug build        make release   release build'
 	@echo 'make clean        removes target/'
@@ -51,11 +51,11 @@ bench-micro-quick:
 
 bench-lab: release
 	@scripts/install-deps.sh test
-	@timeout -k 30 3600 benches/lab/run.py
+	@timeout -k 30 1560 benches/lab/run.py
 
 bench-lab-quick: release
 	@scripts/install-deps.sh test
-	@timeout -k 30 110 benches/lab/run.py --quick
+	@timeout -k 15 95 benches/lab/run.py --quick
 
 clean:
 	$(CARGO) clean

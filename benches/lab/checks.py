@@ -1,4 +1,4 @@
-"""What is shown once for etherws alone: the mask keys on the wire (H4) and the footprint (H9)."""
+"""What is shown once for etherws alone: the mask keys on the wire (H4, O3) and the footprint (H9)."""
 
 import os
 import socket
@@ -8,20 +8,18 @@ import subprocess
 import time
 
 from hosts import OVERLAY, UNDERLAY, LabError, environment, until
-from tunnels import Etherws
 
 
 # --- Mask keys -----------------------------------------------------------------------------------------------
 
-def mask_keys(lab):
+def mask_keys(lab, tunnel):
     """{"frames", "distinct", "zero", "unmasked", "real", "server_masked"} of a link that was captured from its start.
 
     The capture is made of the underlay, with a ping and a short TCP transfer inside. `real` counts those messages
     that, unmasked, are frames from or to the two devices or broadcast: the key was used, not only sent.
     """
-    tunnel = Etherws(False)
-    tunnel.prepare(lab)
-    pcap = lab.path("link.pcap")
+    pcap = lab.path(f"{tunnel.name}.pcap")
+    head = 10 if tunnel.whole else 0  # the virtio header in front of each frame
     sniffer = lab.start("b", "tcpdump", "tcpdump", "-i", "u0", "-s", "0", "-B", "65536", "-U", "-Z", "root", "-w", pcap,
                         "tcp port 8080")
     try:
@@ -45,8 +43,9 @@ def mask_keys(lab):
     keys = [key for key, _ in sent if key is not None]
     real = 0
     for key, payload in sent:
-        head = bytes(byte ^ key[index % 4] for index, byte in enumerate(payload[:12])) if key else b""
-        real += head[6:12] == macs[0] and (head[:6] == macs[1] or bool(head[:1] and head[0] & 1))
+        clear = bytes(byte ^ key[index % 4] for index, byte in enumerate(payload[:head + 12])) if key else b""
+        to, source = clear[head:head + 6], clear[head + 6:]
+        real += source == macs[0] and (to == macs[1] or bool(to and to[0] & 1))
     return {"frames": len(sent), "distinct": len(set(keys)), "zero": keys.count(bytes(4)),
             "unmasked": len(sent) - len(keys), "real": real,
             "server_masked": sum(key is not None for key, _ in answered), "server_frames": len(answered)}
@@ -106,10 +105,8 @@ def _messages(stream):
 
 # --- Footprint -----------------------------------------------------------------------------------------------
 
-def footprint(lab, seconds, starts):
+def footprint(lab, tunnel, seconds, starts):
     """{"start_ms", "rss_mib", "wakeups_per_s", "binary_mib"}: the last three of a switch with two idle links."""
-    tunnel = Etherws(False)
-    tunnel.prepare(lab)
     result = {"start_ms": statistics.median(_start(lab, tunnel.sw) for _ in range(starts)),
               "binary_mib": os.path.getsize(tunnel.sw) / 2**20}
     try:

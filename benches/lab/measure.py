@@ -1,13 +1,14 @@
-"""What is measured over a tunnel that is up: throughput, round trips, small frames, CPU time, system calls."""
+"""What is measured over a tunnel that is up: throughput, round trips, small frames, UDP in blocks, CPU time, system calls."""
 
 import json
 import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 
-from hosts import OVERLAY, LabError, cpu_seconds, command, environment, until
+from hosts import OVERLAY, LabError, cpu_seconds, command, environment, last_words, until
 from tunnels import listens
 
 SMALL = 18  # bytes of UDP payload: with UDP, IP and Ethernet headers 60, with the FCS a frame of 64
@@ -73,6 +74,32 @@ def small(lab, daemons, direction, seconds):
         raise LabError("iperf3 received nothing")
     return {"kpps": received / total["seconds"] / 1e3, "lost": total["lost_packets"] / total["packets"],
             "us_per_frame": spent * 1e6 / received if daemons else None}
+
+
+def udp(lab, daemons, direction, seconds):
+    """{"mbps", "ns_per_byte", "lost", "altered", "largest_frame", "frames_seen", "segmented"}: see udp.py.
+
+    Of the first frames that come in on the receiver's t0 the longest is `largest_frame`, its Ethernet header included.
+    """
+    here, there = "ab" if direction == FORWARD else "ba"
+    program = (sys.executable, "-B", os.path.join(os.path.dirname(__file__), "udp.py"))
+    receiver = lab.start(there, f"udp-{time.monotonic_ns()}", *program, "receive", "t0")
+    try:
+        until(lambda: "ready" in last_words(receiver), 10, "the UDP receiver")
+        before = cpu_seconds(daemons)
+        sent = json.loads(lab.on(here, *program, "send", OVERLAY[there], seconds, timeout=seconds + 20))
+        receiver.wait(15)
+        spent = cpu_seconds(daemons) - before
+        received = json.loads(last_words(receiver).rsplit(" / ", 1)[-1])
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"UDP receiver: {last_words(receiver)}") from error
+    finally:
+        lab.stop(receiver)
+    if received["bytes"] == 0 or received["altered"]:
+        raise LabError(f"UDP: {received['bytes']} bytes arrived whole, {received['altered']} reads were altered")
+    return {"mbps": received["bytes"] * 8 / received["seconds"] / 1e6, "lost": 1 - received["bytes"] / sent["bytes"],
+            "ns_per_byte": spent * 1e9 / received["bytes"] if daemons else None, "segmented": sent["segmented"],
+            **{key: received[key] for key in ("altered", "largest_read", "largest_frame", "frames_seen")}}
 
 
 def idle_ping(lab, count):

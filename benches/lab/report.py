@@ -17,7 +17,10 @@ FIGURES = {
     "idle_ping": ("idle_ping", "avg_ms"), "loaded_ping": ("loaded_ping", "avg_ms"),
     "small_forward": ("small", FORWARD, "kpps"), "small_forward_us": ("small", FORWARD, "us_per_frame"),
     "small_reverse": ("small", REVERSE, "kpps"), "small_reverse_us": ("small", REVERSE, "us_per_frame"),
+    "udp_forward": ("udp", FORWARD, "mbps"), "udp_reverse": ("udp", REVERSE, "mbps"),
 }
+TCP, SMALL, UDP = (("tcp_forward", "tcp_reverse"), ("small_forward", "small_reverse"), ("udp_forward", "udp_reverse"))
+FULL_FRAME = 1514  # what an MTU of 1500 lets through at once
 
 
 def medians(runs):
@@ -58,7 +61,8 @@ def table(tunnels, runs, skipped):
     return "\n".join(align([head] + rows)) + (
         "\n\nMedians. In brackets: etherws ws divided by that tunnel. c->s: from the side that dials. Pings in ms.\n"
         "ns/B, us/fr: user + system time of both daemons for each byte, each frame received; the kernel's work outside them\n"
-        "is not in it.")
+        "is not in it. super: with super-frames on TAPs and link, as by default; the other lines of etherws are with\n"
+        "--no-offload on all that they do not name.")
 
 
 def figure(column, value):
@@ -78,62 +82,43 @@ def align(rows):
                       for index, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
 
 
+def udp_lines(tunnels, runs):
+    rows = [["tunnel", "", "Mb/s", "ns/B", "lost", "longest frame on the TAP"]]
+    for name, label in tunnels:
+        for direction, arrow in ((FORWARD, "c->s"), (REVERSE, "s->c")):
+            found = [run["udp"][direction] for run in runs.get(name, []) if direction in run["udp"]]
+            if found:
+                mbps, ns, lost = (statistics.median(run[key] for run in found) for key in ("mbps", "ns_per_byte", "lost"))
+                rows.append([label, arrow, f"{mbps:,.0f}", f"{ns:.2f}", f"{lost:.0%}",
+                             f"{max(run['largest_frame'] for run in found):,}"])
+    return align(rows) if len(rows) > 1 else []
+
+
 def verdicts(runs, keys, foot):
     """[(row, met: True, False or None when it could not be judged, what was found)]."""
     middle = {name: medians(values) for name, values in runs.items()}
+    return frame_by_frame(middle, keys.get("etherws-ws"), foot) + super_frames(middle, runs, keys.get("super-ws"))
 
-    def ratio(ours, theirs, figures=("tcp_forward", "tcp_reverse")):
-        """The worse of the directions, or None."""
-        try:
-            return min(middle[ours][name] / middle[theirs][name] for name in figures
-                       if middle[ours][name] and middle[theirs][name])
-        except (KeyError, ValueError):
-            return None
 
-    def judge(row, parts):
-        """`parts`: (text, ratio, least)."""
-        words, known = [], True
-        met = True
-        for text, found, least in parts:
-            if found is None:
-                words.append(f"{text}: not measured")
-                known = False
-            else:
-                words.append(f"{text} {found:.2f} (goal {least})")
-                met = met and found >= least
-        return row, (False if not met else True if known else None), "; ".join(words)
+def frame_by_frame(middle, keys, foot):
+    """The H rows: the classic wire, nothing offloaded."""
+    ws, wss = "etherws-ws", "etherws-wss"
+    result = [judge("H3 TCP", [("/ SoftEther clear", ratio(middle, ws, "softether"), 1.2),
+                               ("/ tinc", ratio(middle, ws, "tinc"), 3), ("/ OpenVPN", ratio(middle, ws, "openvpn"), 6)])]
 
-    ws, wss, small = "etherws-ws", "etherws-wss", ("small_forward", "small_reverse")
-    result = [judge("H3 TCP", [("/ SoftEther clear", ratio(ws, "softether"), 1.2), ("/ tinc", ratio(ws, "tinc"), 3),
-                               ("/ OpenVPN", ratio(ws, "openvpn"), 6)])]
+    row, met, text = judge("H4 asymmetry", [("c->s / s->c", asymmetry(middle, ws), 0.95)])
+    text += "; " + masked_words(keys)
+    result.append((row, met if keys and masked(keys) else False if keys else None if met else met, text))
 
-    mine = middle.get(ws, {})
-    asymmetry = None
-    if mine.get("tcp_forward") and mine.get("tcp_reverse"):
-        asymmetry = mine["tcp_forward"] / mine["tcp_reverse"]
-    row, met, text = judge("H4 asymmetry", [("c->s / s->c", asymmetry, 0.95)])
-    if keys:
-        masked = (keys["frames"] >= 100 and keys["distinct"] >= keys["frames"] - 1 and not keys["zero"]
-                  and not keys["unmasked"] and keys["real"] == keys["frames"])
-        text += (f"; captured {keys['frames']} messages: {keys['distinct']} distinct mask keys, {keys['zero']} zero, "
-                 f"{keys['unmasked']} unmasked, {keys['real']} are our frames once unmasked")
-        met = met if masked else False
-    else:
-        text += "; no capture"
-        met = None if met else met
-    result.append((row, met, text))
-
-    tinc, vxlan = ratio(ws, "tinc", small), ratio(ws, "vxlan", small)
+    tinc, vxlan = ratio(middle, ws, "tinc", SMALL), ratio(middle, ws, "vxlan", SMALL)
     parts = [f"/ tinc {tinc:.2f} (goal 1.5)" if tinc else "/ tinc: not measured",
              f"/ VXLAN {vxlan:.2f} (goal 0.7)" if vxlan else "/ VXLAN: not measured"]
     met = True if (tinc or 0) >= 1.5 or (vxlan or 0) >= 0.7 else False if tinc and vxlan else None
     result.append(("H5 64 B", met, "; ".join(parts) + "; one of them is enough"))
 
-    ping = ratio("tinc", ws, ("idle_ping",))
-    result.append(("H6 idle ping", ping >= 1 if ping else None,
-                   f"{1 / ping:.2f} x tinc's (goal <= 1.0)" if ping else "not measured"))
-    result.append(judge("H8 wss", [("/ SoftEther TLS", ratio(wss, "softether-tls"), 1.2), ("/ our ws", ratio(wss, ws), 0.7)]))
-
+    result.append(judge("H6 idle ping", [("/ tinc", ratio(middle, ws, "tinc", ("idle_ping",)), -1.0)]))
+    result.append(judge("H8 wss", [("/ SoftEther TLS", ratio(middle, wss, "softether-tls"), 1.2),
+                                   ("/ our ws", ratio(middle, wss, ws), 0.7)]))
     if foot:
         limits = (("start to listening", "start_ms", 50, "ms"), ("idle RSS", "rss_mib", 12, "MiB"),
                   ("wake-ups with two idle links", "wakeups_per_s", 2, "/s"), ("binary", "binary_mib", 12, "MiB"))
@@ -142,6 +127,87 @@ def verdicts(runs, keys, foot):
     else:
         result.append(("H9 footprint", None, "not measured"))
     return result
+
+
+def super_frames(middle, runs, keys):
+    """The O rows, and R3 as far as it can be seen here."""
+    ws, whole, tls = "etherws-ws", "super-ws", "super-wss"
+    result = [
+        judge("O1 TCP", [("/ SoftEther clear", ratio(middle, whole, "softether"), 3),
+                         ("/ OpenVPN", ratio(middle, whole, "openvpn"), 14), ("/ VXLAN", ratio(middle, whole, "vxlan"), 0.7)]),
+        judge("O2 wss", [("/ SoftEther TLS", ratio(middle, tls, "softether-tls"), 2)])]
+    row, met, text = judge("O3 asymmetry", [("c->s / s->c", asymmetry(middle, whole), 0.95)])
+    result.append((row, False if keys and not masked(keys) else met, text + "; " + masked_words(keys)))
+
+    # The TAP with super-frames is the sender's of one direction and the receiver's of the other.
+    split, merged = ([ratio(middle, name, ws, (figure,)) for name, figure in zip(names, TCP)]
+                     for names in (("tap-a", "tap-b"), ("tap-b", "tap-a")))
+    row, met, text = judge("O4 mixed", [("split / H3's own", least(split), 1.3), ("merged / H3's own", least(merged), 1.3)])
+    both = ratio(middle, "taps", ws)
+    result.append((row, met, text + (f"; both at once {both:.2f}" if both else "")))
+
+    row, met, text = judge("O5 UDP", [("/ our no-offload", ratio(middle, whole, ws, UDP), 2)])
+    longest = {name: [found["largest_frame"] for run in runs.get(name, []) for found in run["udp"].values()]
+               for name in (ws, whole)}
+    if longest[whole]:
+        seen = min(longest[whole]) > FULL_FRAME
+        text += f"; super-frames {'seen' if seen else 'NOT seen'} on the receiver's TAP, up to {max(longest[whole]):,} bytes"
+        met = met if seen else False
+        if max(longest[ws], default=0) > FULL_FRAME:
+            text, met = text + "; but also without offload", None
+    result.append((row, met, text))
+
+    spent = [ratio(middle, whole, ws, (figure + "_ns",)) for figure in TCP]
+    result.append(judge("O6 CPU/byte", [("/ our no-offload", most(spent), -0.35)]))
+
+    row, met, text = judge("R3 ping, load", [(f"{label} / SoftEther", ratio(middle, name, "softether", ("loaded_ping",)), goal)
+                                             for label, name, goal in (("super", whole, -0.25), ("without", ws, -0.5))])
+    result.append((row, None if met else met, text + "; a bottleneck is not part of this lab"))
+    return result
+
+
+def judge(row, parts):
+    """`parts`: (text, ratio or None, goal). A goal is a least; a negative one is, without its sign, a most."""
+    words, results = [], []
+    for text, found, goal in parts:
+        if found is None:
+            words.append(f"{text}: not measured")
+            results.append(None)
+        else:
+            words.append(f"{text} {found:.2f} (goal {'<= ' if goal < 0 else ''}{abs(goal)})")
+            results.append(found <= -goal if goal < 0 else found >= goal)
+    return row, False if False in results else None if None in results else True, "; ".join(words)
+
+
+def ratio(middle, ours, theirs, figures=TCP):
+    """Our figure divided by theirs, the least of the directions; None when there is none."""
+    mine, other = middle.get(ours, {}), middle.get(theirs, {})
+    return least(mine[name] / other[name] for name in figures if mine.get(name) and other.get(name))
+
+
+def asymmetry(middle, name):
+    forward, reverse = (middle.get(name, {}).get(figure) for figure in TCP)
+    return forward / reverse if forward and reverse else None
+
+
+def least(values):
+    return min((value for value in values if value is not None), default=None)
+
+
+def most(values):
+    return max((value for value in values if value is not None), default=None)
+
+
+def masked(keys):
+    return (keys["frames"] >= 100 and keys["distinct"] >= keys["frames"] - 1 and not keys["zero"]
+            and not keys["unmasked"] and keys["real"] == keys["frames"])
+
+
+def masked_words(keys):
+    if not keys:
+        return "no capture"
+    return (f"captured {keys['frames']} messages: {keys['distinct']} distinct mask keys, {keys['zero']} zero, "
+            f"{keys['unmasked']} unmasked, {keys['real']} are our frames once unmasked")
 
 
 def verdict_lines(rows):
@@ -155,7 +221,7 @@ def syscall_lines(measured):
     for title, sides in measured.items():
         for side, found in sides.items():
             names = ", ".join(f"{name} {count:.3f}" for name, count in found["by_name"].items())
-            lines.append(f"{title:<16} host {side.upper()}  {found['per_frame']:.3f} a frame  ({names})  {found['with']}")
+            lines.append(f"{title:<27} host {side.upper()}  {found['per_frame']:.3f} a frame  ({names})  {found['with']}")
     return lines
 
 
