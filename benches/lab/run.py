@@ -223,9 +223,11 @@ def main():
     text = "\n".join([
         f"etherws {head['commit']}, {head['cores']} x {head['cpu']}, Linux {head['kernel']}, {head['date']}; "
         f"{settings.runs} run(s), {time.monotonic() - began:.0f} s", "",
-        report.table(rows, runs, skipped), *([f"Left out of this run: {'; '.join(left_out)}."] if left_out else []), "",
-        "UDP in calls of 54 datagrams of 1,200 bytes, what arrived unaltered:", *(report.udp_lines(rows, runs) or ["not measured"]),
-        "", f"Goals{doubt}:", *report.verdict_lines(verdicts), "",
+        report.table(rows, runs, skipped),
+        *([f"Left out of this run: {'; '.join(left_out)}."] if left_out else []), "",
+        "UDP in calls of 54 datagrams of 1,200 bytes, what arrived unaltered:",
+        *(report.udp_lines(rows, runs) or ["not measured"]), "",
+        f"Goals{doubt}:", *report.verdict_lines(verdicts), "",
         "System calls of etherws, for each frame on its TAP (a super-frame is one):",
         *(report.syscall_lines(calls) or ["not measured"]), "",
         f"What others used meanwhile: median {sorted(others)[len(others) // 2] if others else 0:.2f}, at most "
@@ -233,7 +235,8 @@ def main():
         f"were disturbed (above {DISTURBED})."])
     print(text)
     data = {**head, "runs": settings.runs, "seconds": {"tcp": settings.tcp, "small": settings.small,
-                                                         "loaded_ping": settings.loaded, "udp": settings.udp}, "pings": settings.pings,
+                                                         "loaded_ping": settings.loaded, "udp": settings.udp},
+            "pings": settings.pings,
             "disturbed": [disturbed, len(others)], "medians": {name: report.medians(found) for name, found in runs.items()},
             "verdicts": [{"row": row, "met": met, "found": words} for row, met, words in verdicts],
             "mask_keys": keys, "footprint": foot, "syscalls": calls, "skipped": skipped, "measured": runs}
