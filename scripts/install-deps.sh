@@ -40,6 +40,7 @@ look() {
         need netcat-openbsd nc
         need ethtool ethtool
         need tcpdump tcpdump
+        need tshark tshark
         need curl curl
         need openssl openssl
         need apache2-utils htpasswd

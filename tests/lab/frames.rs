@@ -6,8 +6,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvmsg, sendmsg,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrStorage, bind,
+    recvmsg, sendmsg, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -77,15 +77,8 @@ impl Wire {
                 Some(SockProtocol::EthAll),
             )
             .expect("packet socket (root is needed)");
-            setsockopt(&fd, PacketAuxdata, &true).expect("PACKET_AUXDATA");
-            setsockopt(&fd, PacketIgnoreOutgoing, &true).expect("PACKET_IGNORE_OUTGOING");
-            setsockopt(&fd, sockopt::RcvBuf, &(4 << 20)).expect("SO_RCVBUF");
-            let addrs = nix::ifaddrs::getifaddrs().expect("getifaddrs");
-            // The device's own link address carries its index: what bind needs.
-            let addr = addrs
-                .filter(|ifaddr| ifaddr.interface_name == device)
-                .find_map(|ifaddr| ifaddr.address.filter(|addr| addr.as_link_addr().is_some()))
-                .unwrap_or_else(|| panic!("{} has no device {device}", host.name()));
+            prepare(&fd, 4 << 20);
+            let addr = link_address(host, device);
             bind(fd.as_raw_fd(), &addr).expect("bind to the device");
             let wire = Self { fd };
             while wire.next(Instant::now()).is_some() {} // from before the bind: any device's
@@ -134,6 +127,25 @@ impl Wire {
         let deadline = Instant::now() + time;
         std::iter::from_fn(|| self.next(deadline)).filter(|bytes| ethertype(bytes) == TYPE).collect()
     }
+}
+
+/// Tags beside the frame, nothing of our own, and room for `room` bytes of frames.
+pub(super) fn prepare(fd: &OwnedFd, room: usize) {
+    setsockopt(fd, PacketAuxdata, &true).expect("PACKET_AUXDATA");
+    setsockopt(fd, PacketIgnoreOutgoing, &true).expect("PACKET_IGNORE_OUTGOING");
+    // Beyond net.core.rmem_max where that is allowed.
+    if setsockopt(fd, sockopt::RcvBufForce, &room).is_err() {
+        setsockopt(fd, sockopt::RcvBuf, &room).expect("SO_RCVBUF");
+    }
+}
+
+/// The device's own link address, in the calling thread's namespace: it carries the index that bind needs.
+pub(super) fn link_address(host: &Host, device: &str) -> SockaddrStorage {
+    let addrs = nix::ifaddrs::getifaddrs().expect("getifaddrs");
+    addrs
+        .filter(|ifaddr| ifaddr.interface_name == device)
+        .find_map(|ifaddr| ifaddr.address.filter(|addr| addr.as_link_addr().is_some()))
+        .unwrap_or_else(|| panic!("{} has no device {device}", host.name()))
 }
 
 /// The EtherType behind all tags; 0 when the frame ends before.
@@ -189,7 +201,7 @@ pub fn same_content(a: &[u8], b: &[u8]) -> bool {
 
 /// The tag in the kernel's struct tpacket_auxdata: u32 status, len, snaplen; u16 mac, net, vlan_tci,
 /// vlan_tpid.
-fn stripped_tag(message: ControlMessageOwned) -> Option<(u16, u16)> {
+pub(super) fn stripped_tag(message: ControlMessageOwned) -> Option<(u16, u16)> {
     const VLAN_VALID: u32 = 0x10;
     const TPID_VALID: u32 = 0x40;
     let ControlMessageOwned::Unknown(unknown) = message else { return None };

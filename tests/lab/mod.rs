@@ -6,8 +6,12 @@
 //! Root (or a user namespace's root) is needed; `make test` says so.
 #![allow(dead_code, unused_imports)] // each test file uses its own part of the laboratory
 
+pub mod capture;
 pub mod frames;
+pub mod packets;
 pub mod servers;
+pub mod star;
+pub mod streams;
 pub mod switch;
 pub mod ws;
 
