@@ -305,6 +305,10 @@ impl Segment {
         if later || frame.len() < l4 + tcp::HEADER || l3 > MIN_FRAME + 2 * Tag::LEN {
             return Found::Odd;
         }
+        let payload = l4 + usize::from(frame[l4 + tcp::DATA_OFFSET] >> 4) * 4;
+        if payload > frame.len() {
+            return Found::Odd;
+        }
         let long = |at: usize| u32::from_be_bytes([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]);
         let source_end = l3 + if v6 { ipv6::ADDRESSES + 16 } else { ipv4::ADDRESSES + 4 };
         Found::Segment(Self {
@@ -312,7 +316,7 @@ impl Segment {
             end: start + frame.len(),
             l3,
             l4,
-            payload: l4 + usize::from(frame[l4 + tcp::DATA_OFFSET] >> 4) * 4,
+            payload,
             v6,
             id: word(ip, ipv4::ID),
             seq: long(l4 + tcp::SEQ),

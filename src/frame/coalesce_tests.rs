@@ -255,6 +255,19 @@ fn what_is_wrong_passes_as_it_came() {
     }
 }
 
+/// Options that the header promises are not looked for behind the frame, where the read may end.
+#[test]
+fn a_frame_that_ends_before_its_options_passes_as_it_came() {
+    let options = Recipe { tcp_options: vec![1; 40], ..Recipe::tcp4() };
+    for len in 54..94 {
+        let mut frames = stream(&options, 3);
+        frames[2].truncate(len);
+        let out = coalesce(&one_way(&frames));
+        assert_eq!(counts(&out), [2, 1], "{len}");
+        assert_eq!(split(&out), one_way(&frames), "{len}");
+    }
+}
+
 /// 0xffff is as right as 0 in a checksum field, but splitting would write 0.
 #[test]
 fn an_unusual_checksum_passes_as_it_came() {
