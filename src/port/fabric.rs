@@ -96,8 +96,9 @@ impl Batch<'_> {
     /// they are given another.
     ///
     /// `Some`: the frame is worth sending together with others of its read, and the caller gives it to
-    /// [`Batch::merge`]; it is in clear then.
-    pub fn message(&mut self, mut payload: Payload<'_>, vnet: bool) -> Option<Slot> {
+    /// [`Batch::merge`]; it is in clear then. `read` is what came before it in the read: what was kept
+    /// of that goes out before a frame of perhaps the same flow that cannot be kept.
+    pub fn message(&mut self, read: &mut [u8], mut payload: Payload<'_>, vnet: bool) -> Option<Slot> {
         let mut header = VnetHeader::default();
         if vnet {
             payload.peek(VnetHeader::LEN + LOOKED_AT);
@@ -119,9 +120,13 @@ impl Batch<'_> {
         };
         match arrived {
             Err(reason) => self.refused(len, reason),
-            Ok(Arrived::Split(unfinished)) => self.split(payload.open(), &unfinished),
+            Ok(Arrived::Split(unfinished)) => {
+                self.finish(read);
+                self.split(payload.open(), &unfinished);
+            }
             Ok(Arrived::Unfinished(unfinished)) => {
                 if let Some(verdict) = self.judge(payload.raw(), Some(&unfinished)) {
+                    self.finish(read);
                     self.deliver_sealed(verdict, payload, Some(&unfinished));
                 }
             }

@@ -246,7 +246,8 @@ impl<'a> Serving<'a> {
             if self.decoder.is_mid_message() {
                 batch.finish(bytes);
             }
-            match self.decoder.next(&mut bytes[at..]) {
+            let (before, rest) = bytes.split_at_mut(at);
+            match self.decoder.next(rest) {
                 Ok(Step::More) => break,
                 Ok(Step::Used(used, event)) => {
                     at += used;
@@ -256,7 +257,7 @@ impl<'a> Serving<'a> {
                     let told = match event {
                         Some(Event::Binary(payload)) => {
                             let len = payload.len().saturating_sub(if vnet { VnetHeader::LEN } else { 0 });
-                            if let Some(slot) = batch.message(payload, vnet) {
+                            if let Some(slot) = batch.message(before, payload, vnet) {
                                 batch.merge(bytes, at - len..at, slot);
                             }
                             Continue(())
