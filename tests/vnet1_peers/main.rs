@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use lab::capture::{Injector, KernelLog};
 use lab::frames::{BROADCAST, frame, mac, payload};
-use lab::packets::{Build, GSO_ECN, GSO_NONE, GSO_TCPV4, Packet, TCP, UDP, Vnet};
+use lab::packets::{self, Build, GSO_ECN, GSO_NONE, GSO_TCPV4, Packet, TCP, UDP, Vnet};
 use lab::switch::TwoHosts;
-use lab::ws::{BINARY, FIN, UPGRADE};
-use lab::{Host, SOON, ws};
+use lab::ws::{BINARY, FIN, PING, PONG, UPGRADE};
+use lab::{Host, SOON, wait_until, ws};
 use target::{C, FLOWS, OFFER, S, Target, four, frames_at};
 
 #[test]
@@ -285,4 +285,91 @@ fn what_is_unreasonable_is_split_in_software() {
     }
     let complaints = log.as_mut().map(KernelLog::complaints).unwrap_or_default();
     assert!(complaints.is_empty(), "{complaints:#?}");
+}
+
+/// A segment of one flow: TCP over IPv6, `seq` in the right place, finished or with its checksum (and
+/// segmentation) still to be done.
+fn segment(seq: u32, payload: &[u8], gso_size: u16, header_words: u8, is_finished: bool) -> (Vnet, Vec<u8>) {
+    let build = Build { dst: mac(2), v6: true, payload, gso_size, ..Build::default() };
+    let (mut vnet, mut frame) = build.build();
+    frame[58..62].copy_from_slice(&seq.to_be_bytes());
+    frame[66] = header_words << 4;
+    if is_finished {
+        packets::finish(&vnet, &mut frame);
+        vnet = Vnet::default();
+    }
+    (vnet, frame)
+}
+
+/// A flow of which some frames are finished, some not, and some are to be split here, in one read.
+#[test]
+fn a_flow_keeps_its_order_finished_or_not() {
+    let hosts = TwoHosts::new();
+    let target = Target::new(&hosts, &[]);
+    let mut peer = target.vnet1();
+    target.honest(&mut peer);
+    target.wire.send(&frame(BROADCAST, mac(2), &[], &payload(60)));
+    wait_until("the station behind the TAP is known", SOON, || target.switch.fdb().len() == 2);
+    let body = payload(3000);
+    // (bytes, gso_size, finished)
+    let flow = [
+        (1000, 0, true),
+        (1000, 0, true),
+        (3000, 1000, false),
+        (1000, 0, true),
+        (600, 0, false),
+        (1000, 0, true),
+        (1000, 0, true),
+        (1000, 200, false),
+        (1000, 0, true),
+    ];
+    let (mut seq, mut sent) = (1000, Vec::new());
+    for (len, gso_size, is_finished) in flow {
+        let (vnet, frame) = segment(seq, &body[..len], gso_size, 5, is_finished);
+        sent.extend(ws::frame(FIN | BINARY, &vnet.message(&frame)));
+        seq += len as u32;
+    }
+    let capture = frames_at(&hosts.b, "t0");
+    peer.send_raw(&sent);
+    target.honest(&mut peer);
+    let (seen, _) = capture.stop();
+    let mut next = 1000;
+    for (vnet, tag, bytes) in &seen[..seen.len() - 1] {
+        let packet = Packet::parse(*vnet, *tag, bytes).expect("a packet");
+        assert_eq!(packet.check(), Ok(()));
+        assert_eq!(packet.seq(), next, "out of order");
+        next += packet.payload().len() as u32;
+    }
+    assert_eq!(next, seq, "{}", target.switch.all_drops());
+}
+
+/// What comes in together is put together only when it is sound: here the second segment of a flow ends
+/// where its options, says its header, begin, and the read with it.
+#[test]
+fn a_segment_cut_off_before_its_options_hurts_nobody() {
+    let hosts = TwoHosts::new();
+    let target = Target::new(&hosts, &[]);
+    let mut peer = target.vnet1();
+    let mut classic = ws::open(&hosts.a, &target.addr);
+    target.honest(&mut peer);
+    target.wire.send(&frame(BROADCAST, mac(2), &[], &payload(60)));
+    wait_until("the station behind the TAP is known", SOON, || target.switch.fdb().len() == 2);
+    let body = [&[1; 40][..], &payload(300)].concat();
+    let (_, first) = segment(1000, &body, 0, 15, true);
+    let (_, mut second) = segment(1300, &body, 0, 15, true);
+    second.truncate(74);
+    let plain = Vnet::default();
+    let both = [&first, &second].map(|frame| ws::frame(FIN | BINARY, &plain.message(frame))).concat();
+    let both_classic = [&first, &second].map(|frame| ws::frame(FIN | BINARY, frame)).concat();
+    for (peer, bytes) in [(&mut peer, both), (&mut classic, both_classic)] {
+        let capture = frames_at(&hosts.b, "t0");
+        peer.send_raw(&bytes);
+        // Neither is refused: what is inside finished frames is nobody's business.
+        assert!(target.wire.receives(&second, SOON), "{}", target.switch.process.log());
+        let (seen, _) = capture.stop();
+        assert!(seen.iter().map(|(_, _, frame)| frame).eq([&first, &second]));
+        peer.send(PING, b"?");
+        assert!(peer.wait(PONG, SOON).is_some(), "{}", target.switch.process.log());
+    }
+    assert!(!target.switch.process.log().contains("panicked"));
 }
