@@ -109,7 +109,7 @@ fn chosen() -> &'static Kernel {
 }
 
 /// Up to here a call through a pointer costs more than the work.
-const SHORT: usize = 32;
+const SHORT: usize = 64;
 
 /// As [`xor`], for up to [`SHORT`] bytes: two overlapping pieces of the largest size that fits.
 ///
@@ -117,41 +117,46 @@ const SHORT: usize = 32;
 /// As [`xor`].
 #[inline]
 unsafe fn xor_short(dst: *mut u8, src: *const u8, len: usize, word: u32) {
-    macro_rules! ends {
-        ($type:ty) => {{
-            const SIZE: usize = size_of::<$type>();
-            let key = spread(word) as $type;
-            let tail = len - SIZE;
-            // SAFETY: len >= SIZE, so both pieces lie within the bytes; both are read before either
-            // is written.
-            unsafe {
-                let first = src.cast::<$type>().read_unaligned() ^ key;
-                let last = src.add(tail).cast::<$type>().read_unaligned() ^ turned(word, tail) as $type;
-                dst.cast::<$type>().write_unaligned(first);
-                dst.add(tail).cast::<$type>().write_unaligned(last);
+    // SAFETY: as required of the caller; bytes are taken up to `len`, and words where that many are.
+    unsafe {
+        match len {
+            0..4 => {
+                for (at, key) in word.to_ne_bytes().into_iter().enumerate().take(len) {
+                    *dst.add(at) = *src.add(at) ^ key;
+                }
             }
-        }};
-    }
-    match len {
-        0 => (),
-        // SAFETY: at least one byte is there.
-        1 => unsafe { *dst = *src ^ word.to_ne_bytes()[0] },
-        2..4 => ends!(u16),
-        4..8 => ends!(u32),
-        8..16 => ends!(u64),
-        _ => ends!(u128),
+            4..8 => xor_ends::<1>(dst, src, len, word),
+            8..16 => xor_ends::<2>(dst, src, len, word),
+            16..32 => xor_ends::<4>(dst, src, len, word),
+            _ => xor_ends::<8>(dst, src, len, word),
+        }
     }
 }
 
-/// The word over and over.
-fn spread(word: u32) -> u128 {
-    let word = u128::from(word);
-    word | word << 32 | word << 64 | word << 96
+/// As [`xor`], for at least as many bytes as N words have, and at most twice as many.
+///
+/// # Safety
+/// As [`xor`].
+#[inline]
+unsafe fn xor_ends<const N: usize>(dst: *mut u8, src: *const u8, len: usize, word: u32) {
+    let tail = len - N * 4;
+    // SAFETY: both pieces lie within the bytes, by the length; both are read before either is written.
+    unsafe {
+        let first = words::<N>(src, word);
+        let last = words::<N>(src.add(tail), turn(word, tail));
+        dst.cast::<[u32; N]>().write_unaligned(first);
+        dst.add(tail).cast::<[u32; N]>().write_unaligned(last);
+    }
 }
 
-/// The same from `offset` bytes further on.
-fn turned(word: u32, offset: usize) -> u128 {
-    spread(turn(word, offset))
+/// N words, masked. The compiler makes vectors of them; of a `u128` it makes two halves.
+///
+/// # Safety
+/// `src` is valid for reads of `N * 4` bytes.
+#[inline]
+unsafe fn words<const N: usize>(src: *const u8, word: u32) -> [u32; N] {
+    // SAFETY: as required of the caller.
+    unsafe { src.cast::<[u32; N]>().read_unaligned() }.map(|piece| piece ^ word)
 }
 
 /// The word that begins `offset` bytes further on. (`rotate_left` of the bytes is a call of 10 ns.)
@@ -163,22 +168,20 @@ fn turn(word: u32, offset: usize) -> u32 {
 /// As [`xor`], in words.
 ///
 /// # Safety
-/// As [`xor`], with at least 16 bytes.
+/// As [`xor`], with at least 32 bytes.
 unsafe fn xor_portable(dst: *mut u8, src: *const u8, len: usize, word: u32) {
-    const SIZE: usize = 16;
+    const SIZE: usize = 32;
     let tail = len - SIZE;
     // SAFETY: every piece lies within `len` bytes: `at` stops SIZE before the end, and the last piece
     // ends there. It is read before anything is written.
     unsafe {
-        let last = src.add(tail).cast::<u128>().read_unaligned() ^ turned(word, tail);
-        let key = spread(word);
+        let last = words::<8>(src.add(tail), turn(word, tail));
         let mut at = 0;
         while at < tail {
-            let piece = src.add(at).cast::<u128>().read_unaligned() ^ key;
-            dst.add(at).cast::<u128>().write_unaligned(piece);
+            dst.add(at).cast::<[u32; 8]>().write_unaligned(words(src.add(at), word));
             at += SIZE;
         }
-        dst.add(tail).cast::<u128>().write_unaligned(last);
+        dst.add(tail).cast::<[u32; 8]>().write_unaligned(last);
     }
 }
 
