@@ -311,6 +311,36 @@ mod tests {
         }
     }
 
+    /// The bytes end where their allocation ends: the memory checker of scripts/test.sh sees whatever
+    /// goes beyond, and whatever was never written.
+    #[test]
+    fn memory_beyond_the_bytes_is_left_alone() {
+        for (offset, len) in
+            [0, 1, 17, 31].into_iter().flat_map(|offset| (0..300).map(move |len| (offset, len)))
+        {
+            let source: Box<[u8]> = (0..offset + len).map(|i| (i * 7) as u8).collect();
+            let mut want = source.clone();
+            naive(&mut want[offset..], KEY, 1);
+            for kernel in KERNELS.iter().filter(|kernel| (kernel.present)() && len > SHORT) {
+                let (mut in_place, mut copy) = (source.clone(), source.clone());
+                let at = in_place[offset..].as_mut_ptr();
+                // SAFETY: each points at the last `len` bytes of its box; the boxes are apart.
+                unsafe {
+                    (kernel.run)(at, at, len, word(KEY, 1));
+                    (kernel.run)(copy[offset..].as_mut_ptr(), source[offset..].as_ptr(), len, word(KEY, 1));
+                }
+                assert_eq!((&in_place, &copy), (&want, &want), "{} {len}+{offset}", kernel.name);
+            }
+            let mut got = source.clone();
+            mask(&mut got[offset..], KEY, 1);
+            assert_eq!(got, want, "mask {len}+{offset}");
+            let mut got = Vec::with_capacity(offset + len);
+            got.extend_from_slice(&source[..offset]);
+            mask_into(&mut got, &source[offset..], KEY, 1);
+            assert_eq!(got[..], want[..], "mask_into {len}+{offset}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn agrees_with_the_rfc_on_anything(bytes: Vec<u8>, key: Key, phase in 0usize..70_000, cut: usize) {
