@@ -135,7 +135,13 @@ impl Batch<'_> {
                     payload.open();
                     return Some(slot);
                 }
-                verdict => self.deliver_sealed(verdict, payload, None),
+                verdict => {
+                    // A station that nobody knows any more may have been known at the start of the read.
+                    if let Verdict::Flood(_) = verdict {
+                        self.finish(read);
+                    }
+                    self.deliver_sealed(verdict, payload, None);
+                }
             },
         }
         None
