@@ -483,7 +483,7 @@ const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
 #[path = "session_tests.rs"]
-mod with_peers;
+pub(super) mod with_peers;
 
 #[cfg(test)]
 mod tests {

@@ -80,7 +80,7 @@ fn port(slot: u32, number: u32, link: Arc<Link>) -> Port<Egress> {
     }
 }
 
-fn pair() -> (Peer, Peer) {
+pub fn pair() -> (Peer, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
     (listener.accept().unwrap().0, peer)
@@ -313,7 +313,7 @@ async fn a_close_that_is_asked_for_says_why() {
 }
 
 /// Both ends of TLS, their handshake behind them.
-fn tls_pair() -> (rustls::ServerConnection, rustls::ClientConnection) {
+pub fn tls_pair() -> (rustls::ServerConnection, rustls::ClientConnection) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let mut roots = rustls::RootCertStore::empty();

@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
 use super::queue::Queue;
+use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
@@ -39,11 +40,14 @@ pub struct Wire {
 impl Wire {
     pub fn new(
         socket: Arc<TcpStream>,
-        tls: Option<rustls::Connection>,
+        mut tls: Option<rustls::Connection>,
         role: Role,
         vnet: bool,
         counters: Arc<Counters>,
     ) -> Self {
+        if let Some(tls) = &mut tls {
+            tls.set_buffer_limit(Some(SEAL_AT_MOST));
+        }
         Self {
             socket,
             tls,
@@ -309,6 +313,9 @@ fn drain(tls: &mut rustls::Connection, plain: &mut [u8]) -> io::Result<usize> {
 
 /// A flush in the middle of a batch from here on: about what a socket takes at a time.
 const FLUSH_AT: usize = 64 << 10;
+/// What TLS seals at a time: whatever such a flush finds. rustls's own limit, 64 KiB, would leave the end of
+/// it to a short record and a system call of its own.
+const SEAL_AT_MOST: usize = FLUSH_AT + MAX_FRAME + MAX_HEADER + VnetHeader::LEN;
 const MAX_PONGS: u32 = 16;
 
 /// The socket as `rustls` wants to see it.
@@ -361,6 +368,28 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::link::session::with_peers::{pair, tls_pair};
+
+    #[tokio::test]
+    async fn a_flush_goes_through_tls_in_one_write() {
+        let (ours, _peer) = pair();
+        ours.set_nonblocking(true).unwrap();
+        let socket = Arc::new(TcpStream::from_std(ours).unwrap());
+        socket.writable().await.unwrap();
+        let tls = tls_pair().0.into();
+        let mut wire = Wire::new(socket, Some(tls), Role::Server, true, Arc::default());
+        let bytes = [0; MAX_FRAME];
+        // The most that can wait: just too little for a flush, and the largest message behind it.
+        for len in [FLUSH_AT - VnetHeader::LEN - 11, MAX_FRAME] {
+            assert!(!wire.wants_flush());
+            wire.push(&VnetHeader::default(), &[Piece::from(&bytes[..len])], len, (1, len as u32)).unwrap();
+        }
+        assert!(wire.wants_flush());
+        let mut sent = (0, 0);
+        assert!(wire.write_once(&mut sent).unwrap());
+        assert!(wire.queue.is_empty(), "{} bytes are left for a second write", wire.queue.waiting().len());
+        assert_eq!(sent.0, 2);
+    }
 
     #[test]
     fn keys_are_distinct_and_never_zero() {
