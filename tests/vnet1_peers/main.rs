@@ -331,10 +331,11 @@ fn a_flow_keeps_its_order_finished_or_not() {
     }
     let capture = frames_at(&hosts.b, "t0");
     peer.send_raw(&sent);
-    target.honest(&mut peer);
+    // A broadcast may overtake what is put together in its read; the next one is of a later read.
+    let markers = [target.honest(&mut peer), target.honest(&mut peer)];
     let (seen, _) = capture.stop();
     let mut next = 1000;
-    for (vnet, tag, bytes) in &seen[..seen.len() - 1] {
+    for (vnet, tag, bytes) in seen.iter().filter(|(_, _, bytes)| !markers.contains(bytes)) {
         let packet = Packet::parse(*vnet, *tag, bytes).expect("a packet");
         assert_eq!(packet.check(), Ok(()));
         assert_eq!(packet.seq(), next, "out of order");
