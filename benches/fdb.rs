@@ -1,15 +1,21 @@
 //! The forwarding database: what a frame between known stations costs (its source learned, its
-//! destination looked up) beside two random reads of memory as large; learning anew; flushing; and two
-//! threads at it.
+//! destination looked up) beside two random reads of memory as large; flushing; and two threads at it.
 //!
-//! Stations come in random order, each as often as any other: the worst that a cache can meet.
+//! Stations come in random order, each as often as any other: the worst that a cache can meet. Frames
+//! come in two manners: `back to back`, where the processor begins with the next ones while it waits for
+//! memory, as in a batch whose frames it has little else to do for; and `in turn`, where a frame begins
+//! when the one before it is answered, which is what waiting for memory costs. The two reads are made in
+//! the same two manners, each pair by itself, from a list as long.
 
 mod common;
 
+use std::collections::HashSet;
 use std::hint::black_box;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use common::{Work, beside};
 use criterion::{BenchmarkId, Criterion};
 use etherws::frame::MacAddr;
 use etherws::switch::fdb::Learned;
@@ -25,10 +31,7 @@ const NOW: u32 = 100;
 fn main() {
     let mut criterion = common::criterion();
     for stations in STATIONS {
-        for ports in PORTS {
-            known(&mut criterion, stations, ports);
-        }
-        memory(&mut criterion, stations);
+        known(&mut criterion, stations);
         flush(&mut criterion, stations);
         contention(&mut criterion, stations);
     }
@@ -39,11 +42,17 @@ fn random() -> StdRng {
     StdRng::from_seed([5; 32])
 }
 
-/// Stations as a vendor numbers them, each on a port.
+/// Stations with addresses drawn at random, as virtual machines have them, each on a port.
 fn stations(stations: usize, ports: u32) -> Vec<(MacAddr, Slot)> {
     let mut random = random();
-    let mac = |n: usize| MacAddr::from_bits(0x0200_5e00_0000 + n as u64);
-    (0..stations).map(|n| (mac(n), Slot(random.random_range(0..ports)))).collect()
+    let mut taken = HashSet::new();
+    while taken.len() < stations {
+        taken.insert(random.random_range(0..1u64 << 40));
+    }
+    let mut numbers: Vec<_> = taken.into_iter().collect();
+    numbers.sort_unstable();
+    let mac = |n: u64| MacAddr::from_bits(0x0200_0000_0000 | n);
+    numbers.into_iter().map(|n| (mac(n), Slot(random.random_range(0..ports)))).collect()
 }
 
 fn filled(stations: &[(MacAddr, Slot)], limit: usize) -> Fdb {
@@ -59,59 +68,108 @@ fn filled(stations: &[(MacAddr, Slot)], limit: usize) -> Fdb {
 }
 
 /// Turns round a list for ever, in its order.
-struct Round<T>(Vec<T>, usize);
+struct Round<T> {
+    list: Rc<Vec<T>>,
+    at: usize,
+    /// Zero, which the compiler does not know.
+    nothing: usize,
+}
 
 impl<T: Copy> Round<T> {
+    fn new(list: Rc<Vec<T>>) -> Self {
+        Self { list, at: 0, nothing: black_box(0) }
+    }
+
     fn next(&mut self) -> T {
-        let item = self.0[self.1];
-        self.1 = if self.1 + 1 == self.0.len() { 0 } else { self.1 + 1 };
+        self.after(0)
+    }
+
+    /// The next, when `answer` is known.
+    fn after(&mut self, answer: usize) -> T {
+        let item = self.list[self.at + (answer & self.nothing)];
+        self.at = if self.at + 1 == self.list.len() { 0 } else { self.at + 1 };
         item
     }
 }
 
 /// Who speaks to whom.
-fn talks(stations: &[(MacAddr, Slot)]) -> Round<(MacAddr, Slot, MacAddr)> {
+fn talks(stations: &[(MacAddr, Slot)]) -> Vec<(MacAddr, Slot, MacAddr)> {
     let (mut from, mut to) = (stations.to_vec(), stations.to_vec());
     let mut random = random();
     from.shuffle(&mut random);
     to.shuffle(&mut random);
-    Round(from.into_iter().zip(to).map(|((src, slot), (dst, _))| (src, slot, dst)).collect(), 0)
+    from.into_iter().zip(to).map(|((src, slot), (dst, _))| (src, slot, dst)).collect()
 }
 
-fn known(criterion: &mut Criterion, count: usize, ports: u32) {
-    let stations = stations(count, ports);
-    let fdb = filled(&stations, count);
-    let mut talks = talks(&stations);
+fn known(criterion: &mut Criterion, count: usize) {
+    let mut names = Vec::new();
+    let mut works: Vec<Work<'_>> = Vec::new();
+    for ports in PORTS {
+        let stations = stations(count, ports);
+        let fdb = Rc::new(filled(&stations, count));
+        let list = Rc::new(talks(&stations));
+        let (table, mut talks) = (fdb.clone(), Round::new(list.clone()));
+        names.push(format!("lookup + learn, {ports} ports"));
+        works.push(Box::new(move |times| (0..times).for_each(|_| _ = frame(&table, talks.next()))));
+        if ports > PORTS[0] {
+            continue;
+        }
+        let (table, mut talks) = (fdb.clone(), Round::new(list.clone()));
+        names.push("lookup".to_owned());
+        works.push(Box::new(move |times| {
+            (0..times).for_each(|_| _ = black_box(table.lookup(0, talks.next().2, NOW)))
+        }));
+        let mut talks = Round::new(list.clone());
+        names.push("lookup + learn in turn".to_owned());
+        works.push(Box::new(move |times| {
+            (0..times).fold(0, |answer, _| frame(&fdb, talks.after(answer)));
+        }));
+    }
+
+    let memory = Rc::new(Memory::new(count));
+    let (bytes, mut pairs) = (memory.clone(), Round::new(memory.pairs.clone()));
+    names.push("two random reads".to_owned());
+    works.push(Box::new(move |times| (0..times).for_each(|_| _ = bytes.read(pairs.next()))));
+    let mut pairs = Round::new(memory.pairs.clone());
+    names.push("two random reads in turn".to_owned());
+    works.push(Box::new(move |times| {
+        (0..times).fold(0, |answer, _| memory.read(pairs.after(answer)));
+    }));
+
+    // Long enough that what the neighbours left in the caches hardly counts, short enough to be left alone.
+    let times = beside(&mut works, Duration::from_millis(1), 300);
     let mut group = criterion.benchmark_group("fdb");
-    group.bench_function(BenchmarkId::new(format!("lookup + learn, {ports} ports"), count), |b| {
-        b.iter(|| frame(&fdb, talks.next()))
-    });
-    if ports == PORTS[0] {
-        group.bench_function(BenchmarkId::new("lookup", count), |b| {
-            b.iter(|| black_box(fdb.lookup(0, talks.next().2, NOW)))
-        });
+    for (name, times) in names.into_iter().zip(times) {
+        common::record(&mut group, BenchmarkId::new(name, count), &times);
     }
 }
 
-/// One frame's share of the database.
-fn frame(fdb: &Fdb, (src, slot, dst): (MacAddr, Slot, MacAddr)) {
-    black_box(fdb.learn(0, src, slot, NOW));
-    black_box(fdb.lookup(0, dst, NOW));
+/// One frame's share of the database; what its verdict depends on.
+fn frame(fdb: &Fdb, (src, slot, dst): (MacAddr, Slot, MacAddr)) -> usize {
+    let learned = black_box(fdb.learn(0, src, slot, NOW));
+    let found = black_box(fdb.lookup(0, dst, NOW));
+    found.map_or(0, Slot::index) ^ usize::from(learned == Learned::Known)
 }
 
-/// Two random reads, the second at the place that the first one names, of as many bytes as a database
-/// of `count` entries keeps: 24 bytes an entry and 4 a bucket.
-fn memory(criterion: &mut Criterion, count: usize) {
-    let words = (count * 24 + (count * 2).next_power_of_two() * 4) / 8;
-    let mut places: Vec<u64> = (0..words as u64).collect();
-    places.shuffle(&mut random());
-    let mut order: Vec<u64> = (0..words as u64).collect();
-    order.shuffle(&mut random());
-    order.truncate(count);
-    let mut order = Round(order, 0);
-    criterion.benchmark_group("fdb").bench_function(BenchmarkId::new("two random reads", count), |b| {
-        b.iter(|| black_box(places[places[order.next() as usize] as usize]))
-    });
+/// As many bytes as a database of `count` entries keeps for its readers, a line of 64 for two entries;
+/// and pairs of places in it.
+struct Memory {
+    words: Vec<usize>,
+    pairs: Rc<Vec<(usize, usize)>>,
+}
+
+impl Memory {
+    fn new(count: usize) -> Self {
+        let len = count.div_ceil(2).next_power_of_two() * 8;
+        let mut random = random();
+        let words = (0..len).map(|_| random.random_range(0..len)).collect();
+        let pairs = (0..count).map(|_| (random.random_range(0..len), random.random_range(0..len)));
+        Self { words, pairs: Rc::new(pairs.collect()) }
+    }
+
+    fn read(&self, (one, other): (usize, usize)) -> usize {
+        black_box(self.words[one]) ^ black_box(self.words[other])
+    }
 }
 
 /// Of few stations or all of them: it is to take the same.
@@ -133,7 +191,7 @@ fn flush(criterion: &mut Criterion, count: usize) {
             })
             .collect();
         let id = BenchmarkId::new(if known == 10 { "flush of a few" } else { "flush of all" }, count);
-        criterion.benchmark_group("fdb").bench_function(id, |b| common::record(b, &times));
+        common::record(&mut criterion.benchmark_group("fdb"), id, &times);
     }
 }
 
@@ -146,7 +204,7 @@ fn contention(criterion: &mut Criterion, count: usize) {
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut talks = talks(&stations);
+                let mut talks = Round::new(Rc::new(talks(&stations)));
                 let mut stranger = 0;
                 while !stop.load(Relaxed) {
                     for _ in 0..100 {
@@ -154,12 +212,12 @@ fn contention(criterion: &mut Criterion, count: usize) {
                             stranger += 1;
                             fdb.learn(0, MacAddr::from_bits(0x0600_0000_0000 + stranger), Slot(7), NOW);
                         } else {
-                            frame(&fdb, talks.next());
+                            _ = frame(&fdb, talks.next());
                         }
                     }
                 }
             });
-            let mut talks = talks(&stations);
+            let mut talks = Round::new(Rc::new(talks(&stations)));
             let id = BenchmarkId::new(format!("lookup + learn {name}"), count);
             criterion.benchmark_group("fdb").bench_function(id, |b| b.iter(|| frame(&fdb, talks.next())));
             stop.store(true, Relaxed);

@@ -6,9 +6,10 @@ use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use criterion::{Bencher, Criterion};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, BenchmarkId, Criterion};
 use etherws::ws::mask::Key;
 use futures_util::FutureExt;
 use rand::rngs::StdRng;
@@ -29,13 +30,56 @@ pub fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("memory has all the bytes")
 }
 
-/// Has Criterion record nanoseconds that were measured elsewhere, one after another.
-pub fn record(bencher: &mut Bencher<'_>, nanoseconds: &[f64]) {
-    let mut round = nanoseconds.iter().cycle();
-    bencher.iter_custom(|turns| {
-        // Its warm-up doubles the turns until some time has passed.
-        std::thread::sleep(Duration::from_millis(20));
-        Duration::from_secs_f64(round.next().copied().unwrap_or(0.0) * 1e-9 * turns as f64)
+/// What is timed beside others: does its work so many times.
+pub type Work<'a> = Box<dyn FnMut(usize) + 'a>;
+
+/// The nanoseconds that each takes once, a value a round. All take turns, each for about `turn`, so that
+/// what disturbs the machine disturbs them alike: one after the other for a second each, on a machine
+/// that others use, their ratios are off by a half.
+pub fn beside(works: &mut [Work<'_>], turn: Duration, rounds: usize) -> Vec<Vec<f64>> {
+    let time = |work: &mut Work<'_>, times: usize| {
+        let start = Instant::now();
+        work(times);
+        start.elapsed()
+    };
+    let often = |work: &mut Work<'_>| {
+        let mut times = 1;
+        while time(work, times) < turn / 2 {
+            times *= 2;
+        }
+        times
+    };
+    let often: Vec<usize> = works.iter_mut().map(often).collect();
+    let mut values = vec![Vec::new(); works.len()];
+    for round in 0..rounds {
+        for i in 0..works.len() {
+            // Nobody is always behind the same neighbour.
+            let i = if round % 2 == 0 { i } else { works.len() - 1 - i };
+            values[i].push(time(&mut works[i], often[i]).as_nanos() as f64 / often[i] as f64);
+        }
+    }
+    values
+}
+
+/// Has Criterion record nanoseconds that were measured elsewhere: as its samples, the medians of parts.
+pub fn record(group: &mut BenchmarkGroup<'_, WallTime>, id: BenchmarkId, nanoseconds: &[f64]) {
+    const SAMPLES: usize = 10;
+    let median = |part: &[f64]| {
+        let mut part = part.to_vec();
+        part.sort_unstable_by(f64::total_cmp);
+        // A difference can come out as nothing, which Criterion refuses.
+        part[part.len() / 2].max(1.0)
+    };
+    let medians: Vec<f64> = nanoseconds.chunks(nanoseconds.len().div_ceil(SAMPLES)).map(median).collect();
+    let mut round = medians.iter().cycle();
+    let pause = Duration::from_millis(1);
+    group.sample_size(SAMPLES).nresamples(1_000).warm_up_time(pause);
+    group.bench_function(id, |b| {
+        b.iter_custom(|turns| {
+            // The warm-up goes on until some time has passed.
+            std::thread::sleep(2 * pause);
+            Duration::from_secs_f64(round.next().copied().unwrap_or(0.0) * 1e-9 * turns as f64)
+        })
     });
 }
 
