@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 pub type Key = [u8; 4];
 
 /// Masks or unmasks `bytes` in place; the first is byte `phase` of its payload.
+#[inline]
 pub fn mask(bytes: &mut [u8], key: Key, phase: usize) {
     let word = word(key, phase);
     if word == 0 {
@@ -208,6 +209,11 @@ unsafe fn xor_avx2(dst: *mut u8, src: *const u8, len: usize, word: u32) {
         let store = |at: usize, vector| _mm256_storeu_si256(dst.add(at).cast(), vector);
         let first = load(0, keyed(0));
         let last = load(tail, keyed(tail));
+        if len >= 8 * SIZE && !(dst.addr() + at).is_multiple_of(2 * SIZE) {
+            // A turn is two cache lines then, not one and two halves.
+            store(at, load(at, key));
+            at += SIZE;
+        }
         while at + 4 * SIZE <= tail {
             let four = [0, SIZE, 2 * SIZE, 3 * SIZE].map(|i| load(at + i, key));
             for (i, vector) in four.into_iter().enumerate() {
