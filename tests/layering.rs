@@ -125,10 +125,16 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
         let path = entry.expect("entry").path();
         if path.is_dir() {
             walk(&path, files);
-        } else if path.extension().is_some_and(|ext| ext == "rs") {
+        } else if path.extension().is_some_and(|ext| ext == "rs") && !is_unit_tests(&path) {
             files.push(path);
         }
     }
+}
+
+/// `tests.rs` and `x_tests.rs`, of which `code` sees no `#[cfg(test)]`.
+fn is_unit_tests(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == "tests.rs" || name.ends_with("_tests.rs")
 }
 
 /// Numbered lines without comments, up to the unit tests at the foot.
