@@ -177,7 +177,8 @@ class Report:
         self.goal("H1", f"memcpy's speed at 1,514 B, worst of {len(offsets)} alignments", worst, 0.7)
         for n in self.lengths():
             def fastest(t, n=n):
-                hidden = min(t["mask", peer, str(n)] for peer in PEERS) / t["mask", "etherws", str(n)]
+                # Beside what our mask takes by itself: what it adds to an encode is lost in the copy.
+                hidden = min(t["mask", peer, str(n)] for peer in PEERS) / at(t, ours, n)
                 return min(hidden, *(at(t, name, n) / at(t, ours, n) for name in OPEN))
             self.goal("H1", f"the fastest other mask's speed at {n:,} B", fastest, 1)
         if ("mask", "python", "1514") in self.runs[0]:
