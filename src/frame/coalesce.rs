@@ -8,8 +8,8 @@
 //! A super-frame promises that splitting it gives the frames back, so only frames go together of which
 //! that is true byte by byte: the headers are equal in all but what [`Segments`] counts up, the first
 //! length is everybody's (the last may be shorter), and both checksums are right and written the usual
-//! way. net/ipv4/tcp_offload.c `tcp_gro_receive` is stricter nowhere, but more lenient with the IPv4 ID,
-//! which it lets stand still: a virtio header cannot say that. Every other frame is the caller's to
+//! way. net/ipv4/tcp_offload.c `tcp_gro_receive` is more lenient with the IPv4 ID, which it lets stand
+//! still: a virtio header cannot say that. Every other frame is the caller's to
 //! send, after what came before it in its flow.
 //!
 //! [`Segments`]: super::segment::Segments
@@ -244,6 +244,7 @@ impl Flow {
             v6,
             transport: Transport::Tcp,
             cwr: self.first.flags & tcp::CWR != 0,
+            cwr_in_all: false,
         }
     }
 }

@@ -126,8 +126,10 @@ pub struct Unfinished {
     pub(super) pseudo: u16,
     pub(super) v6: bool,
     pub(super) transport: Transport,
-    /// TCP's CWR flag is set.
+    /// TCP's CWR flag is set, and is for the first segment.
     pub(super) cwr: bool,
+    /// It is set, and is for all (AccECN), which virtio_net_hdr cannot say.
+    pub(super) cwr_in_all: bool,
 }
 
 /// What a frame is when it comes in.
@@ -158,7 +160,7 @@ impl Unfinished {
             if let Ok(packet) = Packet::parse(frame, len)
                 && header.asks_for(&packet).is_ok()
                 && !packet.big
-                && let Some(unfinished) = Self::new(&packet, frame, len, 0)
+                && let Some(unfinished) = Self::new(&packet, frame, len, &VnetHeader::default())
                 && unfinished.may_go_whole(len)
             {
                 return Ok(Arrived::Unfinished(unfinished));
@@ -176,9 +178,16 @@ impl Unfinished {
             Transport::Tcp => reason,
         })?;
         splittable(&packet, frame)?;
-        let partial = needs_checksum && header.asks_for(&packet).is_ok();
-        let mut unfinished = Self::new(&packet, frame, len, header.gso_size).ok_or(Reason::OffloadHeaders)?;
-        if !partial {
+        // UDP around UDP is one too.
+        if needs_checksum && header.asks_for(&packet).is_err() {
+            return Err(Reason::OffloadTunnel);
+        }
+        // Each segment has all of them.
+        if packet.payload > HEAD {
+            return Err(Reason::OffloadHeaders);
+        }
+        let mut unfinished = Self::new(&packet, frame, len, header).ok_or(Reason::OffloadHeaders)?;
+        if !needs_checksum {
             unfinished.pseudo = packet.pseudo(frame).ok_or(Reason::OffloadProtocol)?;
         }
         if unfinished.count(len) > MAX_SEGMENTS {
@@ -188,7 +197,7 @@ impl Unfinished {
         if unfinished.longest(len) - packet.l3 > usize::from(u16::MAX) + if packet.v6 { 40 } else { 0 } {
             return Err(Reason::OffloadLength);
         }
-        let whole = partial && !packet.big && unfinished.may_go_whole(len);
+        let whole = needs_checksum && !packet.big && unfinished.may_go_whole(len);
         Ok(if whole { Arrived::Unfinished(unfinished) } else { Arrived::Split(unfinished) })
     }
 
@@ -204,15 +213,15 @@ impl Unfinished {
         }
         let needs_checksum = header.needs_checksum()?;
         let gso = header.gso()?;
-        let gso_size = match gso {
+        match gso {
             None if !needs_checksum => return Ok(Arrived::Finished),
-            None => 0,
+            None => (),
             Some(_) if !needs_checksum => return Err(Reason::GsoNoChecksum),
             Some(_) if !(PEER_MIN_GSO_SIZE..GSO_BY_FRAGS).contains(&header.gso_size) => {
                 return Err(Reason::GsoSize);
             }
-            Some(_) => header.gso_size,
-        };
+            Some(_) => (),
+        }
         let packet = Packet::parse(head, len)?;
         if packet.big {
             return Err(Reason::OffloadLength);
@@ -222,7 +231,9 @@ impl Unfinished {
             splittable(&packet, head)?;
         }
         header.asks_for(&packet)?;
-        let unfinished = Self::new(&packet, head, len, gso_size).ok_or(Reason::OffloadHeaders)?;
+        // Without a GSO type its size says nothing.
+        let header = if gso.is_some() { header } else { &VnetHeader::default() };
+        let unfinished = Self::new(&packet, head, len, header).ok_or(Reason::OffloadHeaders)?;
         if unfinished.count(len) > PEER_MAX_SEGMENTS {
             return Err(Reason::GsoSegments);
         }
@@ -282,7 +293,10 @@ impl Unfinished {
 
     /// `packet` as found in a frame of `len` bytes, with the pseudo-header that was left in its
     /// checksum field. `None` when its headers are longer than any.
-    fn new(packet: &Packet, head: &[u8], len: usize, gso_size: u16) -> Option<Self> {
+    fn new(packet: &Packet, head: &[u8], len: usize, header: &VnetHeader) -> Option<Self> {
+        let gso_size = header.gso_size;
+        let ecn = header.gso_type & VIRTIO_NET_HDR_GSO_ECN != 0;
+        let cwr = packet.has_tcp_flag(head, tcp::CWR);
         let offset = |offset: usize| u16::try_from(offset).ok();
         // What fits one segment is one, as for the kernel (linux/virtio_net.h).
         let one = len - packet.payload <= usize::from(gso_size);
@@ -294,7 +308,8 @@ impl Unfinished {
             pseudo: packet.left_in_field(head, len),
             v6: packet.v6,
             transport: packet.transport,
-            cwr: packet.has_tcp_flag(head, tcp::CWR),
+            cwr: cwr && ecn,
+            cwr_in_all: cwr && !ecn,
         })
     }
 
@@ -307,7 +322,8 @@ impl Unfinished {
             Transport::Tcp => WHOLE_MAX_SEGMENTS,
             Transport::Udp => WHOLE_MAX_DATAGRAMS,
         };
-        readable && (!self.is_super() || self.gso_size >= WHOLE_MIN_GSO_SIZE && self.count(len) <= most)
+        let ordinary = self.gso_size >= WHOLE_MIN_GSO_SIZE && self.count(len) <= most && !self.cwr_in_all;
+        readable && (!self.is_super() || ordinary)
     }
 }
 

@@ -301,11 +301,7 @@ fn a_kernels_super_frame_without_a_partial_checksum_is_split() {
         let whole = pieces(&made.frame, &unfinished(from_peer(&made.frame, &good).unwrap()));
         // It is complete, or whatever: not the sum of the pseudo-header.
         put(&mut made.frame, made.l4 + recipe.csum_offset(), 0x1234);
-        for header in [
-            VnetHeader { flags: 0, ..good },
-            VnetHeader { flags: 2, ..good },
-            VnetHeader { csum_start: 0, ..good },
-        ] {
+        for header in [VnetHeader { flags: 0, ..good }, VnetHeader { flags: 2, ..good }] {
             let Ok(Arrived::Split(unfinished)) = Unfinished::from_kernel(&mut made.frame, &header) else {
                 panic!("not split")
             };
@@ -346,11 +342,49 @@ fn the_checksum_of_a_packet_inside_another_is_completed_at_once() {
     assert_eq!(Unfinished::from_kernel(&mut frame, &beyond), Err(Reason::ChecksumBounds));
 }
 
+/// A container's QUIC in VXLAN: the segments are the inner datagram's, which nobody here can split.
+#[test]
+fn a_kernels_super_frame_in_a_tunnel_of_its_own_kind_is_refused() {
+    let inner = Recipe { payload: vec![3; 3000], ..good_udp() };
+    let made = inner.make();
+    let payload = [&[8, 0, 0, 0, 0, 0, 1, 0][..], &made.frame].concat();
+    let mut outer = Recipe { payload, ..good_udp() }.make();
+    let header = VnetHeader { csum_start: (outer.payload + 8 + made.l4) as u16, ..inner.header(&made) };
+    assert_eq!(Unfinished::from_kernel(&mut outer.frame, &header), Err(Reason::OffloadTunnel));
+}
+
+/// Each of thousands of segments would have all of them.
+#[test]
+fn a_super_frame_of_headers_is_refused() {
+    let extensions = vec![(60, [vec![0, 255], vec![0; 2046]].concat())];
+    let recipe = Recipe { v6: true, addresses: vec![1; 32], extensions, size: 8, ..good() };
+    let mut made = recipe.make();
+    let header = recipe.header(&made);
+    assert_eq!(Unfinished::from_kernel(&mut made.frame, &header), Err(Reason::OffloadHeaders));
+    assert!(from_peer(&made.frame, &header).is_err());
+}
+
+/// Without the ECN bit CWR is no echo for the first segment alone, but a count in all (AccECN).
+#[test]
+fn cwr_without_ecn_stays_in_every_segment() {
+    let recipe = Recipe { flags: 0x90, ..good() };
+    let made = recipe.make();
+    let once = recipe.header(&made);
+    for (header, whole, flags) in [(once, true, 0x10), (VnetHeader { gso_type: 1, ..once }, false, 0x90)] {
+        let arrived = from_peer(&made.frame, &header).unwrap();
+        assert_eq!(Unfinished::from_kernel(&mut made.frame.clone(), &header), Ok(arrived));
+        assert_eq!(matches!(arrived, Arrived::Unfinished(_)), whole);
+        let pieces = pieces(&made.frame, &unfinished(arrived));
+        assert_eq!(pieces[0][made.l4 + 13], 0x90);
+        assert!(pieces.len() > 1 && pieces[1..].iter().all(|piece| piece[made.l4 + 13] == flags));
+    }
+}
+
 #[test]
 fn the_header_is_written_anew() {
     let recipe = Recipe { flags: 0x90, tcp_options: vec![1; 12], ..good() };
     let made = recipe.make();
-    // hdr_len is nonsense, DATA_VALID stays here, ECN is missing.
+    // hdr_len is nonsense, DATA_VALID stays here.
     let theirs = VnetHeader { flags: 3, hdr_len: 0x4321, ..recipe.header(&made) };
     let unfinished = unfinished(from_peer(&made.frame, &theirs).unwrap());
     let ours = VnetHeader { flags: 1, gso_type: 0x81, hdr_len: 66, ..theirs };

@@ -97,7 +97,7 @@ impl<'a> Segments<'a> {
                 if self.next + 1 < self.count {
                     piece[l4 + tcp::FLAGS] &= !(tcp::FIN | tcp::PSH);
                 }
-                if self.next > 0 {
+                if self.next > 0 && self.unfinished.cwr {
                     piece[l4 + tcp::FLAGS] &= !tcp::CWR;
                 }
             }
