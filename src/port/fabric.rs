@@ -46,8 +46,9 @@ impl Fabric {
     /// in its place or not.
     pub fn batch<'a>(&'a self, table: &'a Table<Egress>, slot: Slot, number: u32) -> Option<Batch<'a>> {
         let ingress = table.get(slot).filter(|port| port.number == number)?;
-        let Kept { touched, coalescer } = KEPT.take();
-        Some(Batch { fabric: self, table, ingress, now: self.now(), touched, coalescer, frames: 0, bytes: 0 })
+        let Kept { touched, others, coalescer } = KEPT.take();
+        let now = self.now();
+        Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames: 0, bytes: 0 })
     }
 }
 
@@ -58,6 +59,8 @@ pub struct Batch<'a> {
     ingress: &'a Port<Egress>,
     now: Now,
     touched: Vec<Arc<Port<Egress>>>,
+    /// Of the ports that a frame is flooded to, those that need it finished.
+    others: Vec<(Arc<Port<Egress>>, Retag)>,
     coalescer: Option<Box<Coalescer>>,
     frames: u64,
     bytes: u64,
@@ -136,8 +139,8 @@ impl Batch<'_> {
                     return Some(slot);
                 }
                 verdict => {
-                    // A station that nobody knows any more may have been known at the start of the read.
-                    if let Verdict::Flood(_) = verdict {
+                    // The rest of its flow may have come untagged, or before its station was forgotten.
+                    if !matches!(verdict, Verdict::Unicast(slot, _) if !self.takes_merged(slot)) {
                         self.finish(read);
                     }
                     self.deliver_sealed(verdict, payload, None);
@@ -199,24 +202,24 @@ impl Batch<'_> {
                 }
             }
             Verdict::Flood(flood) => {
-                let (mut copies, mut split) = (0, false);
-                let reserved = frame.dst().is_reserved();
-                for (port, retag) in self.table.flood(flood, reserved) {
+                let mut copies = 0;
+                let mut others = std::mem::take(&mut self.others);
+                for (port, retag) in self.table.flood(flood, frame.dst().is_reserved()) {
                     copies += 1;
                     match unfinished {
-                        Some(unfinished) if !port.egress.takes(unfinished) => split = true,
+                        Some(unfinished) if !port.egress.takes(unfinished) => {
+                            others.push((port.clone(), retag));
+                        }
                         _ => self.send(port, frame, retag, unfinished),
                     }
                 }
-                if let (true, Some(unfinished)) = (split, unfinished) {
+                if let (false, Some(unfinished)) = (others.is_empty(), unfinished) {
                     finished(bytes, unfinished, |frame| {
-                        for (port, retag) in self.table.flood(flood, reserved) {
-                            if !port.egress.takes(unfinished) {
-                                self.send(port, frame, retag, None);
-                            }
-                        }
+                        others.iter().for_each(|(port, retag)| self.send(port, frame, *retag, None));
                     });
                 }
+                others.clear();
+                self.others = others;
                 if copies == 0 {
                     let frames = on_cable(bytes.len(), unfinished).0;
                     self.ingress.counters.dropped_many(Reason::NoEgress, frames.into());
@@ -331,7 +334,12 @@ impl Drop for Batch<'_> {
                 Egress::Link(link) => link.flush(),
             }
         }
-        KEPT.set(Kept { touched: std::mem::take(&mut self.touched), coalescer: self.coalescer.take() });
+        // What was kept of a batch that panics is nobody's.
+        if std::thread::panicking() {
+            self.coalescer = None;
+        }
+        let (touched, others) = (std::mem::take(&mut self.touched), std::mem::take(&mut self.others));
+        KEPT.set(Kept { touched, others, coalescer: self.coalescer.take() });
     }
 }
 
@@ -340,6 +348,7 @@ impl Drop for Batch<'_> {
 struct Kept {
     /// The list of ports to flush.
     touched: Vec<Arc<Port<Egress>>>,
+    others: Vec<(Arc<Port<Egress>>, Retag)>,
     coalescer: Option<Box<Coalescer>>,
 }
 

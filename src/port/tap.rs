@@ -7,7 +7,7 @@ use super::fabric::{Fabric, with_scratch};
 use super::ingress::pump;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
-use crate::switch::Slot;
+use crate::switch::{Reason, Slot};
 use crate::sys::Held;
 use crate::sys::tun::Tap;
 
@@ -29,6 +29,9 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Res
         for _ in 0..BUDGET {
             let len = tap.read(buffer)?;
             match buffer[..len].split_first_chunk_mut() {
+                Some((_, frame)) if offload && frame.len() > MAX_FRAME => {
+                    batch.refused(frame.len(), Reason::Oversize);
+                }
                 Some((header, frame)) if offload => {
                     batch.frame_of_kernel(frame, &VnetHeader::from_little_endian(*header), true);
                 }
