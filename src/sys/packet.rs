@@ -120,9 +120,9 @@ impl PacketSocket {
 
     /// Sends up to [`BURST`] frames in one system call, each behind its virtio_net_hdr in the machine's
     /// byte order: the first from `bytes[start]` to `ends[0]`, the next from there to `ends[1]`; how many
-    /// went, at least one. What the header leaves undone, the device or the kernel before it does. The error is the first frame's: `WouldBlock` when the send buffer is full, ENOBUFS
-    /// when the device's queue is, EMSGSIZE beyond the MTU, ENETDOWN while the device is down, ENXIO
-    /// once it is gone.
+    /// went, at least one. What the header leaves undone, the device or the kernel before it does. The
+    /// error is the first frame's: `WouldBlock` when the send buffer is full, ENOBUFS when the device's
+    /// queue is, EMSGSIZE beyond the MTU, ENETDOWN while the device is down, ENXIO once it is gone.
     pub fn send_burst(&self, bytes: &[u8], start: usize, ends: &[usize]) -> io::Result<usize> {
         // SAFETY: iovec and mmsghdr are plain old data for which all zeroes are valid.
         let mut parts: [libc::iovec; BURST] = unsafe { zeroed() };
@@ -160,6 +160,9 @@ impl PacketSocket {
         // The forced one needs CAP_NET_ADMIN; without it the usual limit (rmem_max) has to do.
         if setsockopt(&fd, sockopt::RcvBufForce, &RECEIVE_BUFFER).is_err() {
             setsockopt(&fd, sockopt::RcvBuf, &RECEIVE_BUFFER)?;
+        }
+        if setsockopt(&fd, sockopt::SndBufForce, &SEND_BUFFER).is_err() {
+            setsockopt(&fd, sockopt::SndBuf, &SEND_BUFFER)?;
         }
         let ifindex = c_int::try_from(index).map_err(io::Error::other)?;
         let promiscuous = libc::packet_mreq {
@@ -232,6 +235,9 @@ pub const BURST: usize = 32;
 
 /// Room for about 80 frames of 64 KiB, or a few thousand small ones.
 const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// Room for a burst of super-frames that the device's queue does not take at once.
+const SEND_BUFFER: usize = 1 << 20;
 
 /// Room for one PACKET_AUXDATA message and a spare, aligned as cmsghdr wants it.
 type Control = [u64; 16];

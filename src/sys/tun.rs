@@ -107,13 +107,14 @@ impl Tap {
         if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// One frame, behind its header if there is one; what does not fit into `buf` is lost, so a read that fills it may be truncated.
-    /// `WouldBlock` when there is none or the device is down, EBADFD once it is deleted.
+    /// One frame, behind its header if there is one; what does not fit into `buf` is lost, so a read that
+    /// fills it may be truncated. `WouldBlock` when there is none or the device is down, EBADFD once it is deleted.
     pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(read(&self.fd, buf)?)
     }
 
-    /// One frame in pieces, behind its header if there is one. EIO while the device is down, EBADFD once it is deleted, EINVAL for a runt.
+    /// One frame in pieces, behind its header if there is one. EIO while the device is down, EBADFD once it
+    /// is deleted, EINVAL for a runt.
     pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
         Ok(writev(&self.fd, frame)?)
     }
