@@ -397,7 +397,7 @@ impl Entry {
     /// The key was cleared before, and who sees the new place sees that.
     fn write(&self, key: u64, place: u32, seen: u32) {
         self.place.store(place, Release);
-        self.seen.store(seen, Relaxed);
+        self.seen.store(seen, Release);
         self.key.store(key, Release);
     }
 }
