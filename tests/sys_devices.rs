@@ -612,6 +612,7 @@ fn a_tap_takes_and_gives_super_frames() {
         tap.write(&[IoSlice::new(&header), IoSlice::new(&sent)]).unwrap();
         let mut buf = [0; 2048];
         let received = loop {
+            assert!(Instant::now() < deadline, "the frame does not come out of the device");
             match on_device.recv(&mut buf) {
                 Ok(received) => break received,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),

@@ -58,7 +58,7 @@ impl Hostility {
     }
 }
 
-/// A million messages, each nearly honest or not at all. The TAP is in a bridge with a device that can do
+/// Tens of thousands of messages, each nearly honest or not at all. The TAP is in a bridge with a device that can do
 /// nothing, so that the kernel does in software whatever it is asked: there it would stumble.
 #[test]
 fn hostile_messages_hurt_nobody() {
