@@ -143,6 +143,8 @@ def super_frames(middle, runs, keys):
     split, merged = ([ratio(middle, name, ws, (figure,)) for name, figure in zip(names, TCP)]
                      for names in (("tap-a", "tap-b"), ("tap-b", "tap-a")))
     row, met, text = judge("O4 mixed", [("split / H3's own", least(split), 1.3), ("merged / H3's own", least(merged), 1.3)])
+    if None in split + merged:
+        text, met = text + "; one direction each", met and None
     both = ratio(middle, "taps", ws)
     result.append((row, met, text + (f"; both at once {both:.2f}" if both else "")))
 
@@ -155,6 +157,8 @@ def super_frames(middle, runs, keys):
         met = met if seen else False
         if max(longest[ws], default=0) > FULL_FRAME:
             text, met = text + "; but also without offload", None
+    if any(found["altered"] for name in (ws, whole) for run in runs.get(name, []) for found in run["udp"].values()):
+        text, met = text + "; bytes were ALTERED", False
     result.append((row, met, text))
 
     spent = [ratio(middle, whole, ws, (figure + "_ns",)) for figure in TCP]
@@ -180,9 +184,12 @@ def judge(row, parts):
 
 
 def ratio(middle, ours, theirs, figures=TCP):
-    """Our figure divided by theirs, the least of the directions; None when there is none."""
+    """Our figure divided by theirs, the least of the directions; None when one of them lacks a figure."""
     mine, other = middle.get(ours, {}), middle.get(theirs, {})
-    return least(mine[name] / other[name] for name in figures if mine.get(name) and other.get(name))
+    wanted = [name for name in figures if mine.get(name) or other.get(name)]
+    if not all(mine.get(name) and other.get(name) for name in wanted):
+        return None
+    return least(mine[name] / other[name] for name in wanted)
 
 
 def asymmetry(middle, name):
