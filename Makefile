@@ -44,7 +44,7 @@ bench: bench-micro bench-lab
 bench-quick: bench-micro-quick bench-lab-quick
 
 bench-micro:
-	@scripts/bench-micro.py
+	@scripts/bench-micro.py --json benches/results/micro.json
 
 bench-micro-quick:
 	@scripts/bench-micro.py --quick

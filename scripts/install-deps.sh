@@ -100,6 +100,6 @@ if [ ${#packages[@]} -gt 0 ]; then
 fi
 
 if ! command -v cargo >/dev/null && [ ! -x "$HOME/.cargo/bin/cargo" ]; then
-    echo "missing: cargo, the Rust toolchain (1.88 or newer; see https://rustup.rs)" >&2
+    echo "missing: cargo, the Rust toolchain (1.89 or newer; see https://rustup.rs)" >&2
     exit 1
 fi

@@ -52,7 +52,7 @@ pub struct PortStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<String>,
     /// What is left undone to the frames: `vnet1` for a link that carries super-frames, for a device
-    /// what the kernel granted: `csum`, `tso`, `tso,uso`. Absent: frames go whole and finished.
+    /// what may be left to the kernel: `tso` or `tso,uso`. Absent: frames go whole and finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
     /// Times the link was established.

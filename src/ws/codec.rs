@@ -4,7 +4,8 @@
 //! in place. A payload arrives still masked: [`Payload::peek`] unmasks the first few bytes, enough to
 //! decide where a frame goes, and [`Payload::open`] the rest when it goes anywhere. One that goes out as
 //! a message again is not unmasked at all: [`Payload::pieces`] go to [`encode`], which copies, takes the
-//! old mask off and puts the new one on in one pass. Only fragments are copied on their way in, into a buffer that grows with what has arrived, never with what a header promises.
+//! old mask off and puts the new one on in one pass. Only fragments are copied on their way in, into a
+//! buffer that grows with what has arrived, never with what a header promises.
 
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Violation};
 use super::mask::{Key, combine, mask, mask_into};

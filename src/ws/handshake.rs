@@ -26,7 +26,7 @@ pub struct Opening {
 }
 
 impl Opening {
-    /// A fresh random key (section 4.1, item 7). `offered` are tokens, most wanted first; may be empty.
+    /// A fresh random key (section 4.1, item 7). `offered` are tokens, in the order in which they are offered; may be empty.
     pub fn new(offered: &[&str]) -> Self {
         Self { key: generate_key(), offered: offered.iter().map(|&p| p.to_owned()).collect() }
     }

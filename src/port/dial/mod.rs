@@ -97,7 +97,7 @@ where
     }
 }
 
-/// [`dial`] that offers `protocols` (most wanted first) and has `limit` for all of it. A server that
+/// [`dial`] that offers `protocols` in this order and has `limit` for all of it. A server that
 /// refuses the offer is asked once more without one. That is found out anew by each dial: a link breaks
 /// when its server is replaced, and the next one may know more; remembering would save one connection.
 pub async fn dial_offering(
