@@ -296,10 +296,10 @@ impl Unfinished {
     fn new(packet: &Packet, head: &[u8], len: usize, header: &VnetHeader) -> Option<Self> {
         let gso_size = header.gso_size;
         let ecn = header.gso_type & VIRTIO_NET_HDR_GSO_ECN != 0;
-        let cwr = packet.has_tcp_flag(head, tcp::CWR);
         let offset = |offset: usize| u16::try_from(offset).ok();
         // What fits one segment is one, as for the kernel (linux/virtio_net.h).
         let one = len - packet.payload <= usize::from(gso_size);
+        let cwr = !one && gso_size != 0 && packet.has_tcp_flag(head, tcp::CWR);
         Some(Self {
             l3: offset(packet.l3)?,
             l4: offset(packet.l4)?,

@@ -124,7 +124,7 @@ fn with_a_routing_header_the_pseudo_header_comes_from_the_checksum_field() {
     let len = frame.len() - made.l4;
     put(&mut frame, made.l4 + 16, pseudo_sum(&addresses, len, 6));
     let header = recipe.header(&made);
-    let elsewhere = VnetHeader { csum_start: 0, ..header };
+    let elsewhere = VnetHeader { flags: 0, ..header };
     assert_eq!(split(&mut frame, &elsewhere), Err(Reason::OffloadProtocol));
     let pieces = split(&mut frame, &header).unwrap();
     assert_eq!(pieces.len(), 3);
