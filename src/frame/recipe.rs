@@ -108,7 +108,7 @@ impl Recipe {
         let ecn = if self.flags & 0x80 != 0 { 0x80 } else { 0 };
         VnetHeader {
             flags: 1,
-            gso_type: if self.udp { 5 } else { ecn | 1 + 3 * u8::from(self.v6) },
+            gso_type: if self.udp { 5 } else { ecn | (1 + 3 * u8::from(self.v6)) },
             hdr_len: 0,
             gso_size: self.size,
             csum_start: made.l4 as u16,
