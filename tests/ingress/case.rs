@@ -159,9 +159,11 @@ fn built(input: &mut Input<'_>) -> (Vec<u8>, VnetHeader) {
         size @ 0..32 => u16::from(size) * 16,
         _ => 200 + input.word() % 1_000,
     };
+    // CWR for the first segment alone, or for all.
+    let ecn = if !udp && frame[l4 + 13] & 0x80 != 0 && more & 0x80 == 0 { 0x80 } else { 0 };
     let mut header = VnetHeader {
         flags: 1,
-        gso_type: if udp { 5 } else { 1 + 3 * u8::from(v6) },
+        gso_type: if udp { 5 } else { ecn | (1 + 3 * u8::from(v6)) },
         hdr_len: input.word(),
         gso_size,
         csum_start: l4 as u16,
@@ -261,8 +263,9 @@ fn pieces(frame: &[u8], unfinished: &Unfinished, most: usize) -> Vec<Vec<u8>> {
                 let seq = u32::from_be_bytes(frame[l4 + 4..l4 + 8].try_into().expect("four bytes"));
                 let seq = seq.wrapping_add((i * (longest - payload)) as u32);
                 expected[l4 + 4..l4 + 8].copy_from_slice(&seq.to_be_bytes());
-                // FIN and PSH only on the last, CWR only on the first.
-                let taken = if last { 0 } else { 0x09 } | if first { 0 } else { 0x80 };
+                // FIN and PSH only on the last; CWR only on the first, if the header speaks of ECN.
+                let once = header.gso_type & 0x80 != 0;
+                let taken = if last { 0 } else { 0x09 } | if once && !first { 0x80 } else { 0 };
                 expected[l4 + 13] &= !taken;
             } else {
                 expected[l4 + 4..l4 + 6].copy_from_slice(&((piece.len() - l4) as u16).to_be_bytes());
