@@ -8,13 +8,15 @@
 //! * [`switch`]: who gets a frame: FDB, VLAN, forward -> verdict (pure)
 //! * [`frame`]: Ethernet as bytes (pure)
 //!
-//! [`ws`] (WebSocket as bytes, pure) is used from `port` upward; [`sys`] holds ioctls and socket
-//! options and lies under `port`.
+//! [`ws`] (WebSocket as bytes, pure) and [`prof`] (what a frame costs) are used from `port` upward;
+//! [`sys`] holds ioctls, socket options and clocks and lies under `port` and `prof`. The pure modules
+//! know of `prof` only its stages and the [`prof::Probe`] that they tell them to.
 
 pub mod control;
 pub mod daemon;
 pub mod frame;
 pub mod port;
+pub mod prof;
 pub mod switch;
 pub mod sys;
 pub mod ws;

@@ -12,12 +12,14 @@ fn allowed(from: &str, to: &str) -> bool {
     match from {
         "main" => true,
         "daemon" => to != "main",
-        "control" => matches!(to, "port" | "switch" | "frame" | "ws" | "sys"),
-        "port" => matches!(to, "switch" | "frame" | "ws" | "sys"),
-        "switch" => to == "frame",
+        "control" => matches!(to, "port" | "switch" | "frame" | "ws" | "prof" | "sys"),
+        "port" => matches!(to, "switch" | "frame" | "ws" | "prof" | "sys"),
+        "switch" => matches!(to, "frame" | "prof"),
         "sys" => to == "frame",
-        "frame" | "ws" => false,
-        "ctl" => to == "control",
+        "ws" => to == "prof",
+        "prof" => to == "sys",
+        "frame" => false,
+        "ctl" => matches!(to, "control" | "prof"),
         other => panic!("src/{other} has no place in the layers yet: give it one here and in src/lib.rs"),
     }
 }
@@ -42,12 +44,15 @@ fn imports_point_down_only() {
 }
 
 #[test]
-fn etherctl_sees_only_the_contract() {
+fn etherctl_sees_only_the_contract_and_the_profiler_s_formats() {
     let wrong: Vec<_> = sources()
         .into_iter()
         .filter(|(module, _)| module == "ctl")
         .flat_map(|(_, path)| code(&path))
-        .filter(|(_, line)| line.contains("etherws::") && !line.contains("etherws::control::api"))
+        .filter(|(_, line)| line.contains("etherws::"))
+        .filter(|(_, line)| {
+            !["control::api", "prof::"].iter().any(|may| line.contains(&format!("etherws::{may}")))
+        })
         .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
 }

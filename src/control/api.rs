@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod check;
+pub mod prof;
 
 use crate::port::dial;
 
@@ -59,11 +60,19 @@ pub enum Method {
     SaveConfig,
     ReloadConfig,
     GetVersion,
+    StartProf,
+    StopProf,
+    GetProf,
+    ResetProf,
+    ShowProf,
+    LeaseProf,
+    SlowProf,
+    CpuProf,
     Discover,
 }
 
 impl Method {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 23] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -78,6 +87,14 @@ impl Method {
         Self::SaveConfig,
         Self::ReloadConfig,
         Self::GetVersion,
+        Self::StartProf,
+        Self::StopProf,
+        Self::GetProf,
+        Self::ResetProf,
+        Self::ShowProf,
+        Self::LeaseProf,
+        Self::SlowProf,
+        Self::CpuProf,
         Self::Discover,
     ];
 
@@ -98,6 +115,14 @@ impl Method {
             Self::SaveConfig => "etherws.control.saveConfig",
             Self::ReloadConfig => "etherws.control.reloadConfig",
             Self::GetVersion => "etherws.control.getVersion",
+            Self::StartProf => "etherws.control.startProf",
+            Self::StopProf => "etherws.control.stopProf",
+            Self::GetProf => "etherws.control.getProf",
+            Self::ResetProf => "etherws.control.resetProf",
+            Self::ShowProf => "etherws.control.showProf",
+            Self::LeaseProf => "etherws.control.leaseProf",
+            Self::SlowProf => "etherws.control.slowProf",
+            Self::CpuProf => "etherws.control.cpuProf",
             Self::Discover => "rpc.discover",
         }
     }
@@ -120,6 +145,16 @@ impl Method {
             Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
             Self::ReloadConfig => "Applies the configuration file's differences; what changed",
             Self::GetVersion => "Name and version of the program",
+            Self::StartProf => "Raises the profiler's level until stopProf; the state after it",
+            Self::StopProf => "Takes the profiler's level back to what the daemon was started with",
+            Self::GetProf => "The profiler's level, and who holds it up",
+            Self::ResetProf => {
+                "Counts from now on: the zero of showProf and slowProf, writers go on undisturbed"
+            }
+            Self::ShowProf => "What frames cost: counters of every stage",
+            Self::LeaseProf => "A profiler level for as long as it is renewed",
+            Self::SlowProf => "The slowest whole frames that were traced",
+            Self::CpuProf => "Function stacks of the daemon, sampled by CPU time",
             Self::Discover => "This description, in OpenRPC",
         }
     }

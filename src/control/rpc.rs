@@ -99,8 +99,30 @@ fn entry(method: Method) -> Entry {
         Method::GetVersion => on(method, |_, NoParams {}| async move {
             Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into() })
         }),
+        Method::StartProf => {
+            on(method, |_, _: api::prof::StartProf| async move { pending::<api::prof::ProfStatus>() })
+        }
+        Method::StopProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
+        Method::GetProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
+        Method::ResetProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
+        Method::ShowProf => {
+            on(method, |_, _: api::prof::ShowProf| async move { pending::<api::prof::Snapshot>() })
+        }
+        Method::LeaseProf => {
+            on(method, |_, _: api::prof::LeaseProf| async move { pending::<api::prof::Leased>() })
+        }
+        Method::SlowProf => {
+            on(method, |_, _: api::prof::SlowProf| async move { pending::<Entries<api::prof::SlowFrame>>() })
+        }
+        Method::CpuProf => {
+            on(method, |_, _: api::prof::CpuProf| async move { pending::<api::prof::CpuProfile>() })
+        }
         Method::Discover => on(method, |_, NoParams {}| async move { Ok(discover()) }),
     }
+}
+
+fn pending<T>() -> Reply<T> {
+    Err(failed("not yet".into()))
 }
 
 /// The OpenRPC document of all methods.

@@ -1,0 +1,1 @@
+//! Files of a snapshot, for other people's readers.
