@@ -50,6 +50,25 @@ impl Format {
             Self::Json => "json",
         }
     }
+
+    /// The kind that a file's name ends in.
+    pub fn of(path: &std::path::Path) -> Result<Self, String> {
+        const ENDINGS: [(&str, Format); 7] = [
+            (".speedscope.json", Format::Speedscope),
+            (".json", Format::Json),
+            (".pstats", Format::Pstats),
+            (".pb.gz", Format::Pprof),
+            (".pprof", Format::Pprof),
+            (".folded", Format::Folded),
+            (".svg", Format::Svg),
+        ];
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let found = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format);
+        found.ok_or_else(|| {
+            let endings: Vec<_> = ENDINGS.iter().map(|(ending, _)| *ending).collect();
+            format!("the name ends in none of {}", endings.join(", "))
+        })
+    }
 }
 
 /// Stacks and what they took, from anywhere.
