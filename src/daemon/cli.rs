@@ -91,6 +91,10 @@ pub struct Sw {
     /// Seconds without received data before a link is probed; dead after 8/3 of it [default: 15]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(1..=3600))]
     pub ping: Option<u32>,
+    /// Metrics for Prometheus at http://ADDR/metrics, for everybody: 127.0.0.1, or 127.0.0.1:9867 [default: beside
+    /// control alone]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     #[command(flatten, next_help_heading = "WebSocket service")]
     pub listen: Listen,
     #[command(flatten, next_help_heading = "Control service")]
@@ -209,6 +213,7 @@ impl Sw {
             ctlsslcert: control.ctlsslcert.clone(),
             ctlhtpasswd: control.ctlhtpasswd.clone(),
             ctlanonymous: some(control.ctlanonymous),
+            metrics: self.metrics.clone(),
             ..Layer::default()
         };
         for (given, key, flag) in [
@@ -226,6 +231,7 @@ impl Sw {
             (layer.ctlsslcert.is_some(), "control.tcp.sslcert", "--ctlsslcert"),
             (layer.ctlhtpasswd.is_some(), "control.tcp.htpasswd", "--ctlhtpasswd"),
             (layer.ctlanonymous.is_some(), "control.tcp.anonymous", "--ctlanonymous"),
+            (layer.metrics.is_some(), "metrics.listen", "--metrics"),
         ] {
             if given {
                 layer.places.insert(key, flag.to_owned());
@@ -295,6 +301,8 @@ mod tests {
             ("--ctlhost 10.0.0.1 --ctlanonymous", "--ctlanonymous"),
             ("--ctlport 80", "--ctlport"),
             ("--host 127.0.0.1 --port 7867 --path /ctl --ctlport 7867", "--ctlport"),
+            ("--metrics 9867", "--metrics"),
+            ("--port 9867 --metrics 127.0.0.1", "--metrics"),
             ("--host 127.0.0.1 --port 7867 --ctlport 7867 --sslkey k --sslcert c", "--ctlport"),
         ] {
             let problems = sw(line).unwrap().layer(None).resolve().unwrap_err();
