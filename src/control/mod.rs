@@ -7,6 +7,7 @@ pub mod api;
 mod auth;
 mod bind;
 mod connection;
+mod cpu_prof;
 mod data;
 mod door;
 mod htpasswd;

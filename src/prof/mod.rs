@@ -2,9 +2,11 @@
 //!
 //! * [`stage`]: the static tree of stages, directions and size classes
 //! * [`snapshot`]: everything counted, at one moment, as it travels
+//! * [`cpu`]: function stacks of the whole program, by CPU time
 //! * [`view`]: tables of a snapshot
 //! * [`formats`]: files of a snapshot, for other people's readers
 
+pub mod cpu;
 pub mod formats;
 pub mod snapshot;
 pub mod stage;

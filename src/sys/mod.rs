@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub mod cpu_sampler;
 pub mod packet;
 mod readiness;
 pub mod tun;
