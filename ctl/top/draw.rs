@@ -112,7 +112,7 @@ fn foot(app: &App, area: Rect, look: Look, buffer: &mut Buffer) -> (Rect, Option
             look.dim(),
         ),
         _ => (
-            "arrows move  enter zoom  esc out  [ ] sort  / filter  t p F views  ? help  q quit".into(),
+            "arrows move  enter zoom  esc out  [ ] sort  / filter  t p F view  ? help  q quit".into(),
             look.dim(),
         ),
     };

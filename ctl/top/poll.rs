@@ -126,6 +126,10 @@ impl Viewer {
                 }
                 Err(failure) if is_final(&failure) => return failure,
                 Err(failure) => {
+                    if let Failure::Unreachable(_) = failure {
+                        // It may come back as another, whose leases are not ours.
+                        *self.lease.borrow_mut() = Err(None);
+                    }
                     send(News::Trouble(passing_text(&self.server, &failure)));
                     interval.min(RETRY)
                 }
@@ -139,7 +143,6 @@ impl Viewer {
         loop {
             let _ = timeout(RENEWAL, self.back.notified()).await;
             let known = self.lease.borrow().as_ref().ok().copied();
-            // One that cannot be reached may come back as another, whose leases are not ours.
             let answer = match patiently(lease(&self.server, known, TTL_MS)).await {
                 Err(failure) if is_final(&failure) => return failure,
                 answer => answer.map_err(|failure| {
