@@ -84,7 +84,7 @@ impl Link for Ours {
         self.bytes.clear();
         for message in batch {
             let key = self.keys.as_mut().map(Keys::draw);
-            encode(&mut self.bytes, Opcode::Binary, &[(&message[..]).into()], key);
+            encode(&mut self.bytes, Opcode::Binary, &[(&message[..]).into()], key, &mut ());
         }
         let mut at = 0;
         while let Step::Used(used, event) = self.decoder.next(&mut self.bytes[at..]).expect("well formed") {

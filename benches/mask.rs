@@ -180,7 +180,7 @@ fn etherws(body: Bytes, key: Option<Key>) -> Work<'static> {
     Box::new(move |times| {
         for _ in 0..times {
             out.clear();
-            encode(black_box(&mut out), Opcode::Binary, &[(&body[..]).into()], black_box(key));
+            encode(black_box(&mut out), Opcode::Binary, &[(&body[..]).into()], black_box(key), &mut ());
             assert!(out.len() > body.len());
         }
     })

@@ -93,12 +93,13 @@ impl Path {
         let ingress = table.get(TAP).expect("put there");
         for bytes in frames {
             let frame = Frame::checked(bytes).expect("a frame");
-            let Verdict::Unicast(LINK, retag) = self.sender.forward(&table, ingress, frame, NOW) else {
+            let Verdict::Unicast(LINK, retag) = self.sender.forward(&table, ingress, frame, NOW, &mut ())
+            else {
                 panic!("the station is behind the link")
             };
             let key = self.keys.as_mut().map(Keys::draw);
             let out = Outgoing::new(frame, retag);
-            encode(&mut self.bytes, Opcode::Binary, &out.parts().map(Piece::from), key);
+            encode(&mut self.bytes, Opcode::Binary, &out.parts().map(Piece::from), key, &mut ());
         }
 
         let table = self.receiver.table().load();
@@ -108,7 +109,8 @@ impl Path {
             let Some(Event::Binary(mut payload)) = event else { panic!("{event:?}") };
             payload.peek(LOOKED_AT);
             let frame = Frame::checked(payload.raw()).expect("a frame");
-            let Verdict::Unicast(TAP, retag) = self.receiver.forward(&table, ingress, frame, NOW) else {
+            let Verdict::Unicast(TAP, retag) = self.receiver.forward(&table, ingress, frame, NOW, &mut ())
+            else {
                 panic!("the station is behind the TAP")
             };
             take(Outgoing::new(Frame::checked(payload.open()).expect("a frame"), retag));

@@ -88,13 +88,13 @@ impl Echo {
             match event {
                 Some(Event::Text(payload)) => match &mut self.last {
                     Some(last) => *last = payload.open().to_vec(),
-                    None => encode(out, Opcode::Text, &payload.pieces(), key(&mut self.keys)),
+                    None => encode(out, Opcode::Text, &payload.pieces(), key(&mut self.keys), &mut ()),
                 },
                 Some(Event::Binary(payload)) => {
-                    encode(out, Opcode::Binary, &payload.pieces(), key(&mut self.keys));
+                    encode(out, Opcode::Binary, &payload.pieces(), key(&mut self.keys), &mut ());
                 }
                 Some(Event::Ping(payload)) => {
-                    encode(out, Opcode::Pong, &payload.pieces(), key(&mut self.keys));
+                    encode(out, Opcode::Pong, &payload.pieces(), key(&mut self.keys), &mut ());
                 }
                 Some(Event::Pong) | None => (),
                 Some(Event::Close(code)) => {
@@ -109,7 +109,7 @@ impl Echo {
 
 fn close(out: &mut Vec<u8>, code: Option<u16>, reason: &str, key: Option<Key>) {
     let body = code.map(|code| close_body(code, reason)).unwrap_or_default();
-    encode(out, Opcode::Close, &[Piece::from(body.as_slice())], key);
+    encode(out, Opcode::Close, &[Piece::from(body.as_slice())], key, &mut ());
 }
 
 /// Answers whatever comes until one side closes.

@@ -17,8 +17,13 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
     own_namespace();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let settings =
-            SwitchSettings { ageout: Duration::from_secs(300), fdb_limit: 64, threads: 2, ping: None };
+        let settings = SwitchSettings {
+            ageout: Duration::from_secs(300),
+            fdb_limit: 64,
+            threads: 2,
+            ping: None,
+            prof: Default::default(),
+        };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {
             let added = ports.add(PortSpec::new(PortKind::Tap, "rvd0")).await;

@@ -14,6 +14,7 @@ pub mod http;
 mod lobby;
 pub mod openrpc;
 mod origin;
+mod prof;
 mod proxied;
 mod reply;
 pub mod rpc;

@@ -10,14 +10,20 @@ use super::api::{self, Method};
 /// A method with the schemas of what it takes and gives.
 #[derive(Clone, Copy)]
 pub struct Described {
-    pub method: Method,
+    pub name: &'static str,
+    summary: &'static str,
     params: fn(&mut SchemaGenerator) -> Schema,
     result: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Described {
     pub fn new<P: JsonSchema, R: JsonSchema>(method: Method) -> Self {
-        Self { method, params: P::json_schema, result: SchemaGenerator::subschema_for::<R> }
+        Self::named::<P, R>(method.name(), method.summary())
+    }
+
+    /// What is served beside the methods: a subscription.
+    pub fn named<P: JsonSchema, R: JsonSchema>(name: &'static str, summary: &'static str) -> Self {
+        Self { name, summary, params: P::json_schema, result: SchemaGenerator::subschema_for::<R> }
     }
 }
 
@@ -58,8 +64,8 @@ fn describe(described: Described, generator: &mut SchemaGenerator) -> Value {
         .map(|(name, schema)| json!({"name": name, "required": required(name), "schema": schema}))
         .collect();
     json!({
-        "name": described.method.name(),
-        "summary": described.method.summary(),
+        "name": described.name,
+        "summary": described.summary,
         "paramStructure": "by-name",
         "params": params,
         "result": {"name": "result", "schema": (described.result)(generator)},

@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::api::{self, Entries, Method, NoParams, check};
 use super::openrpc::{self, Described};
+use super::prof;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
 use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use crate::port::{PortError, Ports};
@@ -35,7 +36,7 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
     let mut module = RpcModule::new(Context { ports, hooks });
     for Entry { described, call } in table() {
         let registered =
-            module.register_async_method(described.method.name(), move |params, context, _| {
+            module.register_async_method(described.name, move |params, context, _| {
                 let params = params.as_str().map(str::to_owned);
                 // In a task of its own: a client that hangs up must not leave a change half made, and a
                 // panic ends this call alone.
@@ -45,8 +46,20 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
                 }
             });
         // Only a name registered twice is refused, and the table has each Method once (tested).
-        debug_assert!(registered.is_ok(), "{} registered twice", described.method.name());
+        debug_assert!(registered.is_ok(), "{} registered twice", described.name);
     }
+    let subscribed = module.register_subscription(
+        api::prof::SUBSCRIBE,
+        api::prof::NOTIFICATION,
+        api::prof::UNSUBSCRIBE,
+        |params, pending, context, _| async move {
+            match parse::<api::prof::SubscribeProf>(params.as_str()) {
+                Ok(subscribe) => prof::subscribe(context.ports.clone(), subscribe, pending).await,
+                Err(error) => pending.reject(error).await,
+            }
+        },
+    );
+    debug_assert!(subscribed.is_ok(), "a subscription's name is taken");
     module.into()
 }
 
@@ -99,21 +112,21 @@ fn entry(method: Method) -> Entry {
         Method::GetVersion => on(method, |_, NoParams {}| async move {
             Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into() })
         }),
-        Method::StartProf => {
-            on(method, |_, _: api::prof::StartProf| async move { pending::<api::prof::ProfStatus>() })
-        }
-        Method::StopProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
-        Method::GetProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
-        Method::ResetProf => on(method, |_, NoParams {}| async move { pending::<api::prof::ProfStatus>() }),
+        Method::StartProf => on(method, |c, start: api::prof::StartProf| async move {
+            prof::start(&c.ports, &start).map_err(invalid)
+        }),
+        Method::StopProf => on(method, |c, NoParams {}| async move { Ok(prof::stop(&c.ports)) }),
+        Method::GetProf => on(method, |c, NoParams {}| async move { Ok(prof::status(&c.ports)) }),
+        Method::ResetProf => on(method, |c, NoParams {}| async move { Ok(prof::reset(&c.ports)) }),
         Method::ShowProf => {
-            on(method, |_, _: api::prof::ShowProf| async move { pending::<api::prof::Snapshot>() })
+            on(method, |c, show: api::prof::ShowProf| async move { Ok(prof::show(&c.ports, &show)) })
         }
-        Method::LeaseProf => {
-            on(method, |_, _: api::prof::LeaseProf| async move { pending::<api::prof::Leased>() })
-        }
-        Method::SlowProf => {
-            on(method, |_, _: api::prof::SlowProf| async move { pending::<Entries<api::prof::SlowFrame>>() })
-        }
+        Method::LeaseProf => on(method, |c, lease: api::prof::LeaseProf| async move {
+            prof::lease(&c.ports, &lease).map_err(invalid)
+        }),
+        Method::SlowProf => on(method, |c, slow: api::prof::SlowProf| async move {
+            Ok(Entries { entries: prof::slow(&c.ports, &slow).map_err(invalid)? })
+        }),
         Method::CpuProf => {
             on(method, |_, _: api::prof::CpuProf| async move { pending::<api::prof::CpuProfile>() })
         }
@@ -127,7 +140,14 @@ fn pending<T>() -> Reply<T> {
 
 /// The OpenRPC document of all methods.
 pub fn discover() -> Value {
-    openrpc::document(table().into_iter().map(|entry| entry.described))
+    let subscription = [
+        Described::named::<api::prof::SubscribeProf, String>(
+            api::prof::SUBSCRIBE,
+            "Over WebSocket: snapshots of the profiler as notifications (etherws.control.prof); their number",
+        ),
+        Described::named::<[String; 1], bool>(api::prof::UNSUBSCRIBE, "Ends the subscription of that number"),
+    ];
+    openrpc::document(table().into_iter().map(|entry| entry.described).chain(subscription))
 }
 
 fn on<P, R, Fun, Fut>(method: Method, handler: Fun) -> Entry
@@ -271,8 +291,13 @@ mod tests {
     use crate::port::ports::SwitchSettings;
 
     fn served() -> Methods {
-        let settings =
-            SwitchSettings { ageout: Duration::from_secs(300), fdb_limit: 16, threads: 1, ping: None };
+        let settings = SwitchSettings {
+            ageout: Duration::from_secs(300),
+            fdb_limit: 16,
+            threads: 1,
+            ping: None,
+            prof: Default::default(),
+        };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
             reload: Box::new(|| async { panic!("a task dies") }.boxed()),
@@ -294,6 +319,14 @@ mod tests {
         reply["error"]["data"].as_str().unwrap().to_owned()
     }
 
+    fn all_names() -> Vec<&'static str> {
+        Method::ALL
+            .map(Method::name)
+            .into_iter()
+            .chain([api::prof::SUBSCRIBE, api::prof::UNSUBSCRIBE])
+            .collect()
+    }
+
     #[test]
     fn the_description_has_every_method_once() {
         let document = discover();
@@ -303,10 +336,10 @@ mod tests {
             .iter()
             .map(|method| method["name"].as_str().unwrap())
             .collect();
-        let all = Method::ALL.map(Method::name);
+        let all: Vec<_> = all_names();
         assert_eq!(described, all);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
-        for name in &all[..all.len() - 1] {
+        for name in all.iter().filter(|name| **name != Method::Discover.name()) {
             assert!(name.strip_prefix(api::NAMESPACE).is_some_and(|rest| rest.starts_with('.')), "{name}");
         }
     }
@@ -315,7 +348,7 @@ mod tests {
     async fn what_is_served_is_what_is_described() {
         let methods = served();
         let served: BTreeSet<_> = methods.method_names().collect();
-        assert_eq!(served, Method::ALL.map(Method::name).into());
+        assert_eq!(served, all_names().into_iter().collect());
         assert_eq!(ask(&methods, Method::Discover, "[]").await["result"], discover());
     }
 

@@ -258,6 +258,9 @@ pub async fn apply(
         if current.switch.fdb_limit != new.switch.fdb_limit {
             lines.push("fdb_limit: takes effect at the next start".to_owned());
         }
+        if current.switch.prof != new.switch.prof {
+            lines.push(format!("prof {}", new.switch.prof.level.name()));
+        }
         if current.switch.ping != new.switch.ping {
             let seconds = new.switch.ping.map_or(15, |ping| ping.as_secs());
             lines.push(format!("ping {seconds} s, from each link's next connection"));

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::config::Layer;
 use super::read;
+use crate::prof::snapshot::Level;
 
 /// An Ethernet switch whose long cables are WebSockets.
 #[derive(Parser, Debug)]
@@ -91,6 +92,13 @@ pub struct Sw {
     /// Seconds without received data before a link is probed; dead after 8/3 of it [default: 15]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(1..=3600))]
     pub ping: Option<u32>,
+    /// How closely to look at what frames cost, while nobody asks: off, count, stage or trace [default: count]
+    #[arg(long, value_name = "LEVEL")]
+    pub prof: Option<Level>,
+    /// Write the profile there at the end, and when SIGUSR2 ends it; the name's ending says as what (.json,
+    /// .pstats, .pb.gz, .folded, .svg, .speedscope.json)
+    #[arg(long, value_name = "FILE")]
+    pub prof_dump: Option<PathBuf>,
     #[command(flatten, next_help_heading = "WebSocket service")]
     pub listen: Listen,
     #[command(flatten, next_help_heading = "Control service")]
@@ -186,6 +194,7 @@ impl Sw {
             fdb_limit: self.fdb_limit,
             threads: self.threads,
             ping: self.ping,
+            prof: self.prof,
             log,
             enabled: listen.no_listen.then_some(false),
             host: listen.host.clone(),

@@ -13,6 +13,8 @@ use crate::control::http::{ControlSettings, ControlTcp, DoorSettings, ListenSett
 use crate::port::dial::Target;
 use crate::port::ports::SwitchSettings;
 use crate::port::spec::{PortKind, PortSpec};
+use crate::prof::Want;
+use crate::prof::snapshot::Level;
 
 /// The merged, checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +48,7 @@ pub struct Layer {
     pub fdb_limit: Option<usize>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
+    pub prof: Option<Level>,
     pub log: Option<String>,
     pub enabled: Option<bool>,
     pub host: Option<String>,
@@ -111,7 +114,7 @@ impl Layer {
                 }
             };
         }
-        merge!(ageout fdb_limit threads ping log enabled host port path sslkey sslcert sslclientca htpasswd
+        merge!(ageout fdb_limit threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous)
     }
@@ -256,7 +259,13 @@ impl Layer {
             return Err(problems);
         }
         Ok(Config {
-            switch: SwitchSettings { ageout: Duration::from_secs(ageout), fdb_limit, threads, ping },
+            switch: SwitchSettings {
+                ageout: Duration::from_secs(ageout),
+                fdb_limit,
+                threads,
+                ping,
+                prof: Want { level: self.prof.unwrap_or_default(), ..Want::default() },
+            },
             log: self.log,
             door: DoorSettings {
                 listen,

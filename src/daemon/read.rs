@@ -15,7 +15,7 @@ use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
 
 /// Keys of the top level.
 const TABLES: &[&str] = &["switch", "listen", "control", "port", "user"];
-const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "log"];
+const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
     "enabled",
     "host",
@@ -111,6 +111,7 @@ fn settings(top: &Table, layer: &mut Layer) {
             fdb_limit = "switch.fdb_limit",
             threads = "switch.threads",
             ping = "switch.ping",
+            prof = "switch.prof",
             log = "switch.log"
         );
     }

@@ -15,6 +15,7 @@ use super::config::{Config, Layer};
 use super::read::{self, OPTIONS, PORT};
 use crate::control::http::{TlsFiles, UserRule, Who};
 use crate::port::spec::{Bpdu, LinkOptions, PortSpec};
+use crate::prof::snapshot::Level;
 
 /// The text of a file that starts a switch as this one runs. `existing` is the text to be updated,
 /// `name` how messages call it.
@@ -152,6 +153,7 @@ fn entries(config: &Config) -> Vec<Setting> {
     const CONTROL: &[&str] = &["control"];
     const TCP: &[&str] = &["control", "tcp"];
     let number = |n: u64| Some(Value::from(i64::try_from(n).unwrap_or(i64::MAX)));
+    let level = |level: Level| (level != Level::default()).then(|| Value::from(level.name()));
     let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
     let string = |text: &str| Some(Value::from(text));
     let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::Array(items.into_iter().collect()));
@@ -165,6 +167,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
         (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
         (SWITCH, "threads", number(config.switch.threads as u64)),
+        (SWITCH, "prof", level(config.switch.prof.level)),
         (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),
         (SWITCH, "log", config.log.as_deref().and_then(string)),
         (LISTEN, "enabled", Some(Value::from(!off))),

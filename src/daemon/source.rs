@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn near_words_are_offered_and_far_ones_are_not() {
-        let keys = ["ageout", "fdb_limit", "threads", "ping", "log"];
+        let keys = ["ageout", "fdb_limit", "threads", "ping", "prof", "log"];
         for (word, near) in [
             ("age_out", Some("ageout")),
             ("fdblimit", Some("fdb_limit")),

@@ -12,6 +12,7 @@ use super::link::Link;
 use crate::frame::coalesce::Merged;
 use crate::frame::offload::{Unfinished, VnetHeader, WHOLE_MAX_SEGMENTS};
 use crate::frame::{Frame, MacAddr, Outgoing, Retag};
+use crate::prof::Stage;
 use crate::switch::{Counters, Reason};
 use crate::sys::packet::{BURST, PacketSocket};
 use crate::sys::tun::Tap;
@@ -132,6 +133,14 @@ impl Device {
         }
     }
 
+    /// What writing to it is called.
+    pub fn write_stage(&self) -> Stage {
+        match self.handle {
+            Handle::Tap(_) => Stage::TxTapWrite,
+            Handle::Packet(..) => Stage::TxDevWrite,
+        }
+    }
+
     /// Whether frames of a flow are worth putting together before they are sent.
     pub fn takes_merged(&self) -> bool {
         matches!(self.handle, Handle::Tap(_)) && self.offload.is_some()
@@ -190,10 +199,13 @@ impl Device {
         Ok(())
     }
 
-    /// Sends what a batch has left, of this batch or of another thread's.
-    pub fn flush(&self, counters: &Counters) {
-        if let Handle::Packet(socket, outbox) = &self.handle {
-            outbox.lock().unwrap_or_else(PoisonError::into_inner).flush(socket, counters);
+    /// Sends what a batch has left, of this batch or of another thread's; frames and bytes of that.
+    pub fn flush(&self, counters: &Counters) -> (u64, u64) {
+        match &self.handle {
+            Handle::Packet(socket, outbox) => {
+                outbox.lock().unwrap_or_else(PoisonError::into_inner).flush(socket, counters)
+            }
+            Handle::Tap(_) => (0, 0),
         }
     }
 }
@@ -211,7 +223,7 @@ impl Outbox {
     }
 
     /// A frame that the kernel refuses is dropped by name, and those behind it go on.
-    fn flush(&mut self, socket: &PacketSocket, counters: &Counters) {
+    fn flush(&mut self, socket: &PacketSocket, counters: &Counters) -> (u64, u64) {
         let (mut next, mut start, mut sent) = (0, 0, (0, 0));
         while next < self.ends.len() {
             let (gone, reason) = match socket.send_burst(&self.bytes, start, &self.ends[next..]) {
@@ -231,6 +243,7 @@ impl Outbox {
         self.ends.clear();
         self.frames.clear();
         counters.sent(sent.0, sent.1);
+        sent
     }
 }
 

@@ -14,6 +14,9 @@ use crate::frame::coalesce::{Coalescer, Merged};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::segment::Segments;
 use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
+use crate::prof::recorder::Head;
+use crate::prof::stage::Within;
+use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
@@ -23,6 +26,8 @@ pub const LOOKED_AT: usize = 22;
 /// The switch, and the moment from which it counts time.
 pub struct Fabric {
     pub switch: Switch<Egress>,
+    /// What frames cost.
+    pub prof: Arc<Profiler>,
     start: Instant,
 }
 
@@ -30,8 +35,8 @@ pub struct Fabric {
 pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
 
 impl Fabric {
-    pub fn new(fdb: Fdb) -> Self {
-        Self { switch: Switch::new(fdb), start: Instant::now() }
+    pub fn new(fdb: Fdb, prof: Arc<Profiler>) -> Self {
+        Self { switch: Switch::new(fdb), prof, start: Instant::now() }
     }
 
     pub fn now(&self) -> Now {
@@ -43,17 +48,34 @@ impl Fabric {
     }
 
     /// Begins a batch of frames from port `number` in `slot`; `None` once the port is gone, another one
-    /// in its place or not.
-    pub fn batch<'a>(&'a self, table: &'a Table<Egress>, slot: Slot, number: u32) -> Option<Batch<'a>> {
+    /// in its place or not. `tape` was opened before the frames were read.
+    pub fn batch<'a, T: Tape>(
+        &'a self,
+        table: &'a Table<Egress>,
+        slot: Slot,
+        number: u32,
+        tape: &'a mut T,
+    ) -> Option<Batch<'a, T>> {
         let ingress = table.get(slot).filter(|port| port.number == number)?;
         let Kept { touched, others, coalescer } = KEPT.take();
         let now = self.now();
-        Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames: 0, bytes: 0 })
+        tape.from(at(ingress));
+        let (frames, bytes) = (0, 0);
+        Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames, bytes, tape })
     }
 }
 
+/// A port as the profiler knows it.
+fn at(port: &Port<Egress>) -> PortAt {
+    let side = match &port.egress {
+        Egress::Device(_) => Side::Device,
+        Egress::Link(link) => link.side(),
+    };
+    PortAt { slot: port.slot.0, number: port.number, side }
+}
+
 /// Frames that came in together.
-pub struct Batch<'a> {
+pub struct Batch<'a, T: Tape> {
     fabric: &'a Fabric,
     table: &'a Table<Egress>,
     ingress: &'a Port<Egress>,
@@ -64,11 +86,18 @@ pub struct Batch<'a> {
     coalescer: Option<Box<Coalescer>>,
     frames: u64,
     bytes: u64,
+    /// What is told of it to the profiler.
+    pub tape: &'a mut T,
 }
 
-impl Batch<'_> {
+impl<T: Tape> Batch<'_, T> {
     /// Judges and delivers a whole, finished frame.
     pub fn frame(&mut self, bytes: &[u8]) {
+        self.finished(bytes);
+        self.end_frame(self.tape.head(bytes), bytes.len(), None);
+    }
+
+    fn finished(&mut self, bytes: &[u8]) {
         if let Some(verdict) = self.judge(bytes, None) {
             self.deliver(verdict, bytes, None);
         }
@@ -80,18 +109,28 @@ impl Batch<'_> {
         if header.asks_nothing() {
             return self.frame(frame);
         }
+        let mut left = None;
         match Unfinished::from_kernel(frame, header) {
-            Ok(Arrived::Finished) => self.frame(frame),
+            Ok(Arrived::Finished) => self.finished(frame),
             Ok(Arrived::Unfinished(unfinished)) if offload => {
                 if let Some(verdict) = self.judge(frame, Some(&unfinished)) {
                     self.deliver(verdict, frame, Some(&unfinished));
                 }
+                left = Some(unfinished);
             }
             Ok(Arrived::Unfinished(unfinished) | Arrived::Split(unfinished)) => {
                 self.split(frame, &unfinished);
+                left = Some(unfinished);
             }
             Err(refusal) => self.refused(frame.len(), refusal.into()),
         }
+        self.end_frame(self.tape.head(frame), frame.len(), left.as_ref());
+    }
+
+    /// Tells the profiler that a frame is done.
+    fn end_frame(&mut self, head: Head, len: usize, unfinished: Option<&Unfinished>) {
+        let (frames, bytes) = on_cable(len, unfinished);
+        self.tape.frame(head, len, frames, bytes);
     }
 
     /// The same for a peer's message; `vnet`: it begins with a header, and what that says is believed
@@ -103,6 +142,7 @@ impl Batch<'_> {
     /// of that goes out before a frame of perhaps the same flow that cannot be kept.
     pub fn message(&mut self, read: &mut [u8], mut payload: Payload<'_>, vnet: bool) -> Option<Slot> {
         let mut header = VnetHeader::default();
+        let sealed = payload.is_sealed();
         if vnet {
             payload.peek(VnetHeader::LEN + LOOKED_AT);
             let Some(bytes) = payload.raw().first_chunk() else {
@@ -114,31 +154,42 @@ impl Batch<'_> {
         } else {
             payload.peek(LOOKED_AT);
         }
+        if sealed {
+            self.tape.mark(Stage::RxWsUnmask);
+        }
         let len = payload.len();
+        let head = self.tape.head(payload.raw());
         let arrived = match Frame::checked(payload.raw()) {
             None if len < MIN_FRAME => Err(Reason::Runt),
             None => Err(Reason::Oversize),
             Some(_) if header.asks_nothing() => Ok(Arrived::Finished),
             Some(_) => Unfinished::from_peer(payload.peek(HEAD), len, &header).map_err(Reason::from),
         };
+        let mut left = None;
         match arrived {
             Err(reason) => self.refused(len, reason),
             Ok(Arrived::Split(unfinished)) => {
                 self.finish(read);
-                self.split(payload.open(), &unfinished);
+                let frame = self.open(payload);
+                self.split(frame, &unfinished);
+                left = Some(unfinished);
             }
             Ok(Arrived::Unfinished(unfinished)) => {
+                left = Some(unfinished);
                 if let Some(verdict) = self.judge(payload.raw(), Some(&unfinished)) {
                     self.finish(read);
                     self.deliver_sealed(verdict, payload, Some(&unfinished));
                 }
             }
-            Ok(Arrived::Finished) => match self.judge(payload.raw(), None)? {
-                Verdict::Unicast(slot, Retag::Keep) if payload.is_in_place() && self.takes_merged(slot) => {
-                    payload.open();
+            Ok(Arrived::Finished) => match self.judge(payload.raw(), None) {
+                None => (),
+                Some(Verdict::Unicast(slot, Retag::Keep))
+                    if payload.is_in_place() && self.takes_merged(slot) =>
+                {
+                    self.open(payload);
                     return Some(slot);
                 }
-                verdict => {
+                Some(verdict) => {
                     // The rest of its flow may have come untagged, or before its station was forgotten.
                     if !matches!(verdict, Verdict::Unicast(slot, _) if !self.takes_merged(slot)) {
                         self.finish(read);
@@ -147,7 +198,18 @@ impl Batch<'_> {
                 }
             },
         }
+        self.end_frame(head, len, left.as_ref());
         None
+    }
+
+    /// A payload in clear.
+    fn open<'p>(&mut self, payload: Payload<'p>) -> &'p mut [u8] {
+        let sealed = payload.is_sealed();
+        let bytes = payload.open();
+        if sealed {
+            self.tape.mark(Stage::RxWsUnmask);
+        }
+        bytes
     }
 
     /// Sends the judged frame at `at` in `read`, a buffer with all messages of a read, to `slot`, now
@@ -156,10 +218,12 @@ impl Batch<'_> {
     pub fn merge(&mut self, read: &mut [u8], at: Range<usize>, slot: Slot) {
         let mut coalescer = self.coalescer.take().unwrap_or_default();
         let kept = coalescer.offer(read, at.clone(), slot.0, &mut |merged| self.send_merged(&merged));
+        self.tape.mark(Stage::SwMerge);
         self.coalescer = Some(coalescer);
         if !kept {
-            self.deliver(Verdict::Unicast(slot, Retag::Keep), &read[at], None);
+            self.deliver(Verdict::Unicast(slot, Retag::Keep), &read[at.clone()], None);
         }
+        self.end_frame(self.tape.head(&read[at.clone()]), at.len(), None);
     }
 
     /// Sends what [`Batch::merge`] kept.
@@ -177,14 +241,18 @@ impl Batch<'_> {
         self.frames += u64::from(frames);
         self.bytes += u64::from(on_cable);
         let reason = match Frame::checked(bytes) {
-            Some(frame) => match self.fabric.switch.forward(self.table, self.ingress, frame, self.now) {
-                Verdict::Drop(reason) => reason,
-                verdict => return Some(verdict),
-            },
+            Some(frame) => {
+                let (table, ingress, now) = (self.table, self.ingress, self.now);
+                match self.fabric.switch.forward(table, ingress, frame, now, self.tape) {
+                    Verdict::Drop(reason) => reason,
+                    verdict => return Some(verdict),
+                }
+            }
             None if bytes.len() < MIN_FRAME => Reason::Runt,
             None => Reason::Oversize,
         };
         self.ingress.counters.dropped_many(reason, frames.into());
+        self.tape.mark(Stage::SwDrop);
         None
     }
 
@@ -196,16 +264,20 @@ impl Batch<'_> {
                 let Some(port) = self.table.get(slot) else { return };
                 match unfinished {
                     Some(unfinished) if !port.egress.takes(unfinished) => {
-                        finished(bytes, unfinished, |frame| self.send(port, frame, retag, None));
+                        self.finish_frame(bytes, unfinished, |this, frame| {
+                            this.send(port, frame, retag, None)
+                        });
                     }
                     _ => self.send(port, frame, retag, unfinished),
                 }
             }
             Verdict::Flood(flood) => {
+                let within = self.tape.enter(Within::Flood);
                 let mut copies = 0;
                 let mut others = std::mem::take(&mut self.others);
                 for (port, retag) in self.table.flood(flood, frame.dst().is_reserved()) {
                     copies += 1;
+                    self.tape.mark(Stage::SwFlood);
                     match unfinished {
                         Some(unfinished) if !port.egress.takes(unfinished) => {
                             others.push((port.clone(), retag));
@@ -214,12 +286,13 @@ impl Batch<'_> {
                     }
                 }
                 if let (false, Some(unfinished)) = (others.is_empty(), unfinished) {
-                    finished(bytes, unfinished, |frame| {
-                        others.iter().for_each(|(port, retag)| self.send(port, frame, *retag, None));
+                    self.finish_frame(bytes, unfinished, |this, frame| {
+                        others.iter().for_each(|(port, retag)| this.send(port, frame, *retag, None));
                     });
                 }
                 others.clear();
                 self.others = others;
+                self.tape.leave(within);
                 if copies == 0 {
                     let frames = on_cable(bytes.len(), unfinished).0;
                     self.ingress.counters.dropped_many(Reason::NoEgress, frames.into());
@@ -241,16 +314,41 @@ impl Batch<'_> {
                 let len = payload.len();
                 let header = unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
                 let sent = on_cable(len, unfinished);
-                let taken = link.send_pieces(&header, &payload.pieces(), len, sent);
+                self.tape.to(at(port));
+                let taken = link.send_pieces(&header, &payload.pieces(), len, sent, self.tape);
                 self.note(port, taken, sent.0);
             }
-            _ => self.deliver(verdict, payload.open(), unfinished),
+            _ => {
+                let frame = self.open(payload);
+                self.deliver(verdict, frame, unfinished);
+            }
         }
     }
 
     /// Finishes a frame and judges each of what it becomes by itself.
     fn split(&mut self, frame: &[u8], unfinished: &Unfinished) {
-        finished(frame, unfinished, |frame| self.frame(frame.bytes()));
+        self.finish_frame(frame, unfinished, |this, frame| this.finished(frame.bytes()));
+    }
+
+    /// Does what is left to do for a frame and calls `each` with what it becomes, one after the other.
+    fn finish_frame(
+        &mut self,
+        bytes: &[u8],
+        unfinished: &Unfinished,
+        mut each: impl FnMut(&mut Self, Frame<'_>),
+    ) {
+        let within = self.tape.enter(Within::Segment);
+        FINISHED.with_borrow_mut(|buffer| {
+            buffer.resize(MAX_FRAME, 0);
+            let mut segments = Segments::new(bytes, unfinished);
+            while let Some(len) = segments.write_next(buffer) {
+                self.tape.mark(Stage::SwSegment);
+                if let Some(frame) = Frame::checked(&buffer[..len]) {
+                    each(self, frame);
+                }
+            }
+        });
+        self.tape.leave(within);
     }
 
     /// Counts a frame that could not be made whole.
@@ -273,9 +371,14 @@ impl Batch<'_> {
         unfinished: Option<&Unfinished>,
     ) {
         let departing = Departing::new(frame, retag, unfinished);
+        self.tape.to(at(port));
         let taken = match &port.egress {
-            Egress::Device(device) => device.send(&departing, &port.counters),
-            Egress::Link(link) => link.send(&departing),
+            Egress::Device(device) => {
+                let taken = device.send(&departing, &port.counters);
+                self.tape.mark(device.write_stage());
+                taken
+            }
+            Egress::Link(link) => link.send(&departing, self.tape),
         };
         self.note(port, taken, departing.frames);
     }
@@ -287,13 +390,15 @@ impl Batch<'_> {
         }
     }
 
-    fn send_merged(&self, merged: &Merged<'_>) {
+    fn send_merged(&mut self, merged: &Merged<'_>) {
+        self.tape.mark(Stage::SwMerge);
         let Some(port) = self.table.get(Slot(merged.to)) else { return };
         if let Egress::Device(device) = &port.egress
             && let Err(reason) = device.send_merged(merged, &port.counters)
         {
             port.counters.dropped_many(reason, merged.frames as u64);
         }
+        self.tape.mark_many(Stage::TxTapWrite, at(port), merged.frames as u64, merged.len as u64);
     }
 
     /// Takes note of what became of so many frames; `Ok(true)`: their port is to be flushed.
@@ -311,29 +416,20 @@ fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
     unfinished.map_or((1, len as u32), |u| (u.count(len) as u32, u.bytes(len) as u32))
 }
 
-/// Does what is left to do for a frame and calls `each` with what it becomes, one after the other.
-fn finished(bytes: &[u8], unfinished: &Unfinished, mut each: impl FnMut(Frame<'_>)) {
-    FINISHED.with_borrow_mut(|buffer| {
-        buffer.resize(MAX_FRAME, 0);
-        let mut segments = Segments::new(bytes, unfinished);
-        while let Some(len) = segments.write_next(buffer) {
-            if let Some(frame) = Frame::checked(&buffer[..len]) {
-                each(frame);
-            }
-        }
-    });
-}
-
 /// Writes out what the batch left with its egress ports.
-impl Drop for Batch<'_> {
+impl<T: Tape> Drop for Batch<'_, T> {
     fn drop(&mut self) {
         self.ingress.counters.received(self.frames, self.bytes);
         for port in self.touched.drain(..) {
             match &port.egress {
-                Egress::Device(device) => device.flush(&port.counters),
-                Egress::Link(link) => link.flush(),
+                Egress::Device(device) => {
+                    let frames = device.flush(&port.counters);
+                    self.tape.mark_many(device.write_stage(), at(&port), frames.0, frames.1);
+                }
+                Egress::Link(link) => link.flush(self.tape),
             }
         }
+        self.tape.end(&self.fabric.prof, self.frames, self.bytes);
         // What was kept of a batch that panics is nobody's.
         if std::thread::panicking() {
             self.coalescer = None;

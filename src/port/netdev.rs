@@ -12,6 +12,7 @@ use super::fabric::{Batch, Fabric};
 use super::ingress::pump;
 use crate::frame::offload::{VnetHeader, insert_tag};
 use crate::frame::{MAX_FRAME, Tag};
+use crate::prof::{Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::sys::Held;
 use crate::sys::packet::{BURST, Burst, PacketSocket, Received};
@@ -23,11 +24,20 @@ pub async fn ingress(
     number: u32,
     socket: Arc<Held<PacketSocket>>,
 ) -> io::Error {
-    pump(socket, |socket| forward_batch(&fabric, slot, number, socket)).await
+    pump(socket, |socket| {
+        crate::with_tape!(fabric.prof, |tape| forward_batch(&fabric, slot, number, socket, tape))
+    })
+    .await
 }
 
 /// One burst of frames; `WouldBlock` when there are no more.
-fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket) -> io::Result<()> {
+fn forward_batch<T: Tape>(
+    fabric: &Fabric,
+    slot: Slot,
+    number: u32,
+    socket: &PacketSocket,
+    tape: &mut T,
+) -> io::Result<()> {
     BURST_OF.with_borrow_mut(|burst| {
         match socket.recv_burst(burst) {
             Ok(_) => (),
@@ -36,14 +46,15 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, socket: &PacketSocket
             // One frame that virtio_net_hdr has no words for: it is counted below.
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                 let table = fabric.table();
-                let batch = fabric.batch(&table, slot, number);
+                let batch = fabric.batch(&table, slot, number, tape);
                 batch.ok_or(io::ErrorKind::NotConnected)?.refused(0, Reason::OffloadUnknown);
                 return Ok(());
             }
             Err(e) => return Err(e),
         }
+        tape.mark_batch(Stage::RxDevRead);
         let table = fabric.table();
-        let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
+        let mut batch = fabric.batch(&table, slot, number, tape).ok_or(io::ErrorKind::NotConnected)?;
         let offload = socket.offload().is_some();
         for (received, buffer) in burst.frames() {
             let Some(received) = received else {
@@ -63,7 +74,12 @@ thread_local! {
 }
 
 /// Puts one received frame, which stands behind [`Tag::LEN`] bytes of room, together and forwards it.
-fn take(batch: &mut Batch<'_>, received: Received, buffer: &mut [u8], offload: bool) -> Result<(), Reason> {
+fn take<T: Tape>(
+    batch: &mut Batch<'_, T>,
+    received: Received,
+    buffer: &mut [u8],
+    offload: bool,
+) -> Result<(), Reason> {
     if received.truncated {
         return Err(Reason::Oversize);
     }

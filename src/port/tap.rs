@@ -7,19 +7,27 @@ use super::fabric::{Fabric, with_scratch};
 use super::ingress::pump;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
+use crate::prof::{Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::sys::Held;
 use crate::sys::tun::Tap;
 
 /// Reads frames until the device fails. Runs on a data thread.
 pub async fn ingress(fabric: Arc<Fabric>, slot: Slot, number: u32, tap: Arc<Held<Tap>>) -> io::Error {
-    pump(tap, |tap| forward_batch(&fabric, slot, number, tap)).await
+    pump(tap, |tap| crate::with_tape!(fabric.prof, |tape| forward_batch(&fabric, slot, number, tap, tape)))
+        .await
 }
 
 /// Up to [`BUDGET`] frames; `WouldBlock` when there are no more.
-fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Result<()> {
+fn forward_batch<T: Tape>(
+    fabric: &Fabric,
+    slot: Slot,
+    number: u32,
+    tap: &Tap,
+    tape: &mut T,
+) -> io::Result<()> {
     let table = fabric.table();
-    let mut batch = fabric.batch(&table, slot, number).ok_or(io::ErrorKind::NotConnected)?;
+    let mut batch = fabric.batch(&table, slot, number, tape).ok_or(io::ErrorKind::NotConnected)?;
     let offload = tap.offload().is_some();
     with_scratch(|scratch| {
         // One byte more than any frame: what fills it was cut, and is dropped as oversize.
@@ -27,7 +35,13 @@ fn forward_batch(fabric: &Fabric, slot: Slot, number: u32, tap: &Tap) -> io::Res
         let buffer = &mut scratch.plain[..=header + MAX_FRAME];
         let mut bytes = 0;
         for _ in 0..BUDGET {
-            let len = tap.read(buffer)?;
+            let read = tap.read(buffer);
+            match read {
+                Ok(_) => batch.tape.mark(Stage::RxTapRead),
+                // What there was is all read, and that costs too.
+                Err(_) => batch.tape.mark_batch(Stage::RxTapRead),
+            }
+            let len = read?;
             match buffer[..len].split_first_chunk_mut() {
                 Some((_, frame)) if offload && frame.len() > MAX_FRAME => {
                     batch.refused(frame.len(), Reason::Oversize);

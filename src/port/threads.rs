@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
+use crate::prof::Profiler;
+
 /// The pool. Dropping it ends the threads.
 pub struct Threads {
     threads: Vec<Thread>,
@@ -42,10 +44,16 @@ impl Drop for Seat {
 }
 
 impl Threads {
-    pub fn start(count: usize) -> io::Result<Self> {
+    /// `prof` is told when a thread sleeps and wakes.
+    pub fn start(count: usize, prof: &Arc<Profiler>) -> io::Result<Self> {
         let (mut threads, mut ends) = (Vec::new(), Vec::new());
         for index in 0..count.max(1) {
-            let runtime = Builder::new_current_thread().enable_all().build()?;
+            let (sleeps, wakes) = (prof.clone(), prof.clone());
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(move || sleeps.parks())
+                .on_thread_unpark(move || wakes.unparks())
+                .build()?;
             let handle = runtime.handle().clone();
             let (end, ended) = oneshot::channel::<()>();
             std::thread::Builder::new().name(format!("data-{index}")).spawn(move || {
@@ -90,7 +98,7 @@ mod tests {
 
     #[test]
     fn seats_spread_and_a_stalled_thread_is_noticed() {
-        let threads = Threads::start(2).unwrap();
+        let threads = Threads::start(2, &Profiler::new(crate::prof::Want::default())).unwrap();
         let (a, b) = (threads.seat(), threads.seat());
         assert_ne!(a.handle.id(), b.handle.id());
         let id = a.handle.id();

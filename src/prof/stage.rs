@@ -26,6 +26,8 @@ pub enum Stage {
     SwFlood,
     /// A super-frame split, a checksum completed; what is done with the parts stands below it.
     SwSegment,
+    /// Frames of a flow put together for a device that takes them so.
+    SwMerge,
     /// A frame that goes nowhere.
     SwDrop,
     /// From encoded to handed to the socket (wall time).
@@ -53,7 +55,7 @@ pub enum Stage {
 use Stage::*;
 
 impl Stage {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         RxWait,
         RxTapRead,
         RxDevRead,
@@ -66,6 +68,7 @@ impl Stage {
         SwLookup,
         SwFlood,
         SwSegment,
+        SwMerge,
         SwDrop,
         QWait,
         TxWsEncode,
@@ -95,6 +98,7 @@ impl Stage {
             SwLookup => "sw.lookup",
             SwFlood => "sw.flood",
             SwSegment => "sw.segment",
+            SwMerge => "sw.merge",
             SwDrop => "sw.drop",
             QWait => "q.wait",
             TxWsEncode => "tx.ws.encode",

@@ -14,6 +14,7 @@ use super::fdb::{Fdb, Learned, MAX_SLOTS};
 use super::guard::Policer;
 use super::vlan::{Class, VlanRule};
 use crate::frame::{Frame, MacAddr, Retag};
+use crate::prof::{Probe, Stage};
 
 /// A port's place in the table. Slots are reused; port numbers never are.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -151,8 +152,15 @@ impl<E> Switch<E> {
     }
 
     /// Who gets `frame`, which came in at `ingress`. Learns the source.
-    pub fn forward(&self, table: &Table<E>, ingress: &Port<E>, frame: Frame<'_>, now: Now) -> Verdict {
-        match self.judge(table, ingress, frame, now) {
+    pub fn forward(
+        &self,
+        table: &Table<E>,
+        ingress: &Port<E>,
+        frame: Frame<'_>,
+        now: Now,
+        probe: &mut impl Probe,
+    ) -> Verdict {
+        match self.judge(table, ingress, frame, now, probe) {
             Ok(verdict) => verdict,
             Err(reason) => Verdict::Drop(reason),
         }
@@ -164,6 +172,7 @@ impl<E> Switch<E> {
         ingress: &Port<E>,
         frame: Frame<'_>,
         now: Now,
+        probe: &mut impl Probe,
     ) -> Result<Verdict, Reason> {
         if ingress.is_shut() {
             return Err(Reason::PortShut);
@@ -185,16 +194,18 @@ impl<E> Switch<E> {
         if dst.is_reserved() && !ingress.bpdu {
             return Err(Reason::ReservedGroup);
         }
+        probe.mark(Stage::SwParse);
         if let Learned::Fixed(_) = self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
             return Err(Reason::FixedElsewhere);
         }
+        probe.mark(Stage::SwLearn);
         let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated };
         if dst.is_group() {
             return Ok(Verdict::Flood(flood));
         }
-        let Some(slot) = self.fdb.lookup(class.vid, dst, now.seconds()) else {
-            return Ok(Verdict::Flood(flood));
-        };
+        let slot = self.fdb.lookup(class.vid, dst, now.seconds());
+        probe.mark(Stage::SwLookup);
+        let Some(slot) = slot else { return Ok(Verdict::Flood(flood)) };
         if slot == ingress.slot {
             return Err(Reason::Filtered);
         }
@@ -287,7 +298,7 @@ mod tests {
         let table = switch.table().load();
         let bytes = frame(dst, src);
         let ingress = table.get(Slot(slot)).unwrap();
-        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), NOW)
+        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), NOW, &mut ())
     }
 
     fn flooded(switch: &Switch<()>, verdict: Verdict) -> Vec<u32> {
@@ -348,7 +359,8 @@ mod tests {
         switch.remove(Slot(1));
         assert_eq!(switch.free_slot(), Some(Slot(3)));
         // The batch learns for the port that it knows.
-        switch.forward(&before, before.get(Slot(1)).unwrap(), Frame::checked(&frame(ALL, X)).unwrap(), NOW);
+        let bytes = frame(ALL, X);
+        switch.forward(&before, before.get(Slot(1)).unwrap(), Frame::checked(&bytes).unwrap(), NOW, &mut ());
         drop(before);
         assert_eq!(switch.free_slot(), Some(Slot(1)));
         assert_eq!(switch.fdb.lookup(0, X.parse().unwrap(), 1), None);

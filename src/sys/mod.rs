@@ -1,9 +1,10 @@
-//! The kernel's doors: ioctls and socket options. With `ws::mask` and `frame::checksum` the only
+//! The kernel's doors: ioctls, socket options, clocks. With `ws::mask` and `frame::checksum` the only
 //! place where `unsafe` is allowed.
 #![allow(unsafe_code)]
 
 use std::fmt;
 
+pub mod clock;
 pub mod packet;
 mod readiness;
 pub mod tun;

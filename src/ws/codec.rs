@@ -10,6 +10,7 @@
 use super::header::{Header, MAX_CONTROL, MAX_HEADER, Opcode, Violation};
 use super::mask::{Key, combine, mask, mask_into};
 use super::utf8::Utf8;
+use crate::prof::{Probe, Stage};
 
 /// Which end of the link we are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,6 +207,11 @@ impl<'a> Payload<'a> {
         &self.bytes[..n]
     }
 
+    /// Whether some of it still wears a mask.
+    pub fn is_sealed(&self) -> bool {
+        self.key != [0; 4] && self.open < self.bytes.len()
+    }
+
     /// Whether it lies where it was read to, rather than put together from fragments.
     pub fn is_in_place(&self) -> bool {
         self.open != usize::MAX
@@ -257,17 +263,32 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
 }
 
 /// Appends one message to `out`: header, then `pieces` in order, masked when there is a key.
-pub fn encode(out: &mut Vec<u8>, opcode: Opcode, pieces: &[Piece<'_>], key: Option<Key>) {
+pub fn encode(
+    out: &mut Vec<u8>,
+    opcode: Opcode,
+    pieces: &[Piece<'_>],
+    key: Option<Key>,
+    probe: &mut impl Probe,
+) {
     let payload = pieces.iter().map(|piece| piece.bytes.len()).sum();
     let mut header = [0; MAX_HEADER];
     let len = Header::write(&mut header, opcode, payload, key);
     out.extend_from_slice(&header[..len]);
+    if key.is_some() {
+        probe.mark(Stage::TxWsEncode);
+    }
     let mut at = 0;
     for piece in pieces {
         let both = combine(key.unwrap_or_default(), at, piece.key, piece.phase);
         mask_into(out, piece.bytes, both, 0);
         at += piece.bytes.len();
     }
+    probe.mark(match key {
+        Some(_) => Stage::TxWsMask,
+        // The copy took the mask off that they came with.
+        None if pieces.iter().any(|piece| piece.key != [0; 4]) => Stage::RxWsUnmask,
+        None => Stage::TxWsEncode,
+    });
 }
 
 /// The body of a Close: code and reason, cut to what a control frame holds.

@@ -29,7 +29,7 @@ fn decode(role: Role, bytes: &[u8], step: usize) -> Result<Vec<String>, Violatio
 
 fn frame(fin: bool, opcode: Opcode, payload: &[u8], key: Option<Key>) -> Vec<u8> {
     let mut out = Vec::new();
-    encode(&mut out, opcode, &[payload.into()], key);
+    encode(&mut out, opcode, &[payload.into()], key, &mut ());
     if !fin {
         out[0] &= 0x7f;
     }
@@ -214,7 +214,7 @@ fn a_message_is_masked_anew_without_being_opened() {
             };
             payload.peek(looked_at);
             let mut got = Vec::new();
-            encode(&mut got, Opcode::Binary, &payload.pieces(), key);
+            encode(&mut got, Opcode::Binary, &payload.pieces(), key, &mut ());
             assert_eq!(got, frame(true, Opcode::Binary, &body, key), "{looked_at} {key:?}");
         }
     }
@@ -235,7 +235,7 @@ fn what_stands_behind_a_header_keeps_its_mask() {
             assert!(payload.is_in_place());
             assert_eq!(payload.peek(40), &body[behind..behind + 40]);
             let mut got = Vec::new();
-            encode(&mut got, Opcode::Binary, &payload.pieces(), key);
+            encode(&mut got, Opcode::Binary, &payload.pieces(), key, &mut ());
             assert_eq!(got, frame(true, Opcode::Binary, &body[behind..], key), "{behind} {key:?}");
             assert_eq!(payload.open(), &body[behind..]);
         }

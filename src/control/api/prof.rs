@@ -11,7 +11,9 @@ pub const LEASE_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
 pub const SAMPLE: u32 = 64;
 /// The longest a CPU sampling lasts, in seconds.
 pub const MAX_CPU_SECONDS: u32 = 300;
-/// The notification of `subscribeProf`.
+/// The subscription, over WebSocket only: its methods and its notification, whose result is a snapshot.
+pub const SUBSCRIBE: &str = "etherws.control.subscribeProf";
+pub const UNSUBSCRIBE: &str = "etherws.control.unsubscribeProf";
 pub const NOTIFICATION: &str = "etherws.control.prof";
 
 /// `startProf`: the level that stays until `stopProf`, viewers or not.
@@ -77,7 +79,7 @@ pub struct ShowProf {
     pub since: Since,
 }
 
-/// `subscribeProf`: a snapshot at once and then every `interval_ms`, each counting since the one before;
+/// `subscribeProf`: a snapshot every `interval_ms`, each counting since the one before;
 /// the subscription holds a lease for as long as its connection lives.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,7 @@ pub use wire::Wire;
 use super::egress::Departing;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
+use crate::prof::{Side, Tape};
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::Piece;
 
@@ -29,6 +30,8 @@ pub struct Link {
     wire: Mutex<Option<Wire>>,
     /// The port's counters: only here is it known what was written.
     pub counters: Arc<Counters>,
+    /// It is this side that dials.
+    dials: bool,
     /// Tells the session that the socket would block, or broke.
     stuck: Notify,
     /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
@@ -36,11 +39,21 @@ pub struct Link {
 }
 
 impl Link {
+    /// A link that is dialled from here; `default` is one that comes in.
+    pub fn dialled() -> Self {
+        Self { dials: true, ..Self::default() }
+    }
+
+    /// What it is to the way of a frame.
+    pub fn side(&self) -> Side {
+        if self.dials { Side::Client } else { Side::Server }
+    }
+
     /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:
     /// nobody has promised to flush yet, the caller must.
-    pub fn send(&self, frame: &Departing<'_>) -> Result<bool, Reason> {
+    pub fn send(&self, frame: &Departing<'_>, tape: &mut impl Tape) -> Result<bool, Reason> {
         let pieces = frame.out.parts().map(Piece::from);
-        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes))
+        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes), tape)
     }
 
     /// The same for a frame of `len` bytes in pieces, some of which may wear the mask they came with.
@@ -51,6 +64,7 @@ impl Link {
         frame: &[Piece<'_>],
         len: usize,
         sent: (u32, u32),
+        tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         // A tag that was pushed may make it too large for the far end, which would have to close.
         if len > MAX_FRAME {
@@ -58,9 +72,9 @@ impl Link {
         }
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
-        let first = wire.push(header, frame, len, sent)?;
+        let first = wire.push(header, frame, len, sent, tape)?;
         if wire.wants_flush() {
-            self.flush_wire(wire);
+            self.flush_wire(wire, tape);
         }
         Ok(first)
     }
@@ -71,16 +85,16 @@ impl Link {
     }
 
     /// Writes what waits, as far as the socket takes it.
-    pub fn flush(&self) {
+    pub fn flush(&self, tape: &mut impl Tape) {
         if let Some(wire) = self.lock().as_mut() {
-            self.flush_wire(wire);
+            self.flush_wire(wire, tape);
         }
     }
 
     /// The session is woken once for each time that the socket blocks.
-    fn flush_wire(&self, wire: &mut Wire) {
+    fn flush_wire(&self, wire: &mut Wire, tape: &mut impl Tape) {
         let known = wire.is_blocked();
-        if !wire.flush() && !known {
+        if !wire.flush(tape) && !known {
             self.stuck.notify_one();
         }
     }

@@ -10,9 +10,19 @@ pub struct Queue {
     head: usize,
     /// Ends of the messages not yet wholly written, counted from the queue's beginning of time, and what
     /// each is on a cable: frames and bytes.
-    ends: VecDeque<(u64, (u32, u32))>,
+    ends: VecDeque<Waiting>,
     /// Bytes ever written.
     written: u64,
+}
+
+/// One message that waits.
+#[derive(Clone, Copy)]
+pub struct Waiting {
+    end: u64,
+    /// Frames on a cable, and bytes.
+    pub frames: (u32, u32),
+    /// When it came ([`crate::prof::Tape::stamp`]).
+    pub stamp: u64,
 }
 
 impl Queue {
@@ -22,9 +32,10 @@ impl Queue {
     }
 
     /// Appends one message, which `encode` writes, with so many frames and bytes of them in it.
-    pub fn push(&mut self, frames: (u32, u32), encode: impl FnOnce(&mut Vec<u8>)) {
+    pub fn push(&mut self, frames: (u32, u32), stamp: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.bytes);
-        self.ends.push_back((self.written + self.waiting().len() as u64, frames));
+        let end = self.written + self.waiting().len() as u64;
+        self.ends.push_back(Waiting { end, frames, stamp });
     }
 
     pub fn waiting(&self) -> &[u8] {
@@ -37,19 +48,22 @@ impl Queue {
 
     /// Frames of which something waits.
     pub fn frames(&self) -> u64 {
-        self.ends.iter().map(|(_, (frames, _))| u64::from(*frames)).sum()
+        self.ends.iter().map(|waiting| u64::from(waiting.frames.0)).sum()
     }
 
     /// The first `n` waiting bytes are written; the frames that are written whole with that, and their
-    /// bytes.
-    pub fn advance(&mut self, n: usize) -> (u64, u64) {
+    /// bytes. `each` is called for each message with a stamp.
+    pub fn advance(&mut self, n: usize, mut each: impl FnMut(Waiting)) -> (u64, u64) {
         self.head += n;
         self.written += n as u64;
         let (mut frames, mut bytes) = (0, 0);
-        while let Some((_, sent)) = self.ends.front().copied().filter(|(end, _)| *end <= self.written) {
+        while let Some(out) = self.ends.front().copied().filter(|waiting| waiting.end <= self.written) {
             self.ends.pop_front();
-            frames += u64::from(sent.0);
-            bytes += u64::from(sent.1);
+            frames += u64::from(out.frames.0);
+            bytes += u64::from(out.frames.1);
+            if out.stamp != 0 {
+                each(out);
+            }
         }
         if self.is_empty() {
             self.bytes.clear();
@@ -84,7 +98,7 @@ mod tests {
     fn push(queue: &mut Queue, len: usize) -> bool {
         let room = queue.has_room(len);
         if room {
-            queue.push((1, len as u32), |out| out.resize(out.len() + len, 7));
+            queue.push((1, len as u32), 0, |out| out.resize(out.len() + len, 7));
         }
         room
     }
@@ -93,7 +107,7 @@ mod tests {
     fn bounded_in_messages_and_bytes() {
         let mut queue = Queue::default();
         assert_eq!((0..2000).filter(|_| push(&mut queue, 10)).count(), MAX_MESSAGES);
-        assert_eq!(queue.advance(25), (2, 20), "two are out whole");
+        assert_eq!(queue.advance(25, |_| ()), (2, 20), "two are out whole");
         assert_eq!(queue.frames(), MAX_MESSAGES as u64 - 2);
         assert_eq!((0..10).filter(|_| push(&mut queue, 10)).count(), 2, "two left whole");
         let mut queue = Queue::default();
@@ -107,11 +121,11 @@ mod tests {
         while sent.len() < 8 << 20 {
             while queue.has_room(60_000) {
                 next += 1;
-                queue.push((0, 0), |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
+                queue.push((0, 0), 0, |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
             }
             let n = queue.waiting().len().min(777_777);
             sent.extend_from_slice(&queue.waiting()[..n]);
-            queue.advance(n);
+            queue.advance(n, |_| ());
         }
         for (word, bytes) in sent.as_chunks::<4>().0.iter().enumerate() {
             let want = (word / 15_000 + 1) as u32 ^ (word % 15_000) as u32;

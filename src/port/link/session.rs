@@ -15,7 +15,10 @@ use super::{Link, Wire};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
+use crate::prof::recorder::Lap;
+use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::{Reason, Slot};
+use crate::with_tape;
 use crate::ws::codec::{Decoder, Event, Role, Step};
 use crate::ws::header::{Opcode, Violation};
 
@@ -97,7 +100,9 @@ impl Session {
         let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
         tune(&socket, self.ping).map_err(Ended::Broken)?;
         let counters = self.link.counters.clone();
-        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters);
+        let at = PortAt { slot: self.slot.0, number: self.number, side: self.link.side() };
+        let prof = (self.fabric.prof.clone(), at);
+        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof);
         let has_tls = wire.has_tls();
         self.link.connected(wire);
         // However the session ends, and be it by a panic, the port must not think it is connected.
@@ -162,7 +167,7 @@ impl<'a> Serving<'a> {
             with_scratch(|scratch| {
                 let len = self.put_rest(scratch, piece.len());
                 scratch.plain[len - piece.len()..len].copy_from_slice(piece);
-                self.forward(&mut scratch.plain[..len])
+                with_tape!(session.fabric.prof, |tape| self.forward(&mut scratch.plain[..len], tape))
             })?;
         }
         // TLS may have records that it has not been asked for.
@@ -179,8 +184,7 @@ impl<'a> Serving<'a> {
                 // one from writing, nor from its end.
                 tokio::task::yield_now().await;
             }
-            let deadline = self.tick()?;
-            let blocked = self.check_wire()?;
+            let (deadline, blocked) = session.fabric.prof.timer(|| Ok((self.tick()?, self.check_wire()?)))?;
             tokio::select! {
                 // What there is to read comes last: of the others each is done with when it is done.
                 biased;
@@ -188,7 +192,7 @@ impl<'a> Serving<'a> {
                 _ = stop.wait_for(Option::is_some) => return Err(Ended::Stopped),
                 ready = self.socket.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
-                    link.flush();
+                    with_tape!(session.fabric.prof, |tape| link.flush(tape));
                 }
                 () = link.stuck.notified() => (),
                 () = sleep_until(deadline) => (),
@@ -203,6 +207,10 @@ impl<'a> Serving<'a> {
 
     /// One read and all whole messages in it. `true` when there may be more to read.
     fn read_and_forward(&mut self) -> Result<bool, Ended> {
+        with_tape!(self.session.fabric.prof, |tape| self.read_batch(tape))
+    }
+
+    fn read_batch(&mut self, tape: &mut impl Tape) -> Result<bool, Ended> {
         with_scratch(|scratch| {
             let end = self.put_rest(scratch, READ);
             let kept = end - READ;
@@ -210,9 +218,11 @@ impl<'a> Serving<'a> {
             let got = if self.has_tls {
                 let mut wire = self.session.link.lock();
                 let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
-                wire.read_tls(room, &mut scratch.sealed)
+                wire.read_tls(room, &mut scratch.sealed, tape)
             } else {
-                self.socket.try_read(room)
+                let got = self.socket.try_read(room);
+                tape.mark_batch(Stage::RxSockRead);
+                got
             };
             let got = match got {
                 Ok(0) => return Err(Ended::Eof),
@@ -222,7 +232,7 @@ impl<'a> Serving<'a> {
             };
             self.heard = Instant::now();
             self.pinged = None;
-            self.forward(&mut scratch.plain[..kept + got])?;
+            self.forward(&mut scratch.plain[..kept + got], tape)?;
             Ok(true)
         })
     }
@@ -234,10 +244,11 @@ impl<'a> Serving<'a> {
         kept + more
     }
 
-    fn forward(&mut self, bytes: &mut [u8]) -> Result<(), Ended> {
+    fn forward(&mut self, bytes: &mut [u8], tape: &mut impl Tape) -> Result<(), Ended> {
         let fabric = self.session.fabric.clone();
         let table = fabric.table();
-        let mut batch = fabric.batch(&table, self.session.slot, self.session.number).ok_or(Ended::Stopped)?;
+        let (slot, number) = (self.session.slot, self.session.number);
+        let mut batch = fabric.batch(&table, slot, number, tape).ok_or(Ended::Stopped)?;
         let mut at = 0;
         let mut outcome = Ok(());
         let vnet = self.session.vnet;
@@ -250,6 +261,7 @@ impl<'a> Serving<'a> {
             match self.decoder.next(rest) {
                 Ok(Step::More) => break,
                 Ok(Step::Used(used, event)) => {
+                    batch.tape.mark(Stage::RxWsParse);
                     at += used;
                     if let Some(Event::Binary(_) | Event::Text(_)) = &event {
                         self.unfinished = None;
@@ -393,7 +405,7 @@ impl<'a> Serving<'a> {
     /// Lets out what waits; after our own Close also waits for the peer's.
     async fn farewell(&mut self, ended: &Ended) {
         let link = self.session.link.clone();
-        while !link.lock().as_mut().is_none_or(Wire::flush) {
+        while !link.lock().as_mut().is_none_or(|wire| wire.flush(&mut Lap::none())) {
             if link.lock().as_mut().and_then(Wire::take_error).is_some() {
                 return;
             }

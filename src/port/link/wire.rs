@@ -10,6 +10,8 @@ use tokio::net::TcpStream;
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
+use crate::prof::recorder::Lap;
+use crate::prof::{PortAt, Profiler, Stage, Tape};
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
@@ -25,6 +27,9 @@ pub struct Wire {
     queue: Queue,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
+    prof: Arc<Profiler>,
+    /// The port, as the profiler knows it.
+    at: PortAt,
     /// Bytes that the socket took.
     taken: u64,
     /// Somebody has promised to flush.
@@ -44,6 +49,7 @@ impl Wire {
         role: Role,
         vnet: bool,
         counters: Arc<Counters>,
+        (prof, at): (Arc<Profiler>, PortAt),
     ) -> Self {
         if let Some(tls) = &mut tls {
             tls.set_buffer_limit(Some(SEAL_AT_MOST));
@@ -55,6 +61,8 @@ impl Wire {
             vnet,
             queue: Queue::default(),
             counters,
+            prof,
+            at,
             taken: 0,
             dirty: false,
             blocked: false,
@@ -73,6 +81,7 @@ impl Wire {
         frame: &[Piece<'_>],
         len: usize,
         sent: (u32, u32),
+        tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
             return Err(Reason::LinkDown);
@@ -85,9 +94,9 @@ impl Wire {
             let mut pieces = [Piece::from(&[][..]); 4];
             pieces[0] = header.as_slice().into();
             pieces[1..=frame.len()].copy_from_slice(frame);
-            self.encode(Opcode::Binary, &pieces[..=frame.len()], sent);
+            self.encode(Opcode::Binary, &pieces[..=frame.len()], sent, tape);
         } else if *header == VnetHeader::default() {
-            self.encode(Opcode::Binary, frame, sent);
+            self.encode(Opcode::Binary, frame, sent, tape);
         } else {
             // The link was another when this was decided.
             return Err(Reason::LinkDown);
@@ -123,7 +132,7 @@ impl Wire {
             Some(tls) => self.taken += tls.write_tls(&mut &*socket).unwrap_or(0) as u64,
             None => {
                 let taken = socket.send(self.queue.waiting()).unwrap_or(0);
-                let (frames, bytes) = self.advance(taken);
+                let (frames, bytes) = self.advance(taken, &mut Lap::none());
                 self.counters.sent(frames, bytes);
             }
         }
@@ -132,8 +141,8 @@ impl Wire {
     /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
         if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body.into()], (0, 0));
-            self.flush();
+            self.encode(opcode, &[body.into()], (0, 0), &mut Lap::none());
+            self.flush(&mut Lap::none());
         }
     }
 
@@ -147,17 +156,17 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], (0, 0));
-        self.flush();
+        self.encode(Opcode::Pong, &[body.into()], (0, 0), &mut Lap::none());
+        self.flush(&mut Lap::none());
     }
 
     /// A Close behind everything that waits; nothing follows it.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0));
+            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0), &mut Lap::none());
             self.closing = true;
-            self.flush();
+            self.flush(&mut Lap::none());
         }
     }
 
@@ -165,25 +174,25 @@ impl Wire {
     pub fn end_tls(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            self.flush();
+            self.flush(&mut Lap::none());
         }
     }
 
     /// Writes until nothing waits (`true`) or the socket would block or broke (`false`).
-    pub fn flush(&mut self) -> bool {
+    pub fn flush(&mut self, tape: &mut impl Tape) -> bool {
         self.dirty = false;
         if self.broken.is_some() {
             return false;
         }
         let mut sent = (0, 0);
         let all = loop {
-            match self.write_once(&mut sent) {
+            match self.write_once(&mut sent, tape) {
                 Ok(true) => continue,
                 Ok(false) => {
                     self.blocked = false;
                     self.pongs = 0;
                     let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0));
+                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0), &mut Lap::none());
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -213,7 +222,12 @@ impl Wire {
 
     /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
     /// records. 0: the peer has closed its side.
-    pub fn read_tls(&mut self, plain: &mut [u8], sealed: &mut [u8]) -> io::Result<usize> {
+    pub fn read_tls(
+        &mut self,
+        plain: &mut [u8],
+        sealed: &mut [u8],
+        tape: &mut impl Tape,
+    ) -> io::Result<usize> {
         let Some(tls) = &mut self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
         // Decrypted bytes come first: the socket may have nothing more to say for a long time.
         let mut filled = drain(tls, plain)?;
@@ -224,6 +238,7 @@ impl Wire {
             return Ok(0);
         }
         let got = self.socket.try_read(sealed)?;
+        tape.mark_batch(Stage::RxSockRead);
         let mut records = &sealed[..got];
         while !records.is_empty() {
             // Nothing is taken behind a close_notify.
@@ -238,8 +253,9 @@ impl Wire {
             }
             filled += drain(tls, &mut plain[filled..])?;
         }
+        tape.mark_batch(Stage::RxTlsOpen);
         if tls.wants_write() {
-            self.flush();
+            self.flush(tape);
         }
         match (got, filled) {
             (0, 0) => Ok(0),
@@ -254,38 +270,45 @@ impl Wire {
     }
 
     /// `frames`: how many frames the message is on a cable, and their bytes.
-    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frames: (u32, u32)) {
+    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frames: (u32, u32), tape: &mut impl Tape) {
         let key = self.keys.as_mut().map(Keys::draw);
-        self.queue.push(frames, |out| codec::encode(out, opcode, pieces, key));
+        let stamp = if frames.0 > 0 { tape.stamp() } else { 0 };
+        self.queue.push(frames, stamp, |out| codec::encode(out, opcode, pieces, key, tape));
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
     /// whole and their bytes; what TLS has taken is out, as is what the socket has taken.
-    fn write_once(&mut self, sent: &mut (u64, u64)) -> io::Result<bool> {
+    fn write_once(&mut self, sent: &mut (u64, u64), tape: &mut impl Tape) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else {
             if self.queue.is_empty() {
                 return Ok(false);
             }
             let n = self.socket.try_write(self.queue.waiting())?;
-            let (frames, bytes) = self.advance(n);
+            let (frames, bytes) = self.advance(n, tape);
+            tape.mark_many(Stage::TxSockWrite, self.at, frames, bytes);
             *sent = (sent.0 + frames, sent.1 + bytes);
             return Ok(true);
         };
+        let mut sealed = (0, 0);
         if !tls.wants_write() {
             if self.queue.is_empty() {
                 return Ok(false);
             }
             let n = tls.writer().write(self.queue.waiting())?;
-            let (frames, bytes) = self.queue.advance(n);
-            *sent = (sent.0 + frames, sent.1 + bytes);
+            let Self { queue, prof, at, .. } = self;
+            sealed = queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1));
+            tape.mark_many(Stage::TxTlsSeal, *at, sealed.0, sealed.1);
+            *sent = (sent.0 + sealed.0, sent.1 + sealed.1);
         }
         self.taken += tls.write_tls(&mut Socket(&self.socket))? as u64;
+        tape.mark_many(Stage::TxSockWrite, self.at, sealed.0, sealed.1);
         Ok(true)
     }
 
-    fn advance(&mut self, n: usize) -> (u64, u64) {
+    fn advance(&mut self, n: usize, tape: &mut impl Tape) -> (u64, u64) {
         self.taken += n as u64;
-        self.queue.advance(n)
+        let Self { queue, prof, at, .. } = self;
+        queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1))
     }
 }
 
@@ -377,16 +400,20 @@ mod tests {
         let socket = Arc::new(TcpStream::from_std(ours).unwrap());
         socket.writable().await.unwrap();
         let tls = tls_pair().0.into();
-        let mut wire = Wire::new(socket, Some(tls), Role::Server, true, Arc::default());
+        let prof = Profiler::new(crate::prof::Want::default());
+        let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Server };
+        let mut wire = Wire::new(socket, Some(tls), Role::Server, true, Arc::default(), (prof, at));
         let bytes = [0; MAX_FRAME];
         // The most that can wait: just too little for a flush, and the largest message behind it.
         for len in [FLUSH_AT - VnetHeader::LEN - 11, MAX_FRAME] {
             assert!(!wire.wants_flush());
-            wire.push(&VnetHeader::default(), &[Piece::from(&bytes[..len])], len, (1, len as u32)).unwrap();
+            let pieces = [Piece::from(&bytes[..len])];
+            let sent = (1, len as u32);
+            wire.push(&VnetHeader::default(), &pieces, len, sent, &mut Lap::none()).unwrap();
         }
         assert!(wire.wants_flush());
         let mut sent = (0, 0);
-        assert!(wire.write_once(&mut sent).unwrap());
+        assert!(wire.write_once(&mut sent, &mut Lap::none()).unwrap());
         assert!(wire.queue.is_empty(), "{} bytes are left for a second write", wire.queue.waiting().len());
         assert_eq!(sent.0, 2);
     }

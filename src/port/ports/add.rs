@@ -12,10 +12,11 @@ use super::entry::{Closed, Entry, Life, Parts, State, Way};
 use super::{Incoming, PortError, Ports};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
-use crate::port::link::{Session, Wire};
+use crate::port::link::{Link, Session, Wire};
 use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
 use crate::port::{netdev, netif, tap};
+use crate::prof::{PortAt, Side};
 use crate::switch::{Slot, VlanRule};
 use crate::sys::Held;
 use crate::sys::packet::PacketSocket;
@@ -54,8 +55,16 @@ impl Ports {
             Ok(slot) => slot,
             Err((code, error)) => {
                 drop(changing);
-                let mut wire =
-                    Wire::new(Arc::new(stream), tls.map(Into::into), Role::Server, false, Arc::default());
+                let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
+                let prof = (self.fabric.prof.clone(), at);
+                let mut wire = Wire::new(
+                    Arc::new(stream),
+                    tls.map(Into::into),
+                    Role::Server,
+                    false,
+                    Arc::default(),
+                    prof,
+                );
                 wire.close(Some(code), &error.to_string());
                 wire.end_tls();
                 return Err(error);
@@ -256,7 +265,7 @@ impl Ports {
                 slot,
                 target: target.display().to_owned(),
                 spec,
-                way: Way::Link(Arc::default()),
+                way: Way::Link(Arc::new(Link::dialled())),
                 life: Life { state: State::Connecting, ..Life::default() },
                 macs: Vec::new(),
                 rate: None,

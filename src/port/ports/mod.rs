@@ -29,6 +29,8 @@ use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::threads::Threads;
 use super::throttle::Throttle;
 use crate::frame::MacAddr;
+use crate::prof::snapshot::PortName;
+use crate::prof::{Profiler, Want};
 use crate::switch::{Counters, Fdb};
 
 /// Why a request about a port was refused. Display names what and where.
@@ -72,6 +74,8 @@ pub struct SwitchSettings {
     pub threads: usize,
     /// PING interval of clients that do not set their own; default 15 s.
     pub ping: Option<Duration>,
+    /// How closely frames are looked at while nobody asks.
+    pub prof: Want,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -117,10 +121,11 @@ impl Ports {
         }
         let seconds = settings.ageout.as_secs();
         let fdb = Fdb::new(settings.fdb_limit, saturated(seconds), seeds.map(u64::from_ne_bytes));
-        let threads = Threads::start(settings.threads)?;
+        let prof = Profiler::new(settings.prof);
+        let threads = Threads::start(settings.threads, &prof)?;
         let ports = Arc::new_cyclic(|me| Self {
             me: me.clone(),
-            fabric: Arc::new(Fabric::new(fdb)),
+            fabric: Arc::new(Fabric::new(fdb, prof)),
             threads,
             entries: Mutex::default(),
             next_number: AtomicU32::new(1),
@@ -135,12 +140,28 @@ impl Ports {
         Ok(ports)
     }
 
+    /// What frames cost.
+    pub fn prof(&self) -> &Arc<Profiler> {
+        &self.fabric.prof
+    }
+
+    /// The ports, as the profiler shows them.
+    pub fn names(&self) -> Vec<PortName> {
+        let name = |entry: &Arc<Entry>| {
+            let name = Some(entry.name()).filter(|name| !name.is_empty());
+            let name = name.unwrap_or_else(|| entry.target.clone());
+            PortName { port: entry.number, name, kind: entry.kind.to_string() }
+        };
+        self.entries().values().map(name).collect()
+    }
+
     /// Applies what can change while running: the ageing time, and the PING interval, from each client's next
     /// connection on.
     pub fn reconfigure(&self, settings: &SwitchSettings) {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
+        self.fabric.prof.configure(settings.prof);
     }
 
     /// The PING interval of clients that do not set their own.
