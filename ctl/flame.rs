@@ -32,7 +32,8 @@ use view::{Unit, View, level_of};
 
 #[derive(Args, Debug)]
 pub struct FlameArgs {
-    /// A snapshot (`prof record -f json`) or folded stacks, - for stdin [default: look at the switch for 2 s].
+    /// What `prof record` wrote, or pprof, folded or speedscope of anybody; - is stdin [default: look at the
+    /// switch for 2 s].
     pub file: Option<PathBuf>,
     /// This port only: number or name.
     #[arg(long)]
@@ -79,12 +80,15 @@ fn live(server: Server, port: Option<&str>) -> Result<Graph, Wrong> {
     let (first, then) = runtime.block_on(async {
         let (viewer, first) = Viewer::start(server).await?;
         let mut endings = Endings::caught()?;
-        tokio::select! {
-            then = viewer.look_again(LIVE) => Ok((first, then?)),
-            // The lease runs out by itself.
-            signal = endings.next() => std::process::exit(128 + signal),
-        }
-        .map_err(|why: Wrong| why)
+        let then = tokio::select! {
+            then = viewer.look_again(LIVE) => then,
+            signal = endings.next() => {
+                viewer.leave().await;
+                std::process::exit(128 + signal)
+            }
+        };
+        viewer.leave().await;
+        Ok::<_, Wrong>((first, then?))
     })?;
     Ok(read::of_snapshot(&then.since(&first), port)?)
 }

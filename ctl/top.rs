@@ -15,7 +15,7 @@ pub mod prompt;
 pub mod screen;
 pub mod table;
 
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
@@ -54,14 +54,30 @@ pub fn run(args: &TopArgs, server: Server) -> Result<(), Wrong> {
     let (stop, stopped) = oneshot::channel();
     let (interval, sender) = (args.interval, to.clone());
     let mut screen = Screen::open()?;
-    let network = thread::spawn(move || runtime.block_on(viewer.run(interval, sender, endings, stopped)));
+    let network = thread::spawn(move || {
+        let farewell = Farewell(sender.clone());
+        runtime.block_on(viewer.run(interval, sender, endings, stopped));
+        drop(farewell);
+    });
     listen(to);
     let end = watch(&mut app, &mut screen, Look::of(args.no_color), &events);
     // The terminal comes first; giving the lease back may take a moment.
     drop(screen);
     let _ = stop.send(());
-    let _ = network.join();
-    end.done()
+    match network.join() {
+        Ok(()) => end.done(),
+        // The panic has said why.
+        Err(_) => Err(Wrong::Failure("the connection to the switch broke down".into())),
+    }
+}
+
+/// The screen does not outlive the network's side, not even its panic.
+struct Farewell(Sender<Event<News>>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        let _ = self.0.send(Event::Gone);
+    }
 }
 
 /// How a screen ended.

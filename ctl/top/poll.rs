@@ -68,13 +68,12 @@ impl Viewer {
         self.server.url.to_string()
     }
 
-    /// Looks once more after `time`, the lease being renewed meanwhile, and gives it back.
-    pub async fn look_again(self, time: Duration) -> Result<Snapshot, Wrong> {
+    /// Looks once more after `time`, the lease being renewed meanwhile.
+    pub async fn look_again(&self, time: Duration) -> Result<Snapshot, Wrong> {
         let result = tokio::select! {
             failure = self.renew() => Err(failure),
             snapshot = async { sleep(time).await; show(&self.server).await } => snapshot,
         };
-        self.leave().await;
         Ok(result.map_err(|failure| final_text(&self.server, &failure))?)
     }
 
@@ -153,7 +152,8 @@ impl Viewer {
         }
     }
 
-    async fn leave(&self) {
+    /// Gives the lease back.
+    pub async fn leave(&self) {
         let known = self.lease.borrow().as_ref().ok().copied();
         if known.is_some() {
             // One that is not given back runs out by itself.

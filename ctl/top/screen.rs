@@ -1,13 +1,18 @@
 //! The terminal: taken over and always given back, looked at for what it can show, and listened to.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Stdout};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::thread;
+use std::{panic, thread};
 
-use ratatui::DefaultTerminal;
+use ratatui::Terminal;
+use ratatui::backend::CrosstermBackend;
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{self, KeyEvent, KeyEventKind};
 use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use ratatui::style::{Color, Modifier, Style};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -33,26 +38,45 @@ pub fn check(instead: &str) -> Result<(), String> {
 
 /// The terminal in raw mode and on its other page, until this is dropped; after a panic, too.
 pub struct Screen {
-    pub terminal: DefaultTerminal,
+    pub terminal: Terminal<CrosstermBackend<Stdout>>,
 }
 
 impl Screen {
     pub fn open() -> Result<Self, String> {
-        match ratatui::try_init() {
-            Ok(terminal) => Ok(Self { terminal }),
-            Err(e) => {
-                let _ = ratatui::try_restore();
-                Err(format!("could not take over the terminal: {e}"))
-            }
-        }
+        let first = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            // What went wrong is to be read.
+            restore();
+            first(info);
+        }));
+        let open = || {
+            TAKEN.store(true, Ordering::Relaxed);
+            enable_raw_mode()?;
+            execute!(io::stdout(), EnterAlternateScreen)?;
+            Terminal::new(CrosstermBackend::new(io::stdout()))
+        };
+        open().map(|terminal| Self { terminal }).map_err(|e| {
+            restore();
+            format!("could not take over the terminal: {e}")
+        })
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
+        restore();
+    }
+}
+
+/// Whether there is something to give back. Leaving the other page twice would put the cursor back once
+/// more, over what has been printed since.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+fn restore() {
+    if TAKEN.swap(false, Ordering::Relaxed) {
         // Nothing is left to do about a terminal that went away.
-        let _ = ratatui::try_restore();
-        let _ = execute!(io::stdout(), Show);
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stdout(), LeaveAlternateScreen, Show);
     }
 }
 
@@ -181,5 +205,43 @@ mod tests {
         for style in [plain.selected(), plain.title(), plain.dim(), plain.alarm(), plain.flame("rx")] {
             assert_eq!(style, Style::new());
         }
+    }
+
+    /// What the test below runs in a terminal.
+    #[test]
+    #[ignore = "wants a terminal of its own"]
+    fn panics() {
+        let mut screen = Screen::open().unwrap();
+        screen.terminal.draw(|_| ()).unwrap();
+        panic!("as expected");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back() {
+        use std::process::Command;
+        let socket = format!("etherctl-panic-{}", std::process::id());
+        let tmux =
+            |args: &[&str]| Command::new("tmux").env_remove("TMUX").args(["-L", &socket]).args(args).output();
+        let this = std::env::current_exe().unwrap();
+        let program = format!(
+            "{} --exact top::screen::tests::panics --ignored --nocapture; stty -a; echo end; exec cat",
+            this.display()
+        );
+        let started = tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", "50", &program]);
+        if started.is_err() {
+            return eprintln!("skipped: tmux is not there (scripts/install-deps.sh test installs it)");
+        }
+        let text = |args: &[&str]| String::from_utf8_lossy(&tmux(args).unwrap().stdout).into_owned();
+        let began = std::time::Instant::now();
+        let mut screen = String::new();
+        while !screen.contains("\nend\n") && began.elapsed().as_secs() < 30 {
+            thread::sleep(std::time::Duration::from_millis(20));
+            screen = text(&["capture-pane", "-p", "-S", "-100"]);
+        }
+        let state = text(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
+        let _ = tmux(&["kill-server"]);
+        assert!(screen.contains("as expected"), "what went wrong is to be read: {screen}");
+        assert!(screen.contains(" icanon ") && !screen.contains("-icanon"), "{screen}");
+        assert_eq!(state.trim(), "0 1", "{screen}");
     }
 }
