@@ -11,7 +11,9 @@ use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, MacAddr, PortRef, Vid, VidSet};
 use ipnet::IpNet;
 
+use crate::flame::FlameArgs;
 use crate::server::Url;
+use crate::top::TopArgs;
 
 const EXAMPLES: &str = "Examples:
   etherctl addport tap tap0 --name vms --address 192.0.2.1/24
@@ -119,6 +121,12 @@ pub enum Command {
     },
     /// Apply the differences of the switch's configuration file.
     Reload,
+    /// Watch what frames cost, live.
+    #[command(infer_long_args = true)]
+    Top(TopArgs),
+    /// Draw a flame graph in the terminal.
+    #[command(infer_long_args = true)]
+    Flame(FlameArgs),
     /// Print the switch's version.
     Version,
     /// Write etherctl.1 into a directory.

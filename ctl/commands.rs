@@ -48,7 +48,7 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
-            Command::Man { .. } | Command::Completions { .. } => {
+            Command::Top(_) | Command::Flame(_) | Command::Man { .. } | Command::Completions { .. } => {
                 Err(Wrong::Failure("no question to a switch".into()))
             }
         }
@@ -214,7 +214,9 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             let api::Version { version, name } = read(result)?;
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
-        Command::Man { .. } | Command::Completions { .. } => String::new(),
+        Command::Top(_) | Command::Flame(_) | Command::Man { .. } | Command::Completions { .. } => {
+            String::new()
+        }
     })
 }
 

@@ -6,14 +6,17 @@
 //! * [`table`]: rows of text, aligned and free of control characters
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
+//! * [`top`]: the live screen; [`flame`]: flame graphs
 //! * [`manual`]: man page and completions
 
 mod cli;
 mod client;
 mod commands;
+mod flame;
 mod manual;
 mod server;
 mod table;
+mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -60,14 +63,22 @@ fn run(cli: Cli) -> Result<(), Wrong> {
     match &cli.command {
         Command::Man { dir } => return Ok(manual::write_page(dir)?),
         Command::Completions { shell } => return Ok(print(&manual::completions(*shell))?),
+        Command::Top(_) if cli.json => {
+            return Err(Wrong::Usage(
+                "a live screen is no JSON (`etherctl prof show --json` prints it)".into(),
+            ));
+        }
+        Command::Top(args) => return top::run(args, server_of(cli.server)?),
+        Command::Flame(_) if cli.json => {
+            return Err(Wrong::Usage(
+                "a flame graph is no JSON (`etherctl prof show --json` prints it)".into(),
+            ));
+        }
+        Command::Flame(args) => return flame::run(args, || server_of(cli.server)),
         _ => {}
     }
     let request = Request::of(&cli.command)?;
-    let server = Server::of(cli.server)?;
-    if server.insecure {
-        // As above.
-        let _ = writeln!(io::stderr(), "etherctl: warning: the certificate of {} is not checked", server.url);
-    }
+    let server = server_of(cli.server)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -75,6 +86,15 @@ fn run(cli: Cli) -> Result<(), Wrong> {
     let result = runtime.block_on(ask(server, &request))?;
     let result = commands::select(&cli.command, result)?;
     Ok(print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })?)
+}
+
+fn server_of(args: cli::ServerArgs) -> Result<Server, Wrong> {
+    let server = Server::of(args)?;
+    if server.insecure {
+        // As above.
+        let _ = writeln!(io::stderr(), "etherctl: warning: the certificate of {} is not checked", server.url);
+    }
+    Ok(server)
 }
 
 /// Asks once, and once more with a user and password when the server wants one and a person is there.

@@ -46,6 +46,7 @@ look() {
         need apache2-utils htpasswd
         need tinyproxy-bin tinyproxy
         need nginx nginx
+        need tmux tmux
         need valgrind valgrind
         need python3 /usr/bin/python3
         need python3-websockets /usr/bin/python3 -c 'import websockets'
