@@ -135,10 +135,6 @@ fn entry(method: Method) -> Entry {
     }
 }
 
-fn pending<T>() -> Reply<T> {
-    Err(failed("not yet".into()))
-}
-
 /// The OpenRPC document of all methods.
 pub fn discover() -> Value {
     let subscription = [

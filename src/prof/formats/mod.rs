@@ -188,6 +188,31 @@ pub fn read_tree(bytes: &[u8]) -> Result<Node, String> {
     }
 }
 
+/// What a file of numbers holds.
+#[derive(Clone, Debug)]
+pub enum Numbers {
+    Snapshot(Box<Snapshot>),
+    Stats(pstats::Stats),
+}
+
+/// The snapshot (json) or the statistics (pstats) in a file; the error says what was expected.
+pub fn read_numbers(bytes: &[u8]) -> Result<Numbers, String> {
+    const EXPECTED: &str = "expected json of `etherctl prof record -f json`, or pstats as cProfile writes it";
+    if bytes.len() > MAX_FILE {
+        return Err(format!("larger than {} MiB", MAX_FILE >> 20));
+    }
+    // Both begin with a brace; a marshalled dict goes on with a code.
+    let mut words = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace());
+    let read = match (words.next(), words.next()) {
+        (None, _) => Err("empty".into()),
+        (Some(b'{'), Some(b'"' | b'}')) => {
+            json::read(bytes).map(|snapshot| Numbers::Snapshot(Box::new(snapshot)))
+        }
+        _ => pstats::Stats::read(bytes).map(Numbers::Stats),
+    };
+    read.map_err(|why| format!("{why}; {EXPECTED}"))
+}
+
 /// Where a name of ours stands: file and line, as readers of functions want them.
 fn place(name: &str, program: &str) -> (String, u32) {
     match (group(name), stage_order(name)) {
