@@ -20,7 +20,11 @@ use crate::prof::{Profiler, Want};
 
 /// `startProf`
 pub fn start(ports: &Ports, start: &StartProf) -> Result<ProfStatus, String> {
-    ports.prof().set_base(Some(want(start.level, start.sample, start.clock)?));
+    let want = want(start.level, start.sample, start.clock)?;
+    if want.level >= Level::Stage && ports.prof().base().level < Level::Stage {
+        ports.prof().reset(ports.names());
+    }
+    ports.prof().set_base(Some(want));
     Ok(status(ports))
 }
 
@@ -43,7 +47,7 @@ pub fn status(ports: &Ports) -> ProfStatus {
     let leases = prof.expire();
     let orders = prof.orders();
     let left = |until: Duration| u32::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u32::MAX);
-    let (stamp, ghz) = prof.calibration(orders.clock);
+    let (stamp, ghz) = prof.calibrate(orders.clock);
     let leases = leases.into_iter().map(|(lease, of)| LeaseStatus {
         lease,
         level: of.want.level,

@@ -107,6 +107,15 @@ impl Profiler {
         (self.stamps[clock as usize].load(Relaxed), f64::from_bits(self.ghz.load(Relaxed)))
     }
 
+    /// The same, found out if need be.
+    pub fn calibrate(&self, clock: Clock) -> (u64, f64) {
+        if self.stamps[clock as usize].load(Relaxed) == 0 {
+            self.ghz.store(ghz().to_bits(), Relaxed);
+            self.stamps[clock as usize].store(stamp_ticks(clock), Relaxed);
+        }
+        self.calibration(clock)
+    }
+
     pub fn register(&self, thread: Arc<ThreadCounters>) {
         let mut threads = self.threads();
         if self.orders().level >= Level::Stage {
@@ -224,9 +233,8 @@ impl Profiler {
         let clock = clock.map_or(Clock::Wall, |want| want.clock);
         let before = self.orders();
         let (was, is) = (before.level >= Level::Stage, level >= Level::Stage);
-        if is && self.stamps[clock as usize].load(Relaxed) == 0 {
-            self.ghz.store(ghz().to_bits(), Relaxed);
-            self.stamps[clock as usize].store(stamp_ticks(clock), Relaxed);
+        if is {
+            self.calibrate(clock);
         }
         let epoch = if is && !was { before.epoch.wrapping_add(1) } else { before.epoch };
         let threads = self.threads();

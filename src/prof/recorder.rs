@@ -344,6 +344,8 @@ impl Probe for Recorder {
     #[inline]
     fn mark(&mut self, stage: Stage) {
         let Some(thread) = &mut self.thread else { return };
+        #[cfg(test)]
+        tests::slow_down(stage);
         let ticks = thread.lap();
         let egress = if stage.is_egress() { thread.egress } else { None };
         let mark = Mark { path: Path::of(thread.within, stage), egress, ticks };
@@ -641,3 +643,7 @@ const MARKS: usize = 256;
 const NEAR: usize = 16;
 /// Of so many sleeps one is looked at with the CPU clock.
 const PARKS: u32 = 8;
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+pub mod tests;

@@ -16,7 +16,8 @@ pub const SUBSCRIBE: &str = "etherws.control.subscribeProf";
 pub const UNSUBSCRIBE: &str = "etherws.control.unsubscribeProf";
 pub const NOTIFICATION: &str = "etherws.control.prof";
 
-/// `startProf`: the level that stays until `stopProf`, viewers or not.
+/// `startProf`: the level that stays until `stopProf`, viewers or not. Counts from now on, unless stages
+/// were measured already.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StartProf {

@@ -368,3 +368,53 @@ fn bytes_behind_a_close_notify_end_the_session() {
     });
     assert_eq!(waiting.recv_timeout(SOON * 2).as_deref(), Ok("Ok(Eof)"));
 }
+
+/// An acceptance of the profiler: a microsecond more in one stage is found there and nowhere else. Half of
+/// all times are looked at, which others' work on the machine does not move.
+#[tokio::test]
+async fn a_slower_stage_is_found_where_it_is() {
+    use crate::prof::recorder::tests::inject;
+    use crate::prof::snapshot::{Level, PortName, Snapshot};
+    use crate::prof::{Stage, Tape, Want};
+
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    let prof = bench.fabric.prof.clone();
+    prof.set_base(Some(Want { level: Level::Stage, sample: 1, ..Want::default() }));
+    let bytes: Vec<u8> = (0..32).flat_map(|_| masked(Opcode::Binary, &frame(60))).collect();
+    let mut half = |slower: u32| {
+        inject(Stage::SwLearn, slower);
+        let ports = || vec![PortName { port: 1, name: "link".into(), kind: "server".into() }];
+        let before = prof.snapshot(ports());
+        for _ in 0..300 {
+            with_tape!(prof, |tape| serving.forward(&mut bytes.clone(), tape)).unwrap();
+        }
+        inject(Stage::SwLearn, 0);
+        let came: Snapshot = prof.snapshot(ports()).since(&before);
+        let median = |hist: &[(u16, u64)]| {
+            let all: u64 = hist.iter().map(|(_, count)| count).sum();
+            let mut seen = 0;
+            let found = hist.iter().find(|(_, count)| {
+                seen += count;
+                seen * 2 >= all
+            });
+            found.map_or(0.0, |(bucket, _)| came.bucket_ns(*bucket))
+        };
+        came.spans.iter().map(|span| (span.path.clone(), median(&span.hist))).collect::<Vec<_>>()
+    };
+    let (plain, slower) = (half(0), half(1_000));
+    let paths: Vec<_> = plain.iter().map(|(path, _)| path.as_str()).collect();
+    for stage in ["rx.ws.parse", "rx.ws.unmask", "sw.parse", "sw.learn", "sw.flood"] {
+        assert!(paths.contains(&stage), "{paths:?}");
+    }
+    assert_eq!(plain.len(), slower.len());
+    for ((path, plain), (_, slower)) in plain.iter().zip(&slower) {
+        let more = slower - plain;
+        match path.as_str() {
+            "sw.learn" => assert!((800.0..1_600.0).contains(&more), "{path}: {plain} ns, then {slower} ns"),
+            _ => assert!(more.abs() < 400.0, "{path}: {plain} ns, then {slower} ns"),
+        }
+    }
+}
