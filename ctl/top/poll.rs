@@ -111,10 +111,15 @@ impl Viewer {
         let send = |news| {
             let _ = to.send(Event::News(news));
         };
+        let mut age = 0;
         loop {
             let answer = patiently(show(&self.server)).await;
             let pause = match answer {
                 Ok(snapshot) => {
+                    if std::mem::replace(&mut age, snapshot.elapsed_ns) > snapshot.elapsed_ns {
+                        // Another daemon, so soon that nothing was noticed.
+                        *self.lease.borrow_mut() = Err(None);
+                    }
                     send(News::Snapshot(Box::new(snapshot)));
                     match &*self.lease.borrow() {
                         Ok(_) => {}
