@@ -201,11 +201,12 @@ fn a_resize_is_followed_and_nothing_breaks_when_there_is_no_room() {
             "stage"
         ]
     );
+    tmux.key("F");
+    tmux.until("the flame", |text| text.contains("flame: all"));
     tmux.resize(20, 3);
     tmux.until("a corner", |text| text.starts_with("etherws top  level s") && text.lines().count() <= 3);
-    tmux.key("F");
     tmux.resize(80, 24);
-    tmux.until("the flame", |text| text.contains("flame: all") && text.contains("rx.tap.read"));
+    tmux.until("the flame again", |text| text.contains("flame: all") && text.contains("rx.tap.read"));
     tmux.key("q");
     tmux.until_restored();
 }
@@ -356,12 +357,14 @@ fn a_real_switch_is_looked_at_left_killed_and_found_again() {
         let kpps = text.split(" kpps").next().and_then(|text| text.rsplit(' ').next());
         kpps.and_then(|kpps| kpps.parse::<f64>().ok()).is_some_and(|kpps| kpps > 0.0)
     };
-    let floods = |text: &str| figures(text) && text.contains("sw.flood") && text.contains("rx.ws.unmask");
+    let floods = |text: &str| {
+        let level = text.starts_with("etherws top  level stage ");
+        level && figures(text) && text.contains("sw.flood") && text.contains("rx.ws.unmask")
+    };
     // Only some batches are measured: all that was since the beginning.
     tmux.until("the screen", |text| text.contains("kpps"));
     tmux.key("c");
-    let screen = tmux.until("a flood", floods);
-    assert!(screen.starts_with("etherws top  level stage "), "{screen}");
+    tmux.until("a flood", floods);
     assert_eq!(real::ask(&control, "getProf")["leases"].as_array().unwrap().len(), 1);
     tmux.key("p");
     tmux.until("both links", |text| text.contains("ports  by") && text.matches("(server)").count() == 2);
