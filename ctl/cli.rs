@@ -12,6 +12,7 @@ use etherws::control::api::{Bpdu, MacAddr, PortRef, Vid, VidSet};
 use ipnet::IpNet;
 
 use crate::flame::FlameArgs;
+use crate::prof::Prof;
 use crate::server::Url;
 use crate::top::TopArgs;
 
@@ -20,6 +21,7 @@ const EXAMPLES: &str = "Examples:
   etherctl addport client wss://far.example.net/ --user alice
   etherctl setport vms --access 10
   etherctl listport
+  etherctl prof show
   etherctl --ctlurl https://far.example.net:7867/ctl --ctluser admin --json listfdb";
 
 /// Controls an etherws switch.
@@ -127,6 +129,15 @@ pub enum Command {
     /// Draw a flame graph in the terminal.
     #[command(infer_long_args = true)]
     Flame(FlameArgs),
+    /// What a frame costs: measure it, show it, record it.
+    #[command(subcommand, infer_long_args = true)]
+    Prof(Prof),
+    /// Look into files of statistics (pstats', or of `prof record -f json`) with the commands of
+    /// `python3 -m pstats`: read, add, sort, stats, callers, callees, strip, reverse, quit.
+    Stats {
+        /// The first is read, the others are added.
+        files: Vec<PathBuf>,
+    },
     /// Print the switch's version.
     Version,
     /// Write etherctl.1 into a directory.

@@ -1,5 +1,5 @@
 //! JSON-RPC 2.0 over HTTP POST, one request a connection, over a Unix socket, TCP or TLS. Reaching the
-//! server and its answer are each given [`TIME_LIMIT`].
+//! server is given [`TIME_LIMIT`], and mostly so is its answer.
 
 use std::fmt;
 use std::io;
@@ -20,7 +20,7 @@ use crate::commands::Request;
 use crate::server::{Server, Url};
 use crate::table::{escaped, escaped_lines};
 
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+pub const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// More than any listing takes.
 const REPLY_LIMIT: usize = 256 << 20;
 
@@ -58,14 +58,15 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Asks `server`; the `result` of its reply.
-pub async fn call(server: &Server, request: &Request) -> Result<Value, Failure> {
+/// Asks `server`; the `result` of its reply, which may take `limit`.
+pub async fn call(server: &Server, request: &Request, limit: Duration) -> Result<Value, Failure> {
     let url = &server.url;
-    let late = |what: &str| {
-        Failure::Unreachable(format!("could not reach {url}: {what} within {} seconds", TIME_LIMIT.as_secs()))
+    let late = |what: &str, limit: Duration| {
+        Failure::Unreachable(format!("could not reach {url}: {what} within {} seconds", limit.as_secs()))
     };
-    let stream = timeout(TIME_LIMIT, connect(server)).await.map_err(|_| late("no connection"))??;
-    timeout(TIME_LIMIT, exchange(server, request, stream)).await.map_err(|_| late("no answer"))?
+    let stream =
+        timeout(TIME_LIMIT, connect(server)).await.map_err(|_| late("no connection", TIME_LIMIT))??;
+    timeout(limit, exchange(server, request, stream)).await.map_err(|_| late("no answer", limit))?
 }
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -48,9 +48,12 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
-            Command::Top(_) | Command::Flame(_) | Command::Man { .. } | Command::Completions { .. } => {
-                Err(Wrong::Failure("no question to a switch".into()))
-            }
+            Command::Top(_)
+            | Command::Flame(_)
+            | Command::Prof(_)
+            | Command::Stats { .. }
+            | Command::Man { .. }
+            | Command::Completions { .. } => Err(Wrong::Failure("no question to a switch".into())),
         }
     }
 }
@@ -214,13 +217,17 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             let api::Version { version, name } = read(result)?;
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
-        Command::Top(_) | Command::Flame(_) | Command::Man { .. } | Command::Completions { .. } => {
-            String::new()
-        }
+        Command::Top(_)
+        | Command::Flame(_)
+        | Command::Prof(_)
+        | Command::Stats { .. }
+        | Command::Man { .. }
+        | Command::Completions { .. } => String::new(),
     })
 }
 
-fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
+/// A result as what it should be.
+pub fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
     serde_path_to_error::deserialize(result)
         .map_err(|e| format!("unexpected result: {}", escaped(&e.to_string())))
 }

@@ -3,6 +3,8 @@
 //!
 //! * [`cli`]: the command line
 //! * [`commands`]: from a command to a request, from a result to text
+//! * [`prof`]: what a frame costs
+//! * [`stats`]: pstats' shell
 //! * [`table`]: rows of text, aligned and free of control characters
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
@@ -14,19 +16,24 @@ mod client;
 mod commands;
 mod flame;
 mod manual;
+mod prof;
 mod server;
+mod stats;
 mod table;
 mod top;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 use cli::{Cli, Command};
 use client::Failure;
 use commands::Request;
+use prof::Prof;
 use server::Server;
 
 fn main() -> ExitCode {
@@ -75,17 +82,24 @@ fn run(cli: Cli) -> Result<(), Wrong> {
             ));
         }
         Command::Flame(args) => return flame::run(args, || server_of(cli.server)),
+        Command::Stats { files } => return stats::run(files),
+        Command::Prof(Prof::Diff { a, b }) => return Ok(print(&prof::diff(a, b, cli.json)?)?),
+        Command::Prof(command) => {
+            let server = server_of(cli.server)?;
+            return Ok(runtime()?.block_on(prof::run(server, command, cli.json))?);
+        }
         _ => {}
     }
     let request = Request::of(&cli.command)?;
-    let server = server_of(cli.server)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| format!("could not start: {e}"))?;
-    let result = runtime.block_on(ask(server, &request))?;
-    let result = commands::select(&cli.command, result)?;
+    let mut server = server_of(cli.server)?;
+    let answer = runtime()?.block_on(ask(&mut server, &request, client::TIME_LIMIT));
+    let result = commands::select(&cli.command, answer.map_err(|failure| failure.to_string())?)?;
     Ok(print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })?)
+}
+
+fn runtime() -> Result<Runtime, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| format!("could not start: {e}"))
 }
 
 fn server_of(args: cli::ServerArgs) -> Result<Server, Wrong> {
@@ -98,15 +112,16 @@ fn server_of(args: cli::ServerArgs) -> Result<Server, Wrong> {
 }
 
 /// Asks once, and once more with a user and password when the server wants one and a person is there.
-async fn ask(mut server: Server, request: &Request) -> Result<Value, Wrong> {
-    match client::call(&server, request).await {
+async fn ask(server: &mut Server, request: &Request, limit: Duration) -> Result<Value, Failure> {
+    match client::call(server, request, limit).await {
         Err(Failure::Unauthorized(_)) if server.may_prompt() => {
-            server.prompt()?;
-            client::call(&server, request).await
+            server
+                .prompt()
+                .map_err(|(Wrong::Usage(why) | Wrong::Failure(why))| Failure::Unauthorized(why))?;
+            client::call(server, request, limit).await
         }
         answer => answer,
     }
-    .map_err(|failure| failure.to_string().into())
 }
 
 /// A reader that went away (`etherctl listport | head`) is no failure.

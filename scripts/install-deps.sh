@@ -50,6 +50,7 @@ look() {
         need valgrind valgrind
         need python3 /usr/bin/python3
         need python3-websockets /usr/bin/python3 -c 'import websockets'
+        need python3-prometheus-client /usr/bin/python3 -c 'import prometheus_client'
         need nodejs node
         [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
     fi

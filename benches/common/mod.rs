@@ -1,6 +1,8 @@
 //! What the benches share: a wire that is memory, and masking keys as a link draws them.
 #![allow(dead_code, reason = "each bench uses its part")]
 
+pub mod way;
+
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;

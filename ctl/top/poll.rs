@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::Wrong;
-use crate::client::{Failure, call};
+use crate::client::{Failure, TIME_LIMIT, call};
 use crate::commands::Request;
 use crate::server::Server;
 use crate::table::escaped;
@@ -214,7 +214,7 @@ async fn ask<T: DeserializeOwned>(
         Failure::Unexpected(format!("unexpected answer from {}: {}", server.url, escaped(&e.to_string())))
     };
     let params = serde_json::to_value(params).map_err(|e| unexpected(&e))?;
-    let result = call(server, &Request { method, params: Some(params) }).await?;
+    let result = call(server, &Request { method, params: Some(params) }, TIME_LIMIT).await?;
     serde_path_to_error::deserialize(result).map_err(|e| unexpected(&e))
 }
 

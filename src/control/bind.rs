@@ -23,6 +23,7 @@ pub struct Bind {
 pub enum Service {
     Data,
     Control,
+    Metrics,
 }
 
 impl std::fmt::Display for Bind {
@@ -78,12 +79,12 @@ impl Bind {
         let text = format!("could not listen on {self} for {}: {error}", self.service);
         match error.kind() {
             io::ErrorKind::AddrInUse => {
-                let flag = self.service.flag();
-                BindError::InUse(format!("{text}; end what listens there, or choose another {flag}port"))
+                let (_, port) = self.service.options();
+                BindError::InUse(format!("{text}; end what listens there, or choose another {port}"))
             }
             io::ErrorKind::AddrNotAvailable => BindError::Other(format!(
-                "{text}; {}host names an address of this machine, or is left out",
-                self.service.flag()
+                "{text}; {} names an address of this machine, or is left out",
+                self.service.options().0
             )),
             io::ErrorKind::PermissionDenied if self.port < 1024 => BindError::Other(format!(
                 "{text}; ports below 1024 need CAP_NET_BIND_SERVICE or etherws.socket"
@@ -94,11 +95,12 @@ impl Bind {
 }
 
 impl Service {
-    /// How its flags begin.
-    fn flag(self) -> &'static str {
+    /// What sets its address, and its port.
+    fn options(self) -> (&'static str, &'static str) {
         match self {
-            Self::Data => "--",
-            Self::Control => "--ctl",
+            Self::Data => ("--host", "--port"),
+            Self::Control => ("--ctlhost", "--ctlport"),
+            Self::Metrics => ("--metrics", "port in --metrics"),
         }
     }
 }
@@ -108,6 +110,7 @@ impl std::fmt::Display for Service {
         f.write_str(match self {
             Self::Data => "the WebSocket service",
             Self::Control => "control",
+            Self::Metrics => "metrics",
         })
     }
 }

@@ -21,9 +21,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::auth::Hasher;
-use super::bind::Bind;
+use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
 use super::lobby::Lobby;
+use super::metrics::{self, Metrics};
 use super::proxied;
 use super::reply::{Reply, closing, text};
 use super::rpc_http::{self, Rpc};
@@ -46,6 +47,7 @@ pub struct Shared {
     /// The token of control on TCP, made at start.
     pub token: String,
     pub handlers: OnceLock<(OnLink, Arc<Rpc>)>,
+    pub metrics: OnceLock<Metrics>,
     pub refusals: Throttle,
     pub lobby: Lobby,
 }
@@ -102,6 +104,10 @@ pub async fn tcp(shared: Arc<Shared>, bind: Bind, stream: TcpStream, peer: Socke
         return;
     };
     match open(&shared, &bind, stream, peer, deadline).await {
+        // One request and its answer: nobody has more to do there.
+        Ok((context, wire)) if bind.service == Service::Metrics => {
+            let _ = timeout(METRICS_TIME, serve(context, wire, deadline)).await;
+        }
         Ok((context, wire)) => serve(context, wire, deadline).await,
         Err(e) => tracing::debug!(%peer, "connection closed: {e}"),
     }
@@ -235,11 +241,14 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
     let Some((_, rpc)) = context.shared.handlers.get() else {
         return text(StatusCode::SERVICE_UNAVAILABLE, "starting");
     };
-    let (data, control) = match &context.bind {
-        None => (false, true),
-        Some(bind) => rules.plan(bind).map_or((false, false), |plan| (plan.data, plan.control)),
+    let (data, control, metrics) = match &context.bind {
+        None => (false, true, false),
+        Some(bind) => rules.plan(bind).map_or_else(Default::default, |p| (p.data, p.control, p.metrics)),
     };
     let path = request.uri().path();
+    if metrics {
+        return closing(show_metrics(context, &request).await);
+    }
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
         return match data::answer(context, &rules, listen, &request).await {
             Ok(accepted) => leave_http(context, accepted).await,
@@ -250,7 +259,20 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
     if control && (path == control_path || context.bind.is_none() && path == DEFAULT_CONTROL_PATH) {
         return rpc_http::answer(context, &rules, rpc, request).await;
     }
+    if control && path == metrics::PATH {
+        return match rpc_http::admit(context, &rules, &request).await {
+            Ok(()) => show_metrics(context, &request).await,
+            Err(reply) => reply,
+        };
+    }
     text(StatusCode::NOT_FOUND, "nothing here")
+}
+
+async fn show_metrics(context: &Context, request: &Request<Body>) -> Reply {
+    match context.shared.metrics.get() {
+        Some(metrics) if request.uri().path() == metrics::PATH => metrics.answer(request).await,
+        _ => text(StatusCode::NOT_FOUND, "nothing here"),
+    }
 }
 
 /// Never returns when the connection is taken away, as it is meant to be.
@@ -263,6 +285,8 @@ async fn leave_http(context: &Context, accepted: Accepted) -> Reply {
 }
 
 const HEADER_TIME: Duration = Duration::from_secs(10);
+/// How long a connection to the listener of metrics may last in all.
+const METRICS_TIME: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64;
 const MAX_HEADER_BYTES: usize = 16 << 10;
 /// What hyper may buffer of a request's body at a time.

@@ -15,6 +15,7 @@ use super::auth::Hasher;
 use super::bind::{Bind, BindError, UnixSocket, write_secret};
 use super::connection::{self, OnLink, Shared};
 use super::lobby::Lobby;
+use super::metrics::Metrics;
 use super::rpc_http::Rpc;
 use super::rules::Rules;
 use super::settings::DoorSettings;
@@ -72,6 +73,7 @@ impl Door {
             key,
             token,
             handlers: OnceLock::new(),
+            metrics: OnceLock::new(),
             refusals: Throttle::default(),
             lobby: Lobby::default(),
         });
@@ -83,6 +85,7 @@ impl Door {
     /// Accepts on the current runtime.
     pub fn serve(self: &Arc<Self>, ports: Arc<Ports>, methods: Methods) {
         let shared = Arc::clone(&self.shared);
+        let _ = shared.metrics.set(Metrics::new(Arc::clone(&ports)));
         self.serve_with(
             Arc::new(move |link| {
                 let (ports, shared) = (Arc::clone(&ports), Arc::clone(&shared));
@@ -103,7 +106,7 @@ impl Door {
         );
     }
 
-    /// The same with another taker of links.
+    /// The same with another taker of links, and without metrics.
     pub fn serve_with(self: &Arc<Self>, on_link: OnLink, methods: Methods) {
         let _ = self.shared.handlers.set((on_link, Arc::new(Rpc::new(methods))));
         let mut sockets = self.sockets();
@@ -191,7 +194,7 @@ impl Door {
         Ok(changes)
     }
 
-    /// `("data" | "control", address)` of every TCP listener.
+    /// `("data" | "control" | "metrics", address)` of every TCP listener.
     pub fn local_addrs(&self) -> Vec<(&'static str, SocketAddr)> {
         let rules = self.shared.rules.load();
         let mut found = Vec::new();
@@ -200,6 +203,7 @@ impl Door {
             for address in listener.sockets.iter().filter_map(|socket| socket.local_addr().ok()) {
                 found.extend(plan.data.then_some(("data", address)));
                 found.extend(plan.control.then_some(("control", address)));
+                found.extend(plan.metrics.then_some(("metrics", address)));
             }
         }
         found

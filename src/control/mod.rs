@@ -1,17 +1,19 @@
 //! How people reach the switch: the JSON-RPC contract, the HTTP listener, authentication.
 //!
 //! A connection's way: `door` accepts, `connection` opens it (PROXY header, TLS) and runs HTTP, `data` makes
-//! a link of a request or `rpc_http` a call; `origin`, `proxied`, `upgrade`, `auth` decide.
+//! a link of a request, `rpc_http` a call or `metrics` a page; `origin`, `proxied`, `upgrade`, `auth` decide.
 
 pub mod api;
 mod auth;
 mod bind;
 mod connection;
+mod cpu_prof;
 mod data;
 mod door;
 mod htpasswd;
 pub mod http;
 mod lobby;
+pub mod metrics;
 pub mod openrpc;
 mod origin;
 mod prof;

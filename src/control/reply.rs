@@ -30,7 +30,7 @@ pub fn closing(reply: Reply) -> Reply {
     if closes { reply } else { with(reply, header::CONNECTION, "close") }
 }
 
-fn with_body(status: StatusCode, kind: &'static str, text: String) -> Reply {
+pub fn with_body(status: StatusCode, kind: &'static str, text: String) -> Reply {
     let mut reply = Response::new(HttpBody::from(text));
     *reply.status_mut() = status;
     with(reply, header::CONTENT_TYPE, kind)

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::api::{self, Entries, Method, NoParams, check};
+use super::cpu_prof;
 use super::openrpc::{self, Described};
 use super::prof;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
@@ -128,14 +129,10 @@ fn entry(method: Method) -> Entry {
             Ok(Entries { entries: prof::slow(&c.ports, &slow).map_err(invalid)? })
         }),
         Method::CpuProf => {
-            on(method, |_, _: api::prof::CpuProf| async move { pending::<api::prof::CpuProfile>() })
+            on(method, |_, asked| async move { cpu_prof::sample(asked).await.map_err(refused) })
         }
         Method::Discover => on(method, |_, NoParams {}| async move { Ok(discover()) }),
     }
-}
-
-fn pending<T>() -> Reply<T> {
-    Err(failed("not yet".into()))
 }
 
 /// The OpenRPC document of all methods.

@@ -24,7 +24,6 @@ use super::origin::{self, HostError};
 use super::proxied;
 use super::reply::{Reply, closing, json, text, with};
 use super::rules::Rules;
-use super::settings::ControlTcp;
 use super::upgrade;
 
 type Call = dyn Fn(Request<HttpBody>) -> BoxFuture<'static, Reply> + Send + Sync;
@@ -57,16 +56,14 @@ impl Rpc {
     }
 }
 
-/// Answers a request to control: on TCP only from a host, a page and a person that may.
+/// Answers a request to control.
 pub async fn answer(
     context: &Context,
     rules: &Rules,
     rpc: &Arc<Rpc>,
     mut request: Request<Incoming>,
 ) -> Reply {
-    if let (Some(local), Some(tcp)) = (context.local, &rules.settings.control.tcp)
-        && let Err(reply) = admit(context, rules, tcp, local, &request).await
-    {
+    if let Err(reply) = admit(context, rules, &request).await {
         return reply;
     }
     // Nothing below needs it, and nothing below can log what it has not got.
@@ -80,13 +77,10 @@ pub async fn answer(
     post(rpc, request).await
 }
 
-async fn admit(
-    context: &Context,
-    rules: &Rules,
-    tcp: &ControlTcp,
-    local: std::net::SocketAddr,
-    request: &Request<Incoming>,
-) -> Result<(), Reply> {
+/// Whether a request may control the switch, or read of it what only who controls it may: on TCP only from a
+/// host, a page and a person that may.
+pub async fn admit<B>(context: &Context, rules: &Rules, request: &Request<B>) -> Result<(), Reply> {
+    let (Some(local), Some(tcp)) = (context.local, &rules.settings.control.tcp) else { return Ok(()) };
     let headers = request.headers();
     let trusted = rules.settings.listen.as_ref().map_or(&[][..], |listen| &listen.trusted_proxies);
     let forwarded = proxied::forwarded(headers, context.peer, trusted);

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use super::auth::Gate;
 use super::bind::{Bind, Service, overlap};
 use super::origin;
-use super::settings::{ControlTcp, DoorSettings, ListenSettings, TlsFiles, Who};
+use super::settings::{ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, Who};
 use super::tls;
 use super::tokens::Key;
 use crate::port::Profile;
@@ -31,6 +31,8 @@ pub struct Plan {
     pub bind: Bind,
     pub data: bool,
     pub control: bool,
+    /// Metrics and nothing else.
+    pub metrics: bool,
     pub tls: Option<Arc<ServerConfig>>,
 }
 
@@ -42,7 +44,7 @@ impl Rules {
             check_listen(listen)?;
             data_gate = Gate::of_files(listen.htpasswd.as_deref(), listen.tokens.as_deref(), key)?;
             let tls = listen.tls.as_ref().map(tls::server_config).transpose()?;
-            plans.push(Plan { bind: data_bind(listen), data: true, control: false, tls });
+            plans.push(Plan { bind: data_bind(listen), data: true, control: false, metrics: false, tls });
         }
         let mut control_gate = Gate::default();
         let mut wants_token = false;
@@ -72,9 +74,22 @@ impl Rules {
                 }
                 _ => {
                     let tls = tcp.tls.as_ref().map(tls::server_config).transpose()?;
-                    plans.push(Plan { bind, data: false, control: true, tls });
+                    plans.push(Plan { bind, data: false, control: true, metrics: false, tls });
                 }
             }
+        }
+        if let Some(MetricsListen { host, port }) = settings.metrics.clone() {
+            let bind = Bind { host: Some(host), port, service: Service::Metrics };
+            let addresses = bind.resolve().await?;
+            for plan in &plans {
+                if overlap(&plan.bind.resolve().await?, &addresses) {
+                    return Err(format!(
+                        "{} on {} and metrics on {bind} overlap; give --metrics another port",
+                        plan.bind.service, plan.bind
+                    ));
+                }
+            }
+            plans.push(Plan { bind, data: false, control: false, metrics: true, tls: None });
         }
         let certificates = certificates(&settings);
         Ok(Self { settings, plans, data_gate, control_gate, wants_token, certificates })

@@ -89,6 +89,14 @@ pub struct ControlSettings {
     pub tcp: Option<ControlTcp>,
 }
 
+/// The listener that shows metrics and nothing else.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MetricsListen {
+    pub host: String,
+    /// 0: any free port.
+    pub port: u16,
+}
+
 /// By what a `[[user]]` profile is found.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Who {
@@ -109,5 +117,7 @@ pub struct DoorSettings {
     /// Absent: no WebSocket service.
     pub listen: Option<ListenSettings>,
     pub control: ControlSettings,
+    /// Absent: metrics are beside control alone.
+    pub metrics: Option<MetricsListen>,
     pub users: Vec<UserRule>,
 }

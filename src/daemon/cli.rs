@@ -99,6 +99,10 @@ pub struct Sw {
     /// .pstats, .pb.gz, .folded, .svg, .speedscope.json)
     #[arg(long, value_name = "FILE")]
     pub prof_dump: Option<PathBuf>,
+    /// Metrics for Prometheus at http://ADDR/metrics, for everybody: 127.0.0.1, or 127.0.0.1:9867 [default: beside
+    /// control alone]
+    #[arg(long, value_name = "ADDR")]
+    pub metrics: Option<String>,
     #[command(flatten, next_help_heading = "WebSocket service")]
     pub listen: Listen,
     #[command(flatten, next_help_heading = "Control service")]
@@ -218,6 +222,7 @@ impl Sw {
             ctlsslcert: control.ctlsslcert.clone(),
             ctlhtpasswd: control.ctlhtpasswd.clone(),
             ctlanonymous: some(control.ctlanonymous),
+            metrics: self.metrics.clone(),
             ..Layer::default()
         };
         for (given, key, flag) in [
@@ -235,6 +240,7 @@ impl Sw {
             (layer.ctlsslcert.is_some(), "control.tcp.sslcert", "--ctlsslcert"),
             (layer.ctlhtpasswd.is_some(), "control.tcp.htpasswd", "--ctlhtpasswd"),
             (layer.ctlanonymous.is_some(), "control.tcp.anonymous", "--ctlanonymous"),
+            (layer.metrics.is_some(), "metrics.listen", "--metrics"),
         ] {
             if given {
                 layer.places.insert(key, flag.to_owned());
@@ -304,6 +310,8 @@ mod tests {
             ("--ctlhost 10.0.0.1 --ctlanonymous", "--ctlanonymous"),
             ("--ctlport 80", "--ctlport"),
             ("--host 127.0.0.1 --port 7867 --path /ctl --ctlport 7867", "--ctlport"),
+            ("--metrics 9867", "--metrics"),
+            ("--port 9867 --metrics 127.0.0.1", "--metrics"),
             ("--host 127.0.0.1 --port 7867 --ctlport 7867 --sslkey k --sslcert c", "--ctlport"),
         ] {
             let problems = sw(line).unwrap().layer(None).resolve().unwrap_err();

@@ -9,7 +9,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::control::api::{SYSTEM_SOCKET, default_socket};
-use crate::control::http::{ControlSettings, ControlTcp, DoorSettings, ListenSettings, TlsFiles, UserRule};
+use crate::control::http::{
+    ControlSettings, ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, UserRule,
+};
+use crate::control::metrics;
 use crate::port::dial::Target;
 use crate::port::ports::SwitchSettings;
 use crate::port::spec::{PortKind, PortSpec};
@@ -73,6 +76,8 @@ pub struct Layer {
     pub ctlsslcert: Option<PathBuf>,
     pub ctlhtpasswd: Option<PathBuf>,
     pub ctlanonymous: Option<bool>,
+    /// `ADDR` or `ADDR:PORT`.
+    pub metrics: Option<String>,
     pub ports: Vec<PortSpec>,
     pub users: Vec<UserRule>,
     /// How messages call a given setting: `--sslkey`, or `FILE:3:1: listen.sslkey`.
@@ -116,7 +121,7 @@ impl Layer {
         }
         merge!(ageout fdb_limit threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
-            ctlsslcert ctlhtpasswd ctlanonymous)
+            ctlsslcert ctlhtpasswd ctlanonymous metrics)
     }
 
     /// Every file named here that cannot be used: `PLACE: FILE: why`.
@@ -255,6 +260,22 @@ impl Layer {
                 }
             }
         }
+        let metrics = match self.metrics.as_deref().map(metrics_listen) {
+            Some(Ok(metrics)) => {
+                if let Some(other) = taken(&metrics, listen.as_ref(), tcp.as_ref()) {
+                    wrong(
+                        "metrics.listen",
+                        format!("port {} is {other}'s, on an address that overlaps", metrics.port),
+                    );
+                }
+                Some(metrics)
+            }
+            Some(Err(why)) => {
+                wrong("metrics.listen", why);
+                None
+            }
+            None => None,
+        };
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -270,6 +291,7 @@ impl Layer {
             door: DoorSettings {
                 listen,
                 control: ControlSettings { sock: self.sock.unwrap_or_else(default_sock), tcp },
+                metrics,
                 users: self.users,
             },
             ports: self.ports,
@@ -314,6 +336,44 @@ fn check_host(host: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+/// `ADDR` or `ADDR:PORT`; IPv6 addresses with a port stand in brackets.
+fn metrics_listen(text: &str) -> Result<MetricsListen, String> {
+    let expected = || format!("{text:?} is not an address (expected 127.0.0.1 or 127.0.0.1:9867)");
+    let (host, port) = match text.rsplit_once(':') {
+        _ if text.parse::<IpAddr>().is_ok() => (text, None),
+        Some((host, port)) if !text.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let port = port.map_or(Ok(metrics::DEFAULT_PORT), str::parse).map_err(|_| expected())?;
+    // A lone number is a port whose address was forgotten, not a host.
+    if host.bytes().all(|b| b.is_ascii_digit()) || check_host(host).is_err() {
+        return Err(expected());
+    }
+    Ok(MetricsListen { host: bare(host).to_owned(), port })
+}
+
+/// Which service has the port that metrics are to have, on the same address or on all.
+fn taken(
+    metrics: &MetricsListen,
+    listen: Option<&ListenSettings>,
+    tcp: Option<&ControlTcp>,
+) -> Option<&'static str> {
+    let overlaps = |host: Option<&str>, port: u16| {
+        let hosts = [host.map(bare), Some(metrics.host.as_str())];
+        let any = |host: &Option<&str>| {
+            host.is_none_or(|host| host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()))
+        };
+        port == metrics.port && port != 0 && (hosts[0] == hosts[1] || hosts.iter().any(any))
+    };
+    let data = |listen: &ListenSettings| {
+        overlaps(listen.host.as_deref(), listen.port.unwrap_or(if listen.tls.is_some() { 443 } else { 80 }))
+    };
+    if listen.is_some_and(data) {
+        return Some("the WebSocket service");
+    }
+    tcp.is_some_and(|tcp| overlaps(Some(&tcp.host), tcp.port)).then_some("control")
 }
 
 /// Without the brackets of an IPv6 literal.

@@ -7,6 +7,7 @@
 //! * [`run`]: start, signals, the end; [`detach`]: `--daemon`; [`logs`]: where log lines go
 //! * [`apply`]: the difference between two configurations, applied to a running switch
 //! * [`save`]: the running state written back
+//! * [`prof`]: the profiler without a viewer: SIGUSR2, `--prof-dump`
 
 pub mod apply;
 pub mod check;
@@ -14,6 +15,7 @@ pub mod cli;
 pub mod config;
 pub mod detach;
 pub mod logs;
+pub mod prof;
 pub mod read;
 pub mod run;
 pub mod save;

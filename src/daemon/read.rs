@@ -14,7 +14,7 @@ use crate::port::Profile;
 use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
 
 /// Keys of the top level.
-const TABLES: &[&str] = &["switch", "listen", "control", "port", "user"];
+const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "port", "user"];
 const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
     "enabled",
@@ -33,6 +33,7 @@ const LISTEN: &[&str] = &[
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
+const METRICS: &[&str] = &["listen"];
 /// Keys of `[[port]]`: the fields of [`PortSpec`] in the order in which they are written.
 pub const PORT: &[&str] = &[
     "name", "type", "target", "shut", "access", "trunk", "native", "isolated", "bpdu", "persist", "address",
@@ -133,6 +134,9 @@ fn settings(top: &Table, layer: &mut Layer) {
             offload = "listen.offload"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
+    }
+    if let Some(metrics) = top.table("metrics", "metrics", METRICS) {
+        take!(layer, metrics, metrics = "metrics.listen");
     }
     let Some(control) = top.table("control", "control", CONTROL) else { return };
     take!(layer, control, sock = "control.sock");
@@ -294,6 +298,8 @@ sock = "/tmp/ctl.sock"
 [control.tcp]
 port = 0
 anonymous = true
+[metrics]
+listen = "[::1]:0"
 [[port]]
 type = "tap"
 target = "tap0"
@@ -339,6 +345,8 @@ trunk = "2-3"
         );
         assert_eq!((listen.ping.unwrap().as_secs(), listen.offload), (20, false));
         assert!(config.door.control.tcp.unwrap().anonymous);
+        let metrics = config.door.metrics.unwrap();
+        assert_eq!((metrics.host.as_str(), metrics.port), ("::1", 0));
         let tap = &config.ports[0];
         assert_eq!(
             (tap.trunk.as_ref().unwrap().to_string(), tap.native.unwrap().get()),

@@ -22,7 +22,7 @@ use super::apply::{Running, apply};
 use super::cli::Sw;
 use super::config::{Config, Layer, label};
 use super::logs::Logs;
-use super::{detach, read, save};
+use super::{detach, prof, read, save};
 use crate::control::api::token_file;
 use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
@@ -63,13 +63,16 @@ struct Origin {
     file: Option<PathBuf>,
     /// `$STATE_DIRECTORY/etherws.toml`
     state: Option<PathBuf>,
+    /// `--prof-dump`
+    prof_dump: Option<PathBuf>,
 }
 
 impl Origin {
-    fn new(sw: &Sw) -> Self {
+    fn new(sw: &Sw) -> Result<Self, Failure> {
+        let prof_dump = prof::check(sw.prof_dump.as_deref()).map_err(|why| Failure::usage(&why))?;
         let state = std::env::var_os("STATE_DIRECTORY").and_then(|list| state_file(list.to_str()?));
         let rust_log = std::env::var("RUST_LOG").ok();
-        Self { flags: sw.layer(rust_log), file: sw.config.clone(), state }
+        Ok(Self { flags: sw.layer(rust_log), file: sw.config.clone(), state, prof_dump })
     }
 
     /// The file to be read: the one named, or the saved one when there is one.
@@ -162,7 +165,7 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
             "--logconf: Python logging files went with 1.3; say what to log with --log FILTER or RUST_LOG",
         ));
     }
-    let origin = Origin::new(sw);
+    let origin = Origin::new(sw)?;
     let config = origin.load()?;
     if sw.daemon && !detach::is_child() {
         return Ok(detach::start()?);
@@ -237,15 +240,15 @@ impl Signals {
         }
     }
 
-    /// Returns when the daemon is to end; each SIGHUP is passed on.
-    async fn until_end(&mut self, reload: &Notify) {
+    /// Returns when the daemon is to end; each SIGHUP is passed on, each SIGUSR2 is `toggle`d.
+    async fn until_end(&mut self, reload: &Notify, toggle: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.term.recv() => return,
                 _ = self.int.recv() => return,
                 _ = self.hup.recv() => reload.notify_one(),
                 _ = self.usr1.recv() => debug!("SIGUSR1 means nothing here"),
-                _ = self.usr2.recv() => debug!("SIGUSR2 means nothing here"),
+                _ = self.usr2.recv() => toggle(),
             }
         }
     }
@@ -299,7 +302,9 @@ async fn live(
     if let Some(timeout) = sd_notify::watchdog_enabled() {
         tokio::spawn(feed_watchdog(Arc::clone(&ports), timeout));
     }
-    signals.until_end(&reload).await;
+    let dump = daemon.origin.prof_dump.clone();
+    signals.until_end(&reload, || prof::toggle(&daemon.ports, dump.as_deref())).await;
+    prof::write(&daemon.ports, dump.as_deref());
 
     info!("ending: links are closed");
     notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
@@ -490,7 +495,8 @@ mod tests {
     #[test]
     fn a_named_file_must_be_there_and_a_saved_one_need_not() {
         let missing = PathBuf::from("/nonexistent/etherws.toml");
-        let mut origin = Origin { flags: Layer::default(), file: None, state: Some(missing.clone()) };
+        let mut origin =
+            Origin { flags: Layer::default(), file: None, state: Some(missing.clone()), prof_dump: None };
         assert!(origin.load().is_ok());
         assert_eq!(origin.own(), Some(missing.as_path()));
         origin.file = Some(missing);

@@ -102,7 +102,7 @@ fn settings(document: &mut DocumentMut, config: &Config, theirs: &Config, defaul
         set(table, key, keep);
     }
     // Tables that were opened for nothing.
-    for name in ["switch", "listen"] {
+    for name in ["switch", "listen", "metrics"] {
         if document
             .get(name)
             .and_then(Item::as_table)
@@ -152,6 +152,7 @@ fn entries(config: &Config) -> Vec<Setting> {
     const LISTEN: &[&str] = &["listen"];
     const CONTROL: &[&str] = &["control"];
     const TCP: &[&str] = &["control", "tcp"];
+    const METRICS: &[&str] = &["metrics"];
     let number = |n: u64| Some(Value::from(i64::try_from(n).unwrap_or(i64::MAX)));
     let level = |level: Level| (level != Level::default()).then(|| Value::from(level.name()));
     let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
@@ -196,6 +197,11 @@ fn entries(config: &Config) -> Vec<Setting> {
         (TCP, "htpasswd", path(tcp.htpasswd.as_ref())),
         (TCP, "anonymous", Some(Value::from(tcp.anonymous))),
     ];
+    let metrics = config.door.metrics.as_ref().map(|at| match at.host.contains(':') {
+        true => format!("[{}]:{}", at.host, at.port),
+        false => format!("{}:{}", at.host, at.port),
+    });
+    all.push((METRICS, "listen", metrics.map(Value::from)));
     all.extend(listen_entries);
     all.extend(tcp_entries);
     all
@@ -428,7 +434,7 @@ mod tests {
     fn saved_and_loaded_is_the_same() {
         let text = "[switch]\nageout=5\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
             trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
-            [control]\nsock='/x/y'\n[control.tcp]\n\
+            [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
             [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\

@@ -5,10 +5,12 @@
 //! * [`counters`], [`trace`]: where they are added up, and the slowest frames kept
 //! * [`profiler`]: the control side: levels, leases, snapshots
 //! * [`snapshot`]: everything counted, at one moment, as it travels
+//! * [`cpu`]: function stacks of the whole program, by CPU time
 //! * [`view`]: tables of a snapshot
 //! * [`formats`]: files of a snapshot, for other people's readers
 
 pub mod counters;
+pub mod cpu;
 pub mod formats;
 pub mod profiler;
 pub mod recorder;

@@ -93,15 +93,15 @@ impl Profiler {
         let Some(mut thread) = PerThread::take(self) else {
             return Opened::Lap(Lap { began: ticks(), from: None });
         };
-        let now = thread.begin(orders);
+        let now = ticks();
+        thread.gap(orders, now);
         if thread.countdown > 1 {
             thread.countdown -= 1;
             thread.give_back();
             return Opened::Lap(Lap { began: now, from: None });
         }
         thread.countdown = thread.next_countdown(orders.sample);
-        thread.weight = orders.sample.into();
-        thread.batch += 1;
+        thread.begin(orders);
         Opened::Recorder(Recorder { thread: Some(thread) })
     }
 
@@ -249,8 +249,8 @@ impl PerThread {
         })
     }
 
-    fn begin(&mut self, orders: Orders) -> u64 {
-        let now = ticks();
+    /// Counts the time since the last batch, but for what was slept.
+    fn gap(&mut self, orders: Orders, now: u64) {
         // Else the level was lower between the two batches.
         if self.epoch == orders.epoch {
             add(&self.counters.poll, now.wrapping_sub(self.ended).saturating_sub(self.slept));
@@ -258,6 +258,12 @@ impl PerThread {
         self.epoch = orders.epoch;
         self.slept = 0;
         self.ended = now;
+    }
+
+    /// Begins to measure.
+    fn begin(&mut self, orders: Orders) {
+        self.weight = orders.sample.into();
+        self.batch += 1;
         self.clock = orders.clock;
         self.traces = orders.level == Level::Trace;
         (self.stamp, self.ghz) = self.profiler.calibration(orders.clock);
@@ -267,7 +273,6 @@ impl PerThread {
         self.marks.clear();
         self.of_batch.clear();
         self.traced = Traced::NONE;
-        now
     }
 
     /// One batch in `sample`, at uneven distances: an even one might always meet the same of a pattern.
@@ -342,7 +347,11 @@ impl Probe for Recorder {
         let ticks = thread.lap();
         let egress = if stage.is_egress() { thread.egress } else { None };
         let mark = Mark { path: Path::of(thread.within, stage), egress, ticks };
-        if thread.marks.len() < MARKS {
+        // A frame counts once for each place, however often it comes by.
+        let same = |other: &&mut Mark| (other.path, other.egress) == (mark.path, mark.egress);
+        if let Some(known) = thread.marks.iter_mut().rev().take(NEAR).find(same) {
+            known.ticks += ticks;
+        } else if thread.marks.len() < MARKS {
             thread.marks.push(mark);
         } else {
             // A flood to very many: what comes behind counts as no more frames.
@@ -504,16 +513,51 @@ impl Drop for Recorder {
     }
 }
 
-impl Lap {
-    /// A batch of nobody's.
-    pub fn none() -> Self {
-        Self { began: 0, from: None }
-    }
-}
-
 impl Probe for Lap {
     #[inline(always)]
     fn mark(&mut self, _: Stage) {}
+}
+
+/// Nobody: for what belongs to no batch, and to measure what measuring costs.
+impl Tape for () {
+    #[inline(always)]
+    fn from(&mut self, _: PortAt) {}
+
+    #[inline(always)]
+    fn to(&mut self, _: PortAt) {}
+
+    #[inline(always)]
+    fn enter(&mut self, _: Within) -> Within {
+        Within::Frame
+    }
+
+    #[inline(always)]
+    fn leave(&mut self, _: Within) {}
+
+    #[inline(always)]
+    fn mark_batch(&mut self, _: Stage) {}
+
+    #[inline(always)]
+    fn mark_many(&mut self, _: Stage, _: PortAt, _: u64, _: u64) {}
+
+    #[inline(always)]
+    fn frame(&mut self, _: Head, _: usize, _: u32, _: u32) {}
+
+    #[inline(always)]
+    fn stamp(&self) -> u64 {
+        0
+    }
+
+    #[inline(always)]
+    fn waited(&mut self, _: &Arc<Profiler>, _: u64, _: PortAt, _: u32, _: u32) {}
+
+    #[inline(always)]
+    fn end(&mut self, _: &Arc<Profiler>, _: u64, _: u64) {}
+
+    #[inline(always)]
+    fn head(&self, _: &[u8]) -> Head {
+        Head::default()
+    }
 }
 
 impl Tape for Lap {
@@ -593,5 +637,7 @@ enum Place {
 
 /// Stages of one frame, and of one batch, that are remembered.
 const MARKS: usize = 256;
+/// So many of them are looked through for the same one.
+const NEAR: usize = 16;
 /// Of so many sleeps one is looked at with the CPU clock.
 const PARKS: u32 = 8;

@@ -5,6 +5,7 @@
 use std::fmt;
 
 pub mod clock;
+pub mod cpu_sampler;
 pub mod packet;
 mod readiness;
 pub mod tun;

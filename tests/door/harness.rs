@@ -39,6 +39,7 @@ impl Dir {
                 ..ListenSettings::default()
             }),
             control: ControlSettings { sock: self.0.join("ctl.sock"), tcp: None },
+            metrics: None,
             users: Vec::new(),
         }
     }

@@ -16,6 +16,7 @@ async fn conflicts_are_errors_at_start() -> Test {
             sock: dir.0.join("ctl.sock"),
             tcp: Some(ControlTcp { port: free, ..tcp }),
         },
+        metrics: None,
         users: Vec::new(),
     };
     let listen = ListenSettings { host: Some("127.0.0.1".to_owned()), ..ListenSettings::default() };

@@ -144,11 +144,19 @@ pub struct CpuProfile {
     /// Name and version of the program.
     pub program: String,
     pub elapsed_ns: u64,
+    /// A count of 1 is so much CPU time: a second divided by this.
     pub hz: u32,
     pub stacks: Vec<CpuStack>,
+    /// Samples that could not be kept.
+    #[serde(default)]
+    pub lost: u64,
+    /// What a reader should know, such as that the program has no symbols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
-/// Functions from the outermost in, and how often they were found so.
+/// Functions from the outermost in, and how often they were found so. One without a name is `module+0xoffset`, which
+/// `addr2line -f -i -e MODULE` takes; `[cut off]` stands for outer functions that could not be found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CpuStack {
     pub thread: String,

@@ -15,7 +15,6 @@ use super::{Link, Wire};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
-use crate::prof::recorder::Lap;
 use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::with_tape;
@@ -405,7 +404,7 @@ impl<'a> Serving<'a> {
     /// Lets out what waits; after our own Close also waits for the peer's.
     async fn farewell(&mut self, ended: &Ended) {
         let link = self.session.link.clone();
-        while !link.lock().as_mut().is_none_or(|wire| wire.flush(&mut Lap::none())) {
+        while !link.lock().as_mut().is_none_or(|wire| wire.flush(&mut ())) {
             if link.lock().as_mut().and_then(Wire::take_error).is_some() {
                 return;
             }

@@ -8,7 +8,6 @@ use std::thread;
 use super::*;
 use crate::frame::{Frame, Retag, Tag};
 use crate::port::egress::{Departing, Egress};
-use crate::prof::recorder::Lap;
 use crate::prof::{PortAt, Profiler, Side, Want};
 use crate::switch::counters::Counters;
 use crate::switch::{Fdb, Port, VlanRule};
@@ -151,10 +150,10 @@ async fn a_link_that_never_pauses_still_writes_and_still_ends() {
     let big = frame(60_000);
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     let mut sent = 0;
-    while bench.link.send(&out, &mut Lap::none()).is_ok() {
+    while bench.link.send(&out, &mut ()).is_ok() {
         sent += 1;
     }
-    bench.link.flush(&mut Lap::none());
+    bench.link.flush(&mut ());
     let got = Arc::<AtomicU64>::default();
     let (mut reader, counted) = (peer.try_clone().unwrap(), got.clone());
     let sink = thread::spawn(move || {
@@ -183,7 +182,7 @@ async fn what_waits_when_the_connection_dies_is_dropped_by_name_and_not_sent() {
     let mut taken = 0;
     for _ in 0..200 {
         let table = fabric.table();
-        let mut tape = Lap::none();
+        let mut tape = ();
         let mut batch = fabric.batch(&table, Slot(1), 2, &mut tape).unwrap();
         batch.frame(&big);
         drop(batch);
@@ -206,7 +205,7 @@ fn a_tag_does_not_make_a_frame_that_the_far_end_must_refuse() {
     let bytes = frame(MAX_FRAME);
     let tag = Tag { tpid: 0x8100, tci: 10 };
     let out = Departing::new(Frame::checked(&bytes).unwrap(), Retag::Push(tag), None);
-    assert_eq!(Link::default().send(&out, &mut Lap::none()), Err(Reason::TooBig));
+    assert_eq!(Link::default().send(&out, &mut ()), Err(Reason::TooBig));
 }
 
 /// A session about to forward, to be given bytes and time by hand.
@@ -229,11 +228,11 @@ async fn bad_22_messages_in_fragments_that_do_end_are_not_held_against_the_peer(
     let end = masked(Opcode::Continuation, &[]);
     let long_ago = Instant::now() - UNFINISHED;
     serving.heard = long_ago;
-    serving.forward(&mut start.clone(), &mut Lap::none()).unwrap();
+    serving.forward(&mut start.clone(), &mut ()).unwrap();
     assert_eq!(serving.unfinished, Some(long_ago));
     serving.heard = Instant::now();
     // The end of one and the start of the next in one read, and so for ever.
-    serving.forward(&mut [end, start].concat(), &mut Lap::none()).unwrap();
+    serving.forward(&mut [end, start].concat(), &mut ()).unwrap();
     assert_eq!(serving.unfinished, Some(serving.heard));
     assert!(serving.tick().is_ok());
 }
@@ -244,11 +243,11 @@ async fn bad_24_an_unsolicited_pong_does_not_make_a_peer_that_answers() {
     let (mut session, _peer) = bench.session();
     let stream = session.stream.take().unwrap();
     let mut serving = serving(&session, stream);
-    serving.forward(&mut masked(Opcode::Pong, b""), &mut Lap::none()).unwrap();
+    serving.forward(&mut masked(Opcode::Pong, b""), &mut ()).unwrap();
     assert!(!session.answers.load(Relaxed));
     serving.heard = Instant::now() - PING;
     serving.tick().unwrap();
-    serving.forward(&mut masked(Opcode::Pong, b""), &mut Lap::none()).unwrap();
+    serving.forward(&mut masked(Opcode::Pong, b""), &mut ()).unwrap();
     assert!(session.answers.load(Relaxed));
 }
 
@@ -279,9 +278,9 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let big = frame(60_000);
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     let full = || -> bool {
-        while bench.link.send(&out, &mut Lap::none()).is_ok() {}
-        bench.link.flush(&mut Lap::none());
-        bench.link.lock().as_ref().unwrap().is_blocked() && bench.link.send(&out, &mut Lap::none()).is_err()
+        while bench.link.send(&out, &mut ()).is_ok() {}
+        bench.link.flush(&mut ());
+        bench.link.lock().as_ref().unwrap().is_blocked() && bench.link.send(&out, &mut ()).is_err()
     };
     serving.socket.writable().await.unwrap();
     until("the queue is full", full).await;

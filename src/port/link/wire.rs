@@ -10,7 +10,6 @@ use tokio::net::TcpStream;
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
-use crate::prof::recorder::Lap;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
@@ -132,7 +131,7 @@ impl Wire {
             Some(tls) => self.taken += tls.write_tls(&mut &*socket).unwrap_or(0) as u64,
             None => {
                 let taken = socket.send(self.queue.waiting()).unwrap_or(0);
-                let (frames, bytes) = self.advance(taken, &mut Lap::none());
+                let (frames, bytes) = self.advance(taken, &mut ());
                 self.counters.sent(frames, bytes);
             }
         }
@@ -141,8 +140,8 @@ impl Wire {
     /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
         if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body.into()], (0, 0), &mut Lap::none());
-            self.flush(&mut Lap::none());
+            self.encode(opcode, &[body.into()], (0, 0), &mut ());
+            self.flush(&mut ());
         }
     }
 
@@ -156,17 +155,17 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], (0, 0), &mut Lap::none());
-        self.flush(&mut Lap::none());
+        self.encode(Opcode::Pong, &[body.into()], (0, 0), &mut ());
+        self.flush(&mut ());
     }
 
     /// A Close behind everything that waits; nothing follows it.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0), &mut Lap::none());
+            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0), &mut ());
             self.closing = true;
-            self.flush(&mut Lap::none());
+            self.flush(&mut ());
         }
     }
 
@@ -174,7 +173,7 @@ impl Wire {
     pub fn end_tls(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            self.flush(&mut Lap::none());
+            self.flush(&mut ());
         }
     }
 
@@ -192,7 +191,7 @@ impl Wire {
                     self.blocked = false;
                     self.pongs = 0;
                     let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0), &mut Lap::none());
+                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0), &mut ());
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
@@ -409,11 +408,11 @@ mod tests {
             assert!(!wire.wants_flush());
             let pieces = [Piece::from(&bytes[..len])];
             let sent = (1, len as u32);
-            wire.push(&VnetHeader::default(), &pieces, len, sent, &mut Lap::none()).unwrap();
+            wire.push(&VnetHeader::default(), &pieces, len, sent, &mut ()).unwrap();
         }
         assert!(wire.wants_flush());
         let mut sent = (0, 0);
-        assert!(wire.write_once(&mut sent, &mut Lap::none()).unwrap());
+        assert!(wire.write_once(&mut sent, &mut ()).unwrap());
         assert!(wire.queue.is_empty(), "{} bytes are left for a second write", wire.queue.waiting().len());
         assert_eq!(sent.0, 2);
     }

@@ -50,6 +50,25 @@ impl Format {
             Self::Json => "json",
         }
     }
+
+    /// The kind that a file's name ends in.
+    pub fn of(path: &std::path::Path) -> Result<Self, String> {
+        const ENDINGS: [(&str, Format); 7] = [
+            (".speedscope.json", Format::Speedscope),
+            (".json", Format::Json),
+            (".pstats", Format::Pstats),
+            (".pb.gz", Format::Pprof),
+            (".pprof", Format::Pprof),
+            (".folded", Format::Folded),
+            (".svg", Format::Svg),
+        ];
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let found = ENDINGS.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, format)| *format);
+        found.ok_or_else(|| {
+            let endings: Vec<_> = ENDINGS.iter().map(|(ending, _)| *ending).collect();
+            format!("the name ends in none of {}", endings.join(", "))
+        })
+    }
 }
 
 /// Stacks and what they took, from anywhere.
@@ -167,6 +186,31 @@ pub fn read_tree(bytes: &[u8]) -> Result<Node, String> {
             .map_or_else(|| pprof::read(bytes), Ok)
             .map_err(|why| format!("{why}; {EXPECTED}")),
     }
+}
+
+/// What a file of numbers holds.
+#[derive(Clone, Debug)]
+pub enum Numbers {
+    Snapshot(Box<Snapshot>),
+    Stats(pstats::Stats),
+}
+
+/// The snapshot (json) or the statistics (pstats) in a file; the error says what was expected.
+pub fn read_numbers(bytes: &[u8]) -> Result<Numbers, String> {
+    const EXPECTED: &str = "expected json of `etherctl prof record -f json`, or pstats as cProfile writes it";
+    if bytes.len() > MAX_FILE {
+        return Err(format!("larger than {} MiB", MAX_FILE >> 20));
+    }
+    // Both begin with a brace; a marshalled dict goes on with a code.
+    let mut words = bytes.iter().copied().filter(|byte| !byte.is_ascii_whitespace());
+    let read = match (words.next(), words.next()) {
+        (None, _) => Err("empty".into()),
+        (Some(b'{'), Some(b'"' | b'}')) => {
+            json::read(bytes).map(|snapshot| Numbers::Snapshot(Box::new(snapshot)))
+        }
+        _ => pstats::Stats::read(bytes).map(Numbers::Stats),
+    };
+    read.map_err(|why| format!("{why}; {EXPECTED}"))
 }
 
 /// Where a name of ours stands: file and line, as readers of functions want them.

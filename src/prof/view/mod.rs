@@ -4,10 +4,14 @@
 //! * [`rows`]: one row for each place and whatever else the table is split by
 //! * [`number`]: costs as text
 //! * [`sort`]: names of columns, order, selection
+//! * [`diff`]: two of them
+//! * [`report`]: as pstats prints
 //! * [`tree`]: stacks, for flame graphs
 
+pub mod diff;
 pub mod fit;
 pub mod number;
+pub mod report;
 pub mod sort;
 pub mod tree;
 

@@ -223,6 +223,16 @@ impl std::str::FromStr for Selection {
     }
 }
 
+impl std::fmt::Display for Selection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::First(count) => write!(f, "{count}"),
+            Self::Part(part) => write!(f, "{part}"),
+            Self::Matching(pattern) => write!(f, "{pattern}"),
+        }
+    }
+}
+
 /// Each selection narrows what the ones before it left, as in pstats.
 pub fn select<T>(mut rows: Vec<T>, by: &[Selection], text: impl Fn(&T) -> String) -> Vec<T> {
     for selection in by {
