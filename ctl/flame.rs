@@ -26,7 +26,7 @@ use crate::table::escaped;
 use crate::top::End;
 use crate::top::poll::Viewer;
 use crate::top::prompt::{Filter, Prompt, Typed};
-use crate::top::screen::{Endings, Event, Look, Screen, listen};
+use crate::top::screen::{Endings, Event, Keyboard, Look, Screen};
 use graph::{Graph, Placed};
 use view::{Unit, View, level_of};
 
@@ -164,9 +164,9 @@ fn interact(mut view: View, look: Look) -> Result<(), Wrong> {
         let signal = runtime.block_on(endings.next());
         let _ = ended.send(Event::Ended(signal));
     });
-    listen(to);
+    let keyboard = Keyboard::listen(to);
     let end = watch(&mut view, &mut screen, look, &events);
-    drop(screen);
+    drop((keyboard, screen));
     end.done()
 }
 

@@ -27,7 +27,7 @@ use crate::Wrong;
 use crate::server::Server;
 use app::{App, Then};
 use poll::{News, Viewer};
-use screen::{Endings, Event, Look, Screen, listen};
+use screen::{Endings, Event, Keyboard, Look, Screen};
 
 #[derive(Args, Debug)]
 pub struct TopArgs {
@@ -59,10 +59,10 @@ pub fn run(args: &TopArgs, server: Server) -> Result<(), Wrong> {
         runtime.block_on(viewer.run(interval, sender, endings, stopped));
         drop(farewell);
     });
-    listen(to);
+    let keyboard = Keyboard::listen(to);
     let end = watch(&mut app, &mut screen, Look::of(args.no_color), &events);
     // The terminal comes first; giving the lease back may take a moment.
-    drop(screen);
+    drop((keyboard, screen));
     let _ = stop.send(());
     match network.join() {
         Ok(()) => end.done(),

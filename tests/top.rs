@@ -4,6 +4,8 @@
 
 #[path = "top/fake.rs"]
 mod fake;
+#[path = "top/real.rs"]
+mod real;
 #[path = "top/tmux.rs"]
 mod tmux;
 
@@ -99,8 +101,9 @@ fn each_key_does_what_it_says() {
     assert!(screen.contains("rx.tap.read"), "{screen}");
     tmux.key("/");
     tmux.literal("nothing");
+    tmux.until("the line being typed", |text| text.ends_with("\n/rx.nothing"));
     tmux.key("Escape");
-    tmux.until("the old filter", |text| text.contains("  /rx./") && text.contains("rx.tap.read"));
+    tmux.until("the old filter", |text| !text.contains("nothing") && text.contains("  /rx./"));
     tmux.key("Escape");
     tmux.until("no filter", |text| !text.contains("  /rx./") && text.contains("tx.ws.mask"));
 
@@ -179,9 +182,6 @@ fn the_lease_is_renewed_and_given_back_however_it_ends() {
         let params = fake.params("leaseProf");
         let last = params.last().unwrap();
         assert!(last["lease"] == fake.lease() && last["ttl_ms"] == 0, "{end}: {last}");
-        tmux.literal("clear");
-        tmux.key("Enter");
-        tmux.until("a clear screen", |text| !text.contains("code"));
     }
 }
 
@@ -201,11 +201,12 @@ fn a_resize_is_followed_and_nothing_breaks_when_there_is_no_room() {
             "stage"
         ]
     );
+    tmux.key("F");
+    tmux.until("the flame", |text| text.contains("flame: all"));
     tmux.resize(20, 3);
     tmux.until("a corner", |text| text.starts_with("etherws top  level s") && text.lines().count() <= 3);
-    tmux.key("F");
     tmux.resize(80, 24);
-    tmux.until("the flame", |text| text.contains("flame: all") && text.contains("rx.tap.read"));
+    tmux.until("the flame again", |text| text.contains("flame: all") && text.contains("rx.tap.read"));
     tmux.key("q");
     tmux.until_restored();
 }
@@ -292,9 +293,6 @@ fn what_does_not_pass_ends_with_a_clear_word() {
         let screen = tmux.until("the shell", |text| text.contains("code 1"));
         assert!(screen.replace('\n', "").contains(word), "{screen}");
         tmux.until_restored();
-        tmux.literal("clear");
-        tmux.key("Enter");
-        tmux.until("a clear screen", |text| !text.contains("code"));
     }
 }
 
@@ -344,6 +342,56 @@ fn a_flame_graph_of_a_running_switch() {
     assert_eq!(params.last().unwrap()["ttl_ms"], 0, "given back: {params:?}");
     let (_, err, code) = etherctl(&["flame", "--ctlurl", &fake.url(), "--port", "nosuch"]);
     assert!(err.contains("no port nosuch") && code == Some(1), "{err}");
+}
+
+#[test]
+fn a_real_switch_is_looked_at_left_killed_and_found_again() {
+    let tmux = tmux_or_skip!(100, 30);
+    let dir = fake::Dir::new();
+    let control = dir.0.join("ctl");
+    let switch = real::Real::start(&control);
+    assert_eq!(real::ask(&control, "getProf")["level"], "count");
+    let (etherctl, url) = (env!("CARGO_BIN_EXE_etherctl"), format!("unix:{}", control.display()));
+    tmux.run(&format!("{etherctl} top --ctlurl {url} --interval 0.3"));
+    let figures = |text: &str| {
+        let kpps = text.split(" kpps").next().and_then(|text| text.rsplit(' ').next());
+        kpps.and_then(|kpps| kpps.parse::<f64>().ok()).is_some_and(|kpps| kpps > 0.0)
+    };
+    let floods = |text: &str| {
+        let level = text.starts_with("etherws top  level stage ");
+        level && figures(text) && text.contains("sw.flood") && text.contains("rx.ws.unmask")
+    };
+    // Only some batches are measured: all that was since the beginning.
+    tmux.until("the screen", |text| text.contains("kpps"));
+    tmux.key("c");
+    tmux.until("a flood", floods);
+    assert_eq!(real::ask(&control, "getProf")["leases"].as_array().unwrap().len(), 1);
+    tmux.key("p");
+    tmux.until("both links", |text| text.contains("ports  by") && text.matches("(server)").count() == 2);
+    tmux.key("/");
+    tmux.literal("server");
+    tmux.key("Enter");
+    tmux.until("the links alone", |text| {
+        text.contains("/server/") && text.lines().nth(4).unwrap_or("").contains("(server)")
+    });
+    tmux.key("Enter");
+    tmux.until("a link's stages", |text| text.contains("ports > ") && text.contains("rx.ws.parse"));
+    tmux.key("F");
+    tmux.until("its flame", |text| text.contains("flame: all") && text.contains("|rx"));
+    tmux.key("F");
+    tmux.key("p");
+    drop(switch);
+    tmux.until("the trouble", |text| text.contains("does not answer") && text.contains("retrying"));
+    let _switch = real::Real::start(&control);
+    tmux.until("a flood again", |text| floods(text) && !text.contains("does not answer"));
+    tmux.key("q");
+    tmux.until_restored();
+    let status = real::ask(&control, "getProf");
+    assert_eq!(
+        (&status["leases"], &status["level"]),
+        (&serde_json::json!([]), &"count".into()),
+        "given back"
+    );
 }
 
 /// Output, errors, code; with no terminal.

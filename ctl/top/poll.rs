@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::sync::mpsc::Sender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use etherws::control::api::prof::{LeaseProf, Leased, ShowProf, Since};
 use etherws::control::api::{ErrorReply, Method};
@@ -42,8 +42,8 @@ pub enum News {
 /// A switch that is looked at.
 pub struct Viewer {
     server: Server,
-    /// The lease, or why the switch grants none; nothing: it could not be asked.
-    lease: RefCell<Result<u64, Option<String>>>,
+    /// The lease and since when, or why the switch grants none; nothing: it could not be asked.
+    lease: RefCell<Result<(u64, Instant), Option<String>>>,
     /// It can be asked again.
     back: Notify,
 }
@@ -61,7 +61,10 @@ impl Viewer {
         }
         let leased = leased.map_err(|failure| final_text(&server, &failure))?;
         let snapshot = show(&server).await.map_err(|failure| final_text(&server, &failure))?;
-        Ok((Self { server, lease: RefCell::new(Ok(leased)), back: Notify::new() }, snapshot))
+        Ok((
+            Self { server, lease: RefCell::new(Ok((leased, Instant::now()))), back: Notify::new() },
+            snapshot,
+        ))
     }
 
     pub fn url(&self) -> String {
@@ -111,10 +114,17 @@ impl Viewer {
         let send = |news| {
             let _ = to.send(Event::News(news));
         };
+        let mut age = 0;
         loop {
             let answer = patiently(show(&self.server)).await;
             let pause = match answer {
                 Ok(snapshot) => {
+                    let restarted = snapshot.elapsed_ns < age;
+                    age = snapshot.elapsed_ns;
+                    if restarted && self.lease_age() > Duration::from_nanos(age) {
+                        // Another daemon, so soon that nothing was noticed: the lease is none of its own.
+                        *self.lease.borrow_mut() = Err(None);
+                    }
                     send(News::Snapshot(Box::new(snapshot)));
                     match &*self.lease.borrow() {
                         Ok(_) => {}
@@ -141,10 +151,11 @@ impl Viewer {
     async fn renew(&self) -> Failure {
         loop {
             let _ = timeout(RENEWAL, self.back.notified()).await;
-            let known = self.lease.borrow().as_ref().ok().copied();
+            let known = self.known();
             let answer = match patiently(lease(&self.server, known, TTL_MS)).await {
                 Err(failure) if is_final(&failure) => return failure,
-                answer => answer.map_err(|failure| {
+                Ok(number) if Some(number) == known => continue,
+                answer => answer.map(|number| (number, Instant::now())).map_err(|failure| {
                     matches!(failure, Failure::Refused(_)).then(|| passing_text(&self.server, &failure))
                 }),
             };
@@ -152,9 +163,17 @@ impl Viewer {
         }
     }
 
+    fn known(&self) -> Option<u64> {
+        self.lease.borrow().as_ref().ok().map(|(number, _)| *number)
+    }
+
+    fn lease_age(&self) -> Duration {
+        self.lease.borrow().as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed())
+    }
+
     /// Gives the lease back.
     pub async fn leave(&self) {
-        let known = self.lease.borrow().as_ref().ok().copied();
+        let known = self.known();
         if known.is_some() {
             // One that is not given back runs out by itself.
             let _ = timeout(FAREWELL, lease(&self.server, known, 0)).await;

@@ -1,8 +1,11 @@
 //! The terminal: taken over and always given back, looked at for what it can show, and listened to.
 
 use std::io::{self, IsTerminal, Stdout};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::Duration;
 use std::{panic, thread};
 
 use ratatui::Terminal;
@@ -138,22 +141,45 @@ impl Look {
     }
 }
 
-/// Sends on what is typed, for as long as somebody listens.
-pub fn listen<News: Send + 'static>(to: Sender<Event<News>>) {
-    thread::spawn(move || {
-        loop {
-            let event = match event::read() {
-                Ok(event::Event::Key(key)) if key.kind != KeyEventKind::Release => Event::Key(key),
-                Ok(event::Event::Resize(..)) => Event::Resized,
-                Ok(_) => continue,
-                Err(_) => Event::Gone,
-            };
-            let last = matches!(event, Event::Gone);
-            if to.send(event).is_err() || last {
-                break;
+/// The keyboard being listened to, until this is dropped: what is typed then is the shell's.
+pub struct Keyboard {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Keyboard {
+    /// Sends on what is typed.
+    pub fn listen<News: Send + 'static>(to: Sender<Event<News>>) -> Self {
+        /// How long the end of listening may take.
+        const PATIENCE: Duration = Duration::from_millis(100);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let event = match event::poll(PATIENCE).and_then(|some| some.then(event::read).transpose()) {
+                    Ok(Some(event::Event::Key(key))) if key.kind != KeyEventKind::Release => Event::Key(key),
+                    Ok(Some(event::Event::Resize(..))) => Event::Resized,
+                    Ok(_) => continue,
+                    Err(_) => Event::Gone,
+                };
+                let last = matches!(event, Event::Gone);
+                if to.send(event).is_err() || last {
+                    break;
+                }
             }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Keyboard {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Its panic has said why.
+            let _ = thread.join();
         }
-    });
+    }
 }
 
 /// Signals that end a program, caught from when this is made.
@@ -235,7 +261,7 @@ mod tests {
         let began = std::time::Instant::now();
         let mut screen = String::new();
         while !screen.contains("\nend\n") && began.elapsed().as_secs() < 30 {
-            thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
             screen = text(&["capture-pane", "-p", "-S", "-100"]);
         }
         let state = text(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);

@@ -30,6 +30,8 @@ impl Tmux {
     pub fn run(&self, line: &str) {
         self.literal("clear");
         self.key("Enter");
+        // So that the line is not echoed before its prompt.
+        self.until("a clear screen", |text| text == PROMPT);
         self.literal(line);
         self.key("Enter");
     }
@@ -86,7 +88,7 @@ impl Tmux {
 
     /// At the shell again, on the page and in the mode that it was left in.
     pub fn until_restored(&self) {
-        self.until("the prompt", |text| text.lines().last().is_some_and(|line| line.starts_with(PROMPT)));
+        self.until("the prompt", |text| text.lines().last() == Some(PROMPT));
         let state = self.tmux(&["display-message", "-p", "#{alternate_on} #{cursor_flag}"]);
         assert_eq!(state.trim(), "0 1", "the other page is left, the cursor is shown");
         self.literal("stty -a | tr ' ;' '\\n\\n' | grep -xE -- '-?(icanon|echo|isig)' | tr '\\n' ' '");
