@@ -1,7 +1,7 @@
 //! `prof show` in our own style: a header line, a row a stage, and below them what a frame costs in each
 //! direction.
 
-use etherws::prof::snapshot::{Clock, Snapshot};
+use etherws::prof::snapshot::{Cell, Clock, Snapshot};
 use etherws::prof::stage::{Dir, is_wall};
 use etherws::prof::view::number::{count, maybe, percent};
 use etherws::prof::view::sort::{select, sort};
@@ -104,7 +104,7 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
         let cost = |ns: Option<f64>| maybe(ns.map(|ns| unit.of(ns, ghz)));
         let share = |value: f64| if row.wall { "-".into() } else { percent(value) };
         let mut cells = vec![
-            count(row.frames),
+            row.frames.to_string(),
             cost(row.own_per_frame()),
             share(row.own_pct),
             cost(row.deep_per_frame()),
@@ -138,7 +138,8 @@ fn directions(snapshot: &Snapshot, unit: Unit) -> String {
         bytes: u64,
     }
     let ways = Dir::ALL.into_iter().map(|dir| {
-        let cells = snapshot.cells.iter().filter(move |cell| cell.dir == dir && cell.port != 0);
+        let busy = |cell: &&Cell| cell.port != 0 && !is_wall(&cell.path);
+        let cells = snapshot.cells.iter().filter(busy).filter(move |cell| cell.dir == dir);
         let (frames, bytes) = volume(cells);
         Way { dir, frames, bytes }
     });

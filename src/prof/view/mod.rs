@@ -151,10 +151,11 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Frames and bytes that went through stages: of one, what it counted. Of several, what came in to them
-/// (a copy of a flood is no further frame), each direction for itself.
+/// (a copy of a flood is no further frame), each direction for itself; waiting counts where all is.
 pub fn volume<'a>(cells: impl Iterator<Item = &'a Cell> + Clone) -> (u64, u64) {
     let mut stages: BTreeMap<(Dir, &str), (u64, u64)> = BTreeMap::new();
-    for cell in cells.filter(|cell| cell.frames > 0) {
+    let all_wait = cells.clone().all(|cell| is_wall(&cell.path));
+    for cell in cells.filter(|cell| cell.frames > 0 && (all_wait || !is_wall(&cell.path))) {
         let (frames, bytes) = stages.entry((cell.dir, &cell.path)).or_default();
         *frames = frames.saturating_add(cell.frames);
         *bytes = bytes.saturating_add(cell.bytes);
