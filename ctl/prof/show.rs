@@ -31,6 +31,10 @@ pub fn text(snapshot: &Snapshot, show: &Show, note: Option<&str>) -> String {
         out.push_str("nothing was measured: no frames, or not long enough (--interval S looks longer)\n");
         return out;
     }
+    if matching == 0 {
+        out.push_str("no row has all that was asked for (each word narrows what is left)\n");
+        return out;
+    }
     out.push_str(&table(&chosen, &by, show.unit, snapshot.ghz));
     match matching - chosen.len() {
         0 => {}
@@ -103,14 +107,16 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
     let lines = rows.iter().map(|row| {
         let cost = |ns: Option<f64>| maybe(ns.map(|ns| unit.of(ns, ghz)));
         let share = |value: f64| if row.wall { "-".into() } else { percent(value) };
+        // A group does nothing itself.
+        let own = row.own_per_frame().filter(|_| !row.group);
         let mut cells = vec![
             row.frames.to_string(),
-            cost(row.own_per_frame()),
-            share(row.own_pct),
+            cost(own),
+            if row.group { "-".into() } else { share(row.own_pct) },
             cost(row.deep_per_frame()),
             share(row.deep_pct),
-            maybe(row.own_per_frame().filter(|_| ghz > 0.0).map(|ns| ns * ghz)),
-            cost(row.own_per_byte()),
+            maybe(own.filter(|_| ghz > 0.0).map(|ns| ns * ghz)),
+            cost(row.own_per_byte().filter(|_| !row.group)),
             cost(row.p50_ns),
             cost(row.p99_ns),
             cost(row.max_ns),

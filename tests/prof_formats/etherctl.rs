@@ -222,6 +222,7 @@ fn tables_are_sorted_selected_and_split() {
     );
     assert_eq!(stages(&["--by", "dir", "--sort", "dir"]), ["c>s", "s>c", "local"]);
     assert_eq!(stages(&["--by", "port", "--sort", "port"]), ["-", "vms", "up/link"]);
+    assert!(fake.ok(&["prof", "show", "mask", "sock"]).contains("no row has all"));
     let us = fake.ok(&["prof", "show", "--unit", "us", "mask"]);
     assert!(us.contains("us/B") && us.lines().nth(2).unwrap().contains(" 0.900 "), "{us}");
 }

@@ -87,8 +87,11 @@ pub fn rows(snapshot: &Snapshot, by: &Split) -> Vec<Row> {
         }
         places.entry(key.at(&cell.path)).or_default().own.push(cell);
     }
-    // A group of one says what its stage says.
-    places.retain(|key, place| !key.is_group() || place.stages() > 1);
+    // A group of one says what its stage says; where all only waited, nothing is said without the stage.
+    places.retain(|key, place| match key.path {
+        "" => place.own.iter().any(|cell| !is_wall(&cell.path)),
+        _ => !key.is_group() || place.stages() > 1,
+    });
     if !by.dir && !by.size {
         for span in &snapshot.spans {
             let path = if by.stage { span.path.as_str() } else { continue };
