@@ -1,6 +1,8 @@
 //! `prof show` in our own style: a header line, a row a stage, and below them what a frame costs in each
 //! direction.
 
+use std::collections::BTreeSet;
+
 use etherws::prof::snapshot::{Cell, Clock, Snapshot};
 use etherws::prof::stage::{Dir, is_wall};
 use etherws::prof::view::number::{count, maybe, percent};
@@ -35,7 +37,7 @@ pub fn text(snapshot: &Snapshot, show: &Show, note: Option<&str>) -> String {
         out.push_str("no row has all that was asked for (each word narrows what is left)\n");
         return out;
     }
-    out.push_str(&table(&chosen, &by, show.unit, snapshot.ghz));
+    out.push_str(&table(&chosen, &by, show.unit, snapshot));
     match matching - chosen.len() {
         0 => {}
         1 => out.push_str("  1 row more (a number shows so many)\n"),
@@ -79,7 +81,8 @@ fn dir(dir: Option<Dir>) -> String {
     dir.map_or_else(String::new, |dir| dir.name().to_owned())
 }
 
-fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
+fn table(rows: &[Row], by: &Split, unit: Unit, snapshot: &Snapshot) -> String {
+    let ghz = snapshot.ghz;
     let per_byte = match unit {
         Unit::Ns => "ns/B",
         Unit::Us => "us/B",
@@ -112,7 +115,11 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
         let mut cells = vec![
             row.frames.to_string(),
             cost(own),
-            if row.group { "-".into() } else { share(row.own_pct) },
+            match row {
+                _ if row.group => "-".into(),
+                _ if row.wall && row.frames == 0 => waited(row, snapshot),
+                _ => share(row.own_pct),
+            },
             cost(row.deep_per_frame()),
             share(row.deep_pct),
             maybe(own.filter(|_| ghz > 0.0).map(|ns| ns * ghz)),
@@ -133,6 +140,15 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
         cells
     });
     aligned(&titles, lines)
+}
+
+/// A thread's waiting in percent of the time that passed; in brackets, since it is no part of any sum.
+fn waited(row: &Row, snapshot: &Snapshot) -> String {
+    let waiting =
+        |cell: &&Cell| cell.path == row.path && (row.thread.is_empty() || cell.thread == row.thread);
+    let threads: BTreeSet<&str> = snapshot.cells.iter().filter(waiting).map(|c| c.thread.as_str()).collect();
+    let passed = snapshot.elapsed_ns as f64 * threads.len() as f64;
+    if passed > 0.0 { format!("({:.1})", 100.0 * row.own_ns as f64 / passed) } else { "-".into() }
 }
 
 /// What a frame costs that way: client to server beside server to client, per frame and per byte, each

@@ -44,7 +44,7 @@ pub fn snapshot() -> Snapshot {
         ],
         batches: vec![],
         cells: vec![
-            cell(a, 1, local, "", "rx.wait", 100, 0, 8_000),
+            cell(a, 1, local, "", "rx.wait", 0, 0, 8_000),
             cell(a, 1, out, "<=64", "rx.tap.read", 500, 64, 100),
             cell(a, 1, out, "1518", "rx.tap.read", 500, 1500, 150),
             cell(a, 1, out, "1518", "sw.lookup", 500, 1500, 10),
