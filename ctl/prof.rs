@@ -13,9 +13,10 @@ mod show;
 mod styles;
 mod viewer;
 
-use etherws::control::api::prof::{ProfStatus, SlowFrame, SlowProf, Snapshot, StartProf};
+use etherws::control::api::prof::{Level, ProfStatus, SlowFrame, SlowProf, Snapshot, StartProf};
 use etherws::control::api::{Entries, Method};
 use etherws::prof::formats::json;
+use etherws::prof::view::Column;
 use serde::Serialize;
 
 use crate::server::Server;
@@ -46,7 +47,9 @@ pub async fn run(server: Server, command: &Prof, json: bool) -> Result<(), Strin
             match stage {
                 _ if json => document(&snapshot),
                 Some(stage) => places::histogram(&snapshot, stage)?,
-                None => show::header(&snapshot, &[], note.as_deref()) + &places::quantiles(&snapshot),
+                None => {
+                    show::header(&snapshot, &[Column::Way], note.as_deref()) + &places::quantiles(&snapshot)
+                }
             }
         }
         Prof::Slow { us, limit, interval } => {
@@ -77,7 +80,7 @@ async fn called(switch: &mut Switch, calls: &Calls, callers: bool, json: bool) -
     if json {
         return Ok(document(&snapshot));
     }
-    Ok(show::header(&snapshot, &[], note.as_deref()) + &places::calls(&snapshot, calls, callers))
+    Ok(show::header(&snapshot, &[Column::Way], note.as_deref()) + &places::calls(&snapshot, calls, callers))
 }
 
 async fn slow(switch: &mut Switch, ask: &SlowProf, json: bool) -> Result<String, String> {
@@ -91,7 +94,7 @@ async fn slow(switch: &mut Switch, ask: &SlowProf, json: bool) -> Result<String,
     }
     let level = switch.status().await?.level;
     Ok(match level {
-        etherws::control::api::prof::Level::Trace => "no frame took so long\n".into(),
+        Level::Trace => "no frame took so long\n".into(),
         level => format!(
             "no slow frames: level is {} (etherctl prof start --level trace, or slow --interval S)\n",
             level.name()

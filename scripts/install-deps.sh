@@ -51,6 +51,7 @@ look() {
         need python3 /usr/bin/python3
         need python3-websockets /usr/bin/python3 -c 'import websockets'
         need python3-prometheus-client /usr/bin/python3 -c 'import prometheus_client'
+        need python3-pip /usr/bin/python3 -m pip --version
         need nodejs node
         [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
     fi

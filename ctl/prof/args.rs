@@ -51,7 +51,7 @@ pub enum Prof {
     /// Print how a stage's times are spread; without STAGE, quantiles of all.
     #[command(infer_long_args = true)]
     Hist {
-        /// Its name, or the beginning of it.
+        /// Its name, or a part of it.
         stage: Option<String>,
         #[command(flatten)]
         look: Look,

@@ -98,7 +98,7 @@ pub fn histogram(snapshot: &Snapshot, stage: &str) -> Result<String, String> {
     let exact: Vec<_> = all.iter().filter(|(path, _)| path == stage || leaf(path) == stage).collect();
     let found = match exact.is_empty() {
         false => exact,
-        true => all.iter().filter(|(path, _)| leaf(path).starts_with(stage)).collect(),
+        true => all.iter().filter(|(path, _)| leaf(path).contains(stage)).collect(),
     };
     if found.is_empty() {
         let names: BTreeSet<&str> = all.iter().map(|(path, _)| leaf(path)).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use etherws::control::api::Method;
@@ -121,7 +121,7 @@ fn sampled(profile: &CpuProfile) -> Stacks {
 }
 
 /// Own time per frame and per byte in two files.
-pub fn diff(a: &PathBuf, b: &PathBuf, json: bool) -> Result<String, String> {
+pub fn diff(a: &Path, b: &Path, json: bool) -> Result<String, String> {
     let (first, second) = (numbers(a)?, numbers(b)?);
     let (first, second) = match (&first, &second) {
         (Numbers::Snapshot(a), Numbers::Snapshot(b)) => (costs(a), costs(b)),

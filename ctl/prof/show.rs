@@ -1,7 +1,9 @@
 //! `prof show` in our own style: a header line, a row a stage, and below them what a frame costs in each
 //! direction.
 
-use etherws::prof::snapshot::{Clock, Snapshot};
+use std::collections::BTreeSet;
+
+use etherws::prof::snapshot::{Cell, Clock, Snapshot};
 use etherws::prof::stage::{Dir, is_wall};
 use etherws::prof::view::number::{count, maybe, percent};
 use etherws::prof::view::sort::{select, sort};
@@ -31,7 +33,11 @@ pub fn text(snapshot: &Snapshot, show: &Show, note: Option<&str>) -> String {
         out.push_str("nothing was measured: no frames, or not long enough (--interval S looks longer)\n");
         return out;
     }
-    out.push_str(&table(&chosen, &by, show.unit, snapshot.ghz));
+    if matching == 0 {
+        out.push_str("no row has all that was asked for (each word narrows what is left)\n");
+        return out;
+    }
+    out.push_str(&table(&chosen, &by, show.unit, snapshot));
     match matching - chosen.len() {
         0 => {}
         1 => out.push_str("  1 row more (a number shows so many)\n"),
@@ -75,7 +81,8 @@ fn dir(dir: Option<Dir>) -> String {
     dir.map_or_else(String::new, |dir| dir.name().to_owned())
 }
 
-fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
+fn table(rows: &[Row], by: &Split, unit: Unit, snapshot: &Snapshot) -> String {
+    let ghz = snapshot.ghz;
     let per_byte = match unit {
         Unit::Ns => "ns/B",
         Unit::Us => "us/B",
@@ -103,14 +110,20 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
     let lines = rows.iter().map(|row| {
         let cost = |ns: Option<f64>| maybe(ns.map(|ns| unit.of(ns, ghz)));
         let share = |value: f64| if row.wall { "-".into() } else { percent(value) };
+        // A group does nothing itself.
+        let own = row.own_per_frame().filter(|_| !row.group);
         let mut cells = vec![
-            count(row.frames),
-            cost(row.own_per_frame()),
-            share(row.own_pct),
+            row.frames.to_string(),
+            cost(own),
+            match row {
+                _ if row.group => "-".into(),
+                _ if row.wall && row.frames == 0 => waited(row, snapshot),
+                _ => share(row.own_pct),
+            },
             cost(row.deep_per_frame()),
             share(row.deep_pct),
-            maybe(row.own_per_frame().filter(|_| ghz > 0.0).map(|ns| ns * ghz)),
-            cost(row.own_per_byte()),
+            maybe(own.filter(|_| ghz > 0.0).map(|ns| ns * ghz)),
+            cost(row.own_per_byte().filter(|_| !row.group)),
             cost(row.p50_ns),
             cost(row.p99_ns),
             cost(row.max_ns),
@@ -129,6 +142,15 @@ fn table(rows: &[Row], by: &Split, unit: Unit, ghz: f64) -> String {
     aligned(&titles, lines)
 }
 
+/// A thread's waiting in percent of the time that passed; in brackets, since it is no part of any sum.
+fn waited(row: &Row, snapshot: &Snapshot) -> String {
+    let waiting =
+        |cell: &&Cell| cell.path == row.path && (row.thread.is_empty() || cell.thread == row.thread);
+    let threads: BTreeSet<&str> = snapshot.cells.iter().filter(waiting).map(|c| c.thread.as_str()).collect();
+    let passed = snapshot.elapsed_ns as f64 * threads.len() as f64;
+    if passed > 0.0 { format!("({:.1})", 100.0 * row.own_ns as f64 / passed) } else { "-".into() }
+}
+
 /// What a frame costs that way: client to server beside server to client, per frame and per byte, each
 /// stage's part of it; and what of it is fixed, and what grows with the frame.
 fn directions(snapshot: &Snapshot, unit: Unit) -> String {
@@ -138,7 +160,8 @@ fn directions(snapshot: &Snapshot, unit: Unit) -> String {
         bytes: u64,
     }
     let ways = Dir::ALL.into_iter().map(|dir| {
-        let cells = snapshot.cells.iter().filter(move |cell| cell.dir == dir && cell.port != 0);
+        let busy = |cell: &&Cell| cell.port != 0 && !is_wall(&cell.path);
+        let cells = snapshot.cells.iter().filter(busy).filter(move |cell| cell.dir == dir);
         let (frames, bytes) = volume(cells);
         Way { dir, frames, bytes }
     });

@@ -95,7 +95,8 @@ fn a_callee_of_two_parents_stays_two_rows() {
         stage(Stage::TxTapWrite, Within::Segment, 200);
     });
     let snapshot = prof.snapshot(ports());
-    for (path, us) in [("tx.tap.write", 100.0), ("sw.flood;tx.tap.write", 300.0), ("sw.segment;tx.tap.write", 200.0)]
+    for (path, us) in
+        [("tx.tap.write", 100.0), ("sw.flood;tx.tap.write", 300.0), ("sw.segment;tx.tap.write", 200.0)]
     {
         let found = ns(&snapshot, path) / 1e3;
         assert!((found - us).abs() < us / 5.0 + 10.0, "{path}: {found} us");
@@ -118,7 +119,8 @@ fn a_sample_stands_for_all() {
 
 #[test]
 fn levels_count_what_they_promise() {
-    for (level, batches, cells) in [(Level::Off, 0, false), (Level::Count, 1, false), (Level::Stage, 1, true)] {
+    for (level, batches, cells) in [(Level::Off, 0, false), (Level::Count, 1, false), (Level::Stage, 1, true)]
+    {
         let prof = Profiler::new(Want { level, sample: 1, clock: Clock::Wall });
         batch(&prof, TAP, |stage| stage(Stage::SwLookup, Within::Frame, 0));
         let snapshot = prof.snapshot(ports());

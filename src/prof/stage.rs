@@ -177,7 +177,11 @@ impl Path {
     /// Every place, in the order of a frame's way.
     pub fn all() -> impl Iterator<Item = (Self, Vec<Stage>)> {
         CONTEXTS.into_iter().flat_map(|(within, parents)| {
-            Stage::ALL.into_iter().filter(move |stage| within == Within::Frame || stage.nests()).map(
+            let here = move |stage: &Stage| match within {
+                Within::Frame => true,
+                _ => stage.nests() && own_of(within as usize, *stage).is_none(),
+            };
+            Stage::ALL.into_iter().filter(here).map(
                 move |stage| {
                     let mut stack = parents.to_vec();
                     if stage == TxWsMask {
@@ -191,6 +195,22 @@ impl Path {
     }
 }
 
+/// The context whose stage this is, when it is what the context is for: the own time of a flood is not
+/// below the flood.
+const fn own_of(context: usize, stage: Stage) -> Option<usize> {
+    match (context, stage) {
+        (FLOOD, SwFlood) | (SEGMENT, SwSegment) => Some(Within::Frame as usize),
+        (FLOOD_SEGMENT, SwSegment) => Some(FLOOD),
+        (SEGMENT_FLOOD, SwFlood) => Some(SEGMENT),
+        _ => None,
+    }
+}
+
+const FLOOD: usize = Within::Flood as usize;
+const SEGMENT: usize = Within::Segment as usize;
+const FLOOD_SEGMENT: usize = Within::FloodSegment as usize;
+const SEGMENT_FLOOD: usize = Within::SegmentFlood as usize;
+
 /// The number of each stage in each context, and how many numbers there are.
 const TREE: ([[u8; Stage::ALL.len()]; CONTEXTS.len()], usize) = {
     let mut numbers = [[0; Stage::ALL.len()]; CONTEXTS.len()];
@@ -199,7 +219,9 @@ const TREE: ([[u8; Stage::ALL.len()]; CONTEXTS.len()], usize) = {
     while context < CONTEXTS.len() {
         let mut stage = 0;
         while stage < Stage::ALL.len() {
-            if context == 0 || Stage::ALL[stage].nests() {
+            if let Some(parent) = own_of(context, Stage::ALL[stage]) {
+                numbers[context][stage] = numbers[parent][stage];
+            } else if context == 0 || Stage::ALL[stage].nests() {
                 numbers[context][stage] = next as u8;
                 next += 1;
             } else {
@@ -275,6 +297,8 @@ mod tests {
         assert_eq!(names.len(), all.len());
         assert!(names.contains("tx.tap.write") && names.contains("sw.flood;tx.tap.write"));
         assert!(names.contains("sw.flood;tx.ws.encode;tx.ws.mask"));
+        assert!(!names.iter().any(|name| name.contains("sw.flood;sw.flood")), "{names:?}");
+        assert_eq!(Path::of(Within::SegmentFlood, SwFlood), Path::of(Within::Segment, SwFlood));
         assert_eq!(Path::of(Within::Flood, Stage::RxSockRead), Path::of(Within::Frame, Stage::RxSockRead));
     }
 

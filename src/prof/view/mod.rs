@@ -87,8 +87,11 @@ pub fn rows(snapshot: &Snapshot, by: &Split) -> Vec<Row> {
         }
         places.entry(key.at(&cell.path)).or_default().own.push(cell);
     }
-    // A group of one says what its stage says.
-    places.retain(|key, place| !key.is_group() || place.stages() > 1);
+    // A group of one says what its stage says; where all only waited, nothing is said without the stage.
+    places.retain(|key, place| match key.path {
+        "" => place.own.iter().any(|cell| !is_wall(&cell.path)),
+        _ => !key.is_group() || place.stages() > 1,
+    });
     if !by.dir && !by.size {
         for span in &snapshot.spans {
             let path = if by.stage { span.path.as_str() } else { continue };
@@ -151,10 +154,11 @@ fn parents(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Frames and bytes that went through stages: of one, what it counted. Of several, what came in to them
-/// (a copy of a flood is no further frame), each direction for itself.
+/// (a copy of a flood is no further frame), each direction for itself; waiting counts where all is.
 pub fn volume<'a>(cells: impl Iterator<Item = &'a Cell> + Clone) -> (u64, u64) {
     let mut stages: BTreeMap<(Dir, &str), (u64, u64)> = BTreeMap::new();
-    for cell in cells.filter(|cell| cell.frames > 0) {
+    let all_wait = cells.clone().all(|cell| is_wall(&cell.path));
+    for cell in cells.filter(|cell| cell.frames > 0 && (all_wait || !is_wall(&cell.path))) {
         let (frames, bytes) = stages.entry((cell.dir, &cell.path)).or_default();
         *frames = frames.saturating_add(cell.frames);
         *bytes = bytes.saturating_add(cell.bytes);

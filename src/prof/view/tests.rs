@@ -102,6 +102,9 @@ fn split_by_port_and_direction() {
     assert_eq!(there.own_ns, 267_000);
     assert_eq!(by("stage,size").iter().filter(|row| row.path == "rx.ws.unmask").count(), 2);
     assert_eq!(by("thread")[0].thread, "data-0");
+    let mut waiting = snapshot();
+    waiting.cells[0].port = 3;
+    assert_eq!(rows(&waiting, &"port".parse().unwrap()).len(), 3, "who only waited has no row");
     let why = "stage,colour".parse::<Split>().unwrap_err();
     assert!(why.contains("colour") && why.contains("size"), "{why}");
 }
