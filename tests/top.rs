@@ -401,3 +401,30 @@ fn etherctl(args: &[&str]) -> (String, String, Option<i32>) {
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (text(output.stdout), text(output.stderr), output.status.code())
 }
+
+/// A window that is closed, a connection that is lost: nobody is there to see it, and nothing goes on.
+#[test]
+fn it_ends_with_its_terminal() {
+    for what in ["top", "flame"] {
+        let tmux = tmux_or_skip!(80, 24);
+        let fake = Fake::start();
+        match what {
+            "top" => tmux.run(&top(&fake, "")),
+            _ => tmux.run(&format!(
+                "{} flame --ctlurl unix:{}",
+                env!("CARGO_BIN_EXE_etherctl"),
+                fake.path().display()
+            )),
+        }
+        tmux.until("figures", |text| text.contains("rx"));
+        let status = format!("/proc/{}/stat", tmux.child());
+        drop(tmux);
+        // Nobody may be there to reap it.
+        let runs = || std::fs::read_to_string(&status).is_ok_and(|text| !text.contains(") Z "));
+        let began = std::time::Instant::now();
+        while runs() && began.elapsed().as_secs() < 10 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        assert!(!runs(), "etherctl {what} runs on without a terminal");
+    }
+}

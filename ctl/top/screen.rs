@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{panic, thread};
 
 use ratatui::Terminal;
@@ -150,8 +150,6 @@ pub struct Keyboard {
 impl Keyboard {
     /// Sends on what is typed.
     pub fn listen<News: Send + 'static>(to: Sender<Event<News>>) -> Self {
-        /// How long the end of listening may take.
-        const PATIENCE: Duration = Duration::from_millis(100);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::spawn(move || {
@@ -175,12 +173,21 @@ impl Keyboard {
 impl Drop for Keyboard {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        // Behind a terminal that is gone the reader never comes back; the program's end takes it along.
+        let end = Instant::now() + 4 * PATIENCE;
+        while !thread.is_finished() && Instant::now() < end {
+            thread::sleep(PATIENCE / 20);
+        }
+        if thread.is_finished() {
             // Its panic has said why.
             let _ = thread.join();
         }
     }
 }
+
+/// How long a look at the keyboard takes.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// Signals that end a program, caught from when this is made.
 pub struct Endings([(i32, Signal); 3]);

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::*;
 use crate::prof::snapshot::{PortName, Snapshot};
 use crate::prof::{Side, Want};
-use crate::with_tape;
 
 const TAP: PortAt = PortAt { slot: 0, number: 1, side: Side::Device };
 const LINK: PortAt = PortAt { slot: 1, number: 2, side: Side::Client };

@@ -181,16 +181,14 @@ impl Path {
                 Within::Frame => true,
                 _ => stage.nests() && own_of(within as usize, *stage).is_none(),
             };
-            Stage::ALL.into_iter().filter(here).map(
-                move |stage| {
-                    let mut stack = parents.to_vec();
-                    if stage == TxWsMask {
-                        stack.push(TxWsEncode);
-                    }
-                    stack.push(stage);
-                    (Self::of(within, stage), stack)
-                },
-            )
+            Stage::ALL.into_iter().filter(here).map(move |stage| {
+                let mut stack = parents.to_vec();
+                if stage == TxWsMask {
+                    stack.push(TxWsEncode);
+                }
+                stack.push(stage);
+                (Self::of(within, stage), stack)
+            })
         })
     }
 }

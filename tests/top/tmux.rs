@@ -47,11 +47,15 @@ impl Tmux {
 
     /// To what the shell runs.
     pub fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args(["-s", signal, &self.child()]).status().unwrap().success());
+    }
+
+    /// The process that the shell runs.
+    pub fn child(&self) -> String {
         let shell = self.tmux(&["display-message", "-p", "#{pane_pid}"]);
         let shell = shell.trim();
         let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
-        let child = children.split_whitespace().next().expect("the shell runs something");
-        assert!(Command::new("kill").args(["-s", signal, child]).status().unwrap().success());
+        children.split_whitespace().next().expect("the shell runs something").to_owned()
     }
 
     pub fn resize(&self, width: u16, height: u16) {
