@@ -1,5 +1,5 @@
 # make demo · make test · make check · make bench · make bench-quick · make autobahn · make build · make release
-CARGO ?= cargo
+export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
@@ -16,7 +16,7 @@ help:
 	@echo 'make bench-micro  mask, codec, FDB and path beside other crates, medians of three runs'
 	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root, 25 minutes)'
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
-	@echo 'make build        debug build        make release   release build'
+	@echo 'make build        debug build        make release   release build, symbols apart'
 	@echo 'make clean        removes target/'
 
 demo:
@@ -37,7 +37,7 @@ build:
 	$(CARGO) build --locked
 
 release:
-	$(CARGO) build --release --locked
+	@scripts/release.sh
 
 bench: bench-micro bench-lab
 

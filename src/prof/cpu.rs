@@ -36,7 +36,7 @@ pub fn sample(hz: u32, time: Duration, stop: impl Fn() -> bool) -> io::Result<Pr
     let modules = cpu_sampler::modules();
     let mut unwinder = Unwinder::new(&modules);
     let mut found: HashMap<(usize, Vec<u64>), u64> = HashMap::new();
-    let mut lost = 0;
+    let (mut lost, mut blind) = (0, 0);
     let mut sampler = Sampler::start(hz)?;
     let start = Instant::now();
     let mut followed = start;
@@ -45,6 +45,7 @@ pub fn sample(hz: u32, time: Duration, stop: impl Fn() -> bool) -> io::Result<Pr
         let done = elapsed >= time || stop();
         sampler.drain(|sample| {
             let stack = unwinder.unwind(sample.registers, sample.stack);
+            blind += u64::from(sample.stack.is_empty());
             let full = found.len() >= MAX_STACKS;
             let count = found.entry((sample.thread, stack));
             match count {
@@ -74,7 +75,10 @@ pub fn sample(hz: u32, time: Duration, stop: impl Fn() -> bool) -> io::Result<Pr
         let stack = outermost_first.flat_map(|address| names.at(*address).to_vec()).collect();
         *stacks.entry((threads[thread].clone(), stack)).or_default() += count;
     }
-    let note = names.note();
+    let note = names.note().or_else(|| {
+        let why = "some stacks could not be read, as where process_vm_readv(2) is forbidden";
+        (blind > 0).then(|| why.to_owned())
+    });
     // It holds on to the debug file.
     backtrace::clear_symbol_cache();
     Ok(Profile { elapsed, stacks, lost, note })
@@ -242,8 +246,8 @@ impl<'m> Names<'m> {
     fn note(&self) -> Option<String> {
         let (named, nameless) = self.own;
         (nameless > named).then(|| {
-            "the program has no symbols, so functions are shown as etherws+0xoffset; put etherws.debug, which \
-             make release builds, beside it"
+            "the program has no symbols, so functions are shown as etherws+0xoffset, which addr2line takes; \
+             with etherws.debug of the same make release beside it they have names"
                 .to_owned()
         })
     }

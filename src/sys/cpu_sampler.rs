@@ -1,7 +1,7 @@
 //! Copies of the threads' stacks, taken as they use up CPU time.
 //!
 //! Each thread has a timer on its own CPU clock (timer_create(2)), whose SIGPROF goes to that thread alone. The
-//! handler copies the registers and the innermost 64 KiB of the stack into a free slot, and that is all: it
+//! handler copies the registers and the innermost 128 KiB of the stack into a free slot, and that is all: it
 //! follows no pointer, takes no lock and allocates nothing, so it may interrupt any code, malloc and the
 //! dynamic linker included. The stack is copied by process_vm_readv(2), which gives an error where a read of
 //! our own would fault. Who calls [`Sampler::drain`] reads the copies at leisure and may make of them what a
@@ -452,8 +452,9 @@ const FREE: u8 = 0;
 const FILLING: u8 = 1;
 const READY: u8 = 2;
 /// A drain every few milliseconds empties them long before they are used up.
-const SLOTS: usize = 128;
-const STACK: usize = 64 << 10;
+const SLOTS: usize = 64;
+/// The daemon's main thread has some 70 KiB, its future among them.
+const STACK: usize = 128 << 10;
 const PAGE: usize = 4096;
 
 #[cfg(test)]
