@@ -58,16 +58,7 @@ fn check(output: &Path) -> Result<(), String> {
 }
 
 fn by_name(output: Option<&Path>) -> Format {
-    let name = output.and_then(|path| path.file_name()).and_then(|name| name.to_str()).unwrap_or("");
-    let ends = [
-        (".svg", Format::Svg),
-        (".speedscope.json", Format::Speedscope),
-        (".json", Format::Json),
-        (".folded", Format::Folded),
-        (".pstats", Format::Pstats),
-        (".prof", Format::Pstats),
-    ];
-    ends.into_iter().find(|(end, _)| name.ends_with(end)).map_or(Format::Pprof, |(_, format)| format)
+    output.and_then(|path| Format::of(path).ok()).unwrap_or(Format::Pprof)
 }
 
 fn default_name(format: Format) -> &'static str {
@@ -92,7 +83,13 @@ async fn cpu(switch: &mut Switch, record: &Record, format: Format) -> Result<(Ve
     let limit = record.duration + TIME_LIMIT + Duration::from_secs(20);
     let profile: CpuProfile = switch.ask_within(Method::CpuProf, &ask, limit).await?;
     let samples: u64 = profile.stacks.iter().map(|stack| stack.count).fold(0, u64::saturating_add);
-    let what = format!("{:.3} s, {samples} samples of functions", profile.elapsed_ns as f64 / 1e9);
+    let mut what = format!("{:.3} s, {samples} samples of functions", profile.elapsed_ns as f64 / 1e9);
+    if profile.lost > 0 {
+        what.push_str(&format!(", {} lost", profile.lost));
+    }
+    if let Some(note) = &profile.note {
+        what.push_str(&format!(" ({})", escaped(note)));
+    }
     let bytes = match format {
         Format::Json => serde_json::to_vec_pretty(&profile).map_err(|e| e.to_string())?,
         other => sampled(&profile).write(other)?,

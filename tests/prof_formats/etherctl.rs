@@ -154,6 +154,8 @@ fn sampled() -> CpuProfile {
         elapsed_ns: 1_000_000_000,
         hz: 100,
         stacks: vec![stack(&["main", "work<[u8; 4]>"], 30), stack(&["main"], 10)],
+        lost: 2,
+        note: Some("no symbols".into()),
     }
 }
 

@@ -53,10 +53,11 @@ impl Format {
 
     /// The kind that a file's name ends in.
     pub fn of(path: &std::path::Path) -> Result<Self, String> {
-        const ENDINGS: [(&str, Format); 7] = [
+        const ENDINGS: [(&str, Format); 8] = [
             (".speedscope.json", Format::Speedscope),
             (".json", Format::Json),
             (".pstats", Format::Pstats),
+            (".prof", Format::Pstats),
             (".pb.gz", Format::Pprof),
             (".pprof", Format::Pprof),
             (".folded", Format::Folded),
