@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs the criterion benches and prints one table with ratios; judges the goals for mask, codec and FDB.
+"""Runs the benches in memory and prints one table with ratios; judges the goals for mask, codec, FDB and profiler.
 
     scripts/bench-micro.py [--quick] [--runs N] [--json FILE]
 
@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 
 BENCHES = ["mask", "codec", "fdb", "path"]
+# Not criterion's: pairs of turns of its own.
+ALL = [*BENCHES, "prof"]
 KERNELS = ["avx512", "avx2", "portable"]
 QUICK = ["--warm-up-time", "0.03", "--measurement-time", "0.1", "--sample-size", "10", "--nresamples", "1000"]
 LENGTHS = [64, 512, 1514, 9014, 65549]
@@ -47,6 +49,7 @@ def main():
     report.codec()
     report.fdb()
     report.path()
+    report.prof()
     report.goals()
     if max(loads) > 0.5:
         print(f"\nNot a quiet machine: the load average was {max(loads):.2f} when a run began.")
@@ -57,7 +60,7 @@ def main():
 def build():
     """The bench executables, by name."""
     command = ["cargo", "bench", "--no-run", "--locked", "--message-format=json-render-diagnostics"]
-    command += [word for bench in BENCHES for word in ("--bench", bench)]
+    command += [word for bench in ALL for word in ("--bench", bench)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     artifacts = [json.loads(line) for line in output.splitlines()]
     return {
@@ -91,6 +94,11 @@ def run(executables, quick):
             estimates = json.loads(file.with_name("estimates.json").read_text())
             key = names["group_id"], names["function_id"], names["value_str"]
             times[key] = estimates["median"]["point_estimate"]
+        command = [executables["prof"], *(["--quick"] if quick else [])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        for costs in map(json.loads, done.stdout.splitlines()):
+            for part in ("low", "cost", "high"):
+                times["prof", f"{costs['level']} {part}", str(costs["bytes"])] = costs[part]
         return times
 
 
@@ -169,6 +177,14 @@ class Report:
             ratio = self.value(lambda t: t["path masked", "two switches", str(n)] / t["path clear", "two switches", str(n)])
             line(f"{n:,} B", [f"{masked:,.1f}", f"{clear:,.1f}", f"{ratio:.2f}"], 14)
 
+    def prof(self):
+        print("\nprof: what a level adds to that path, %: median of the pairs (95 % interval of the median)")
+        lengths = sorted({int(n) for g, _, n in self.runs[0] if g == "prof"})
+        header("", lengths, 26)
+        for name in sorted({name[: -len(" cost")] for g, name, _ in self.runs[0] if g == "prof" and name.endswith(" cost")}):
+            values = [[100 * self.time("prof", f"{name} {part}", n) for part in ("cost", "low", "high")] for n in lengths]
+            line(name, [f"{cost:.2f} ({low:.2f} - {high:.2f})" for cost, low, high in values], 26)
+
     def goals(self):
         ours = self.kernel
         offsets = sorted({int(p.split("+")[1]) for _, name, p in self.runs[0] if name == "memcpy" and p.startswith("1514+")})
@@ -201,6 +217,11 @@ class Report:
         for n in (8192, 100000):
             flat = lambda t: max(learn(t, ports, n) for ports in (10, 100, 1000)) / learn(t, 2, n)
             self.goal("H7", f"2 ports' time, slowest up to 1,000 ports, {n:,} stations", flat, 1.2, False)
+        for level, n, wanted in [
+            ("off", 1500, 0.3), ("count", 1500, 1), ("stage 1/64", 1500, 3), ("stage 1/64", 64, 1), ("trace 1/64", 1500, 2),
+        ]:
+            upper = lambda t: 100 * t["prof", f"{level} high", str(n)]
+            self.goal("P1", f"{level} adds at {n:,} B, upper end of the interval", upper, wanted, False, "%")
         print("\ngoals: median of the runs, and the least and the most")
         for row, what, value, least, most, wanted, at_least, unit, met in self.lines:
             sign = ">=" if at_least else "<="

@@ -385,8 +385,8 @@ fn the_shell_of_pstats() {
     for text in [
         "Welcome to the profile statistics browser.\n",
         "Ordered by: internal time\n   List reduced from 14 to 1 due to restriction <1>\n",
-        "  1000000    0.900   9.0e-7    0.900   9.0e-7 etherws/tx:16(tx.ws.mask)\n",
-        "  2000000    1.800   9.0e-7    1.800   9.0e-7 tx:16(tx.ws.mask)\n",
+        "  1000000    0.900   9.0e-7    0.900   9.0e-7 etherws/tx:17(tx.ws.mask)\n",
+        "  2000000    1.800   9.0e-7    1.800   9.0e-7 tx:17(tx.ws.mask)\n",
         "was called by...\n",
         "called...\n",
         "Valid sort keys (unique prefixes are accepted):\ncalls -- call count\n",
