@@ -32,12 +32,12 @@ pub struct Metrics {
     ports: Arc<Ports>,
     started: SystemTime,
     /// One scrape at a time: counting a large FDB is work.
-    scraping: tokio::sync::Mutex<()>,
+    scraping: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Metrics {
     pub fn new(ports: Arc<Ports>) -> Self {
-        Self { ports, started: SystemTime::now(), scraping: tokio::sync::Mutex::default() }
+        Self { ports, started: SystemTime::now(), scraping: Arc::default() }
     }
 
     /// Answers a request for [`PATH`].
@@ -46,10 +46,14 @@ impl Metrics {
             let reply = short(StatusCode::METHOD_NOT_ALLOWED, "metrics are read: GET or HEAD");
             return with(closing(reply), header::ALLOW, "GET, HEAD");
         }
-        let one = self.scraping.lock().await;
+        let one = Arc::clone(&self.scraping).lock_owned().await;
         let (ports, started) = (Arc::clone(&self.ports), self.started);
-        let text = tokio::task::spawn_blocking(move || Scrape::of(&ports, started).text()).await;
-        drop(one);
+        let text = tokio::task::spawn_blocking(move || {
+            // To the end of the work: who asked may be gone before.
+            let _one = one;
+            Scrape::of(&ports, started).text()
+        })
+        .await;
         match text {
             Ok(text) => {
                 let reply = with_body(StatusCode::OK, CONTENT_TYPE, text);

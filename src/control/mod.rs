@@ -16,7 +16,7 @@ mod lobby;
 pub mod metrics;
 pub mod openrpc;
 mod origin;
-mod prof;
+pub mod prof;
 mod proxied;
 mod reply;
 pub mod rpc;

@@ -7,6 +7,7 @@ use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::{PendingSubscriptionSink, SubscriptionMessage};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::api::check::without_credentials;
 use super::api::prof::{
     LEASE_MS, LeaseProf, LeaseStatus, Leased, ProfStatus, ShowProf, Since, SlowFrame, SlowProf, StartProf,
     SubscribeProf,
@@ -14,15 +15,22 @@ use super::api::prof::{
 use crate::frame::MacAddr;
 use crate::port::Ports;
 use crate::prof::profiler::SAMPLE;
-use crate::prof::snapshot::{Clock, Level, Snapshot};
+use crate::prof::snapshot::{Clock, Level, PortName, Snapshot};
 use crate::prof::stage::Path;
 use crate::prof::{Profiler, Want};
+
+/// The ports, as the profiler may show them.
+pub fn names(ports: &Ports) -> Vec<PortName> {
+    let mut names = ports.names();
+    names.iter_mut().for_each(|port| port.name = without_credentials(&port.name));
+    names
+}
 
 /// `startProf`
 pub fn start(ports: &Ports, start: &StartProf) -> Result<ProfStatus, String> {
     let want = want(start.level, start.sample, start.clock)?;
     if want.level >= Level::Stage && ports.prof().base().level < Level::Stage {
-        ports.prof().reset(ports.names());
+        ports.prof().reset(names(ports));
     }
     ports.prof().set_base(Some(want));
     Ok(status(ports))
@@ -36,7 +44,7 @@ pub fn stop(ports: &Ports) -> ProfStatus {
 
 /// `resetProf`
 pub fn reset(ports: &Ports) -> ProfStatus {
-    ports.prof().reset(ports.names());
+    ports.prof().reset(names(ports));
     status(ports)
 }
 
@@ -70,8 +78,8 @@ pub fn status(ports: &Ports) -> ProfStatus {
 /// `showProf`
 pub fn show(ports: &Ports, show: &ShowProf) -> Snapshot {
     match show.since {
-        Since::Start => ports.prof().snapshot(ports.names()),
-        Since::Reset => ports.prof().since_reset(ports.names()),
+        Since::Start => ports.prof().snapshot(names(ports)),
+        Since::Reset => ports.prof().since_reset(names(ports)),
     }
 }
 
@@ -79,6 +87,10 @@ pub fn show(ports: &Ports, show: &ShowProf) -> Snapshot {
 pub fn lease(ports: &Arc<Ports>, lease: &LeaseProf) -> Result<Leased, String> {
     let prof = ports.prof();
     let ttl_ms = lease.ttl_ms.unwrap_or(TTL_MS);
+    let held = lease.lease.and_then(|lease| prof.lease_until(lease));
+    if held.is_some_and(|until| until >= FOR_EVER) {
+        return Err("lease: that one is a subscription's, and ends with it".into());
+    }
     if ttl_ms == 0 {
         let lease = lease.lease.ok_or("ttl_ms: 0 gives a lease back, and needs its number")?;
         prof.release(lease);
@@ -88,17 +100,21 @@ pub fn lease(ports: &Arc<Ports>, lease: &LeaseProf) -> Result<Leased, String> {
         return Err(format!("ttl_ms: {ttl_ms} is not 0 or {} to {}", LEASE_MS.start(), LEASE_MS.end()));
     }
     let want = want(lease.level, lease.sample, lease.clock)?;
-    if lease.lease.is_none() && prof.expire().len() >= MAX_LEASES {
+    if held.is_none() && prof.expire().len() >= MAX_LEASES {
         return Err(format!("lease: {MAX_LEASES} are held already"));
     }
     let ttl = Duration::from_millis(ttl_ms.into());
     let number = prof.lease(lease.lease, want, ttl);
-    // Each lease has somebody to see to its end; renewed, it is looked at once more.
-    let prof = prof.clone();
-    tokio::spawn(async move {
-        tokio::time::sleep(ttl + Duration::from_millis(1)).await;
-        prof.expire();
-    });
+    if lease.lease != Some(number) {
+        // Somebody sees to its end, however often that is put off.
+        let prof = prof.clone();
+        tokio::spawn(async move {
+            while let Some(until) = prof.lease_until(number) {
+                tokio::time::sleep(until.saturating_sub(prof.now()) + Duration::from_millis(1)).await;
+                prof.expire();
+            }
+        });
+    }
     Ok(Leased { lease: number, ttl_ms })
 }
 
@@ -159,7 +175,7 @@ pub async fn subscribe(ports: Arc<Ports>, subscribe: SubscribeProf, pending: Pen
     let period = Duration::from_millis(every.into());
     let prof = ports.prof().clone();
     let _held = Held { number: prof.lease(None, want, FOR_EVER), prof };
-    let mut before = ports.prof().snapshot(ports.names());
+    let mut before = ports.prof().snapshot(names(&ports));
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Instant::now();
@@ -169,7 +185,7 @@ pub async fn subscribe(ports: Arc<Ports>, subscribe: SubscribeProf, pending: Pen
         tokio::select! {
             () = sink.closed() => return,
             _ = ticks.tick() => {
-                let now = ports.prof().snapshot(ports.names());
+                let now = ports.prof().snapshot(names(&ports));
                 let Ok(message) = serde_json::value::to_raw_value(&now.since(&before)) else { return };
                 match sink.try_send(SubscriptionMessage::from(message)) {
                     Ok(()) => (before, told) = (now, Instant::now()),

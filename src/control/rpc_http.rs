@@ -44,6 +44,7 @@ impl Rpc {
             .max_connections(MAX_SESSIONS)
             .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH))
             .enable_ws_ping(PingConfig::new())
+            .set_message_buffer_capacity(MAX_WAITING)
             .build();
         let service = Server::builder().set_config(config).to_service_builder().build(methods, stop);
         let call = move |request| -> BoxFuture<'static, Reply> {
@@ -214,6 +215,8 @@ const MAX_BODY: u32 = 1 << 20;
 const MAX_RESPONSE: u32 = 64 << 20;
 const MAX_BATCH: u32 = 100;
 const MAX_SESSIONS: u32 = 256;
+/// Messages for a WebSocket session that does not read.
+const MAX_WAITING: u32 = 8;
 const BODY_TIME: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

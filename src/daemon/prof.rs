@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, info};
 
+use crate::control::prof::names;
 use crate::port::Ports;
 use crate::prof::Want;
 use crate::prof::formats;
@@ -13,11 +14,13 @@ use crate::prof::snapshot::Level;
 pub fn toggle(ports: &Ports, dump: Option<&Path>) {
     let prof = ports.prof();
     if prof.base().level < Level::Stage {
-        prof.reset(ports.names());
+        prof.reset(names(ports));
         prof.set_base(Some(Want { level: Level::Stage, ..prof.base() }));
         info!("SIGUSR2: stages are measured; etherctl prof show tells, another SIGUSR2 ends it");
     } else {
-        prof.set_base(Some(Want { level: Level::Count, ..prof.base() }));
+        let configured = prof.configured();
+        let below = Want { level: configured.level.min(Level::Count), ..configured };
+        prof.set_base(Some(below));
         info!("SIGUSR2: stages are measured no more");
         write(ports, dump);
     }
@@ -26,7 +29,7 @@ pub fn toggle(ports: &Ports, dump: Option<&Path>) {
 /// Writes the profile since the last reset to the file that was named.
 pub fn write(ports: &Ports, dump: Option<&Path>) {
     let Some(path) = dump else { return };
-    let snapshot = ports.prof().since_reset(ports.names());
+    let snapshot = ports.prof().since_reset(names(ports));
     let written = formats::Format::of(path)
         .and_then(|format| formats::write(&snapshot, format))
         .and_then(|bytes| std::fs::write(path, bytes).map_err(|e| e.to_string()));

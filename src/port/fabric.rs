@@ -122,7 +122,7 @@ impl<T: Tape> Batch<'_, T> {
                 self.split(frame, &unfinished);
                 left = Some(unfinished);
             }
-            Err(refusal) => self.refused(frame.len(), refusal.into()),
+            Err(refusal) => self.refuse(frame.len(), refusal.into()),
         }
         self.end_frame(self.tape.head(frame), frame.len(), left.as_ref());
     }
@@ -167,7 +167,7 @@ impl<T: Tape> Batch<'_, T> {
         };
         let mut left = None;
         match arrived {
-            Err(reason) => self.refused(len, reason),
+            Err(reason) => self.refuse(len, reason),
             Ok(Arrived::Split(unfinished)) => {
                 self.finish(read);
                 let frame = self.open(payload);
@@ -353,9 +353,15 @@ impl<T: Tape> Batch<'_, T> {
 
     /// Counts a frame that could not be made whole.
     pub fn refused(&mut self, len: usize, reason: Reason) {
+        self.refuse(len, reason);
+        self.end_frame(Head::default(), len, None);
+    }
+
+    fn refuse(&mut self, len: usize, reason: Reason) {
         self.frames += 1;
         self.bytes += len as u64;
         self.dropped(reason);
+        self.tape.mark(Stage::SwDrop);
     }
 
     /// Counts a drop at this batch's ingress.

@@ -134,6 +134,11 @@ impl Profiler {
         self.state().base
     }
 
+    /// What was wanted from the beginning.
+    pub fn configured(&self) -> Want {
+        self.state().configured
+    }
+
     /// Changes that; `None`: back to what was configured.
     pub fn set_base(&self, want: Option<Want>) {
         let mut state = self.state();
@@ -157,6 +162,11 @@ impl Profiler {
         state.leases.insert(number, Lease { want, until });
         self.decide(&mut state);
         number
+    }
+
+    /// When a lease runs out; `None`: there is no such lease.
+    pub fn lease_until(&self, lease: u64) -> Option<Duration> {
+        self.state().leases.get(&lease).map(|lease| lease.until)
     }
 
     /// Gives a lease back.

@@ -33,6 +33,9 @@ pub trait Tape: Probe {
     fn waited(&mut self, profiler: &Arc<Profiler>, stamp: u64, port: PortAt, frames: u32, bytes: u32);
     /// The batch is done, all its writes too.
     fn end(&mut self, profiler: &Arc<Profiler>, frames: u64, bytes: u64);
+    /// It was no batch, but work for the port all the same: a read that found nothing, a write of what waited.
+    /// Nothing if it has ended.
+    fn close(&mut self, profiler: &Arc<Profiler>);
     /// The addresses that a frame begins with; looked at only where somebody wants them.
     fn head(&self, frame: &[u8]) -> Head;
 }
@@ -66,11 +69,15 @@ macro_rules! with_tape {
         match $profiler.open() {
             $crate::prof::recorder::Opened::Lap(mut lap) => {
                 let $tape = &mut lap;
-                $work
+                let result = $work;
+                $crate::prof::Tape::close(&mut lap, &$profiler);
+                result
             }
             $crate::prof::recorder::Opened::Recorder(mut recorder) => {
                 let $tape = &mut recorder;
-                $work
+                let result = $work;
+                $crate::prof::Tape::close(&mut recorder, &$profiler);
+                result
             }
         }
     };
@@ -90,16 +97,18 @@ impl Profiler {
 
     #[cold]
     fn open_staged(self: &Arc<Self>, orders: Orders) -> Opened {
-        let Some(mut thread) = PerThread::take(self) else {
-            return Opened::Lap(Lap { began: ticks(), from: None });
-        };
         let now = ticks();
-        thread.gap(orders, now);
-        if thread.countdown > 1 {
-            thread.countdown -= 1;
-            thread.give_back();
-            return Opened::Lap(Lap { began: now, from: None });
-        }
+        let chosen = PerThread::with(self, |thread| {
+            if (thread.epoch, thread.sample) != (orders.epoch, orders.sample) {
+                thread.countdown = thread.next_countdown(orders.sample);
+                thread.sample = orders.sample;
+            }
+            thread.gap(orders, now);
+            thread.countdown = thread.countdown.saturating_sub(1);
+            thread.countdown == 0
+        });
+        let thread = if chosen == Some(true) { PerThread::take(self) } else { None };
+        let Some(mut thread) = thread else { return Opened::Lap(Lap { began: now, from: None }) };
         thread.countdown = thread.next_countdown(orders.sample);
         thread.begin(orders);
         Opened::Recorder(Recorder { thread: Some(thread) })
@@ -107,26 +116,32 @@ impl Profiler {
 
     /// A data thread is about to sleep.
     pub fn parks(self: &Arc<Self>) {
-        if self.orders().level < Level::Stage {
+        let Orders { level, epoch, .. } = self.orders();
+        if level < Level::Stage {
             return;
         }
         PER_THREAD.with_borrow_mut(|place| {
             let Place::Here(thread) = place else { return };
             thread.parks = thread.parks.wrapping_add(1);
             let watched = thread.parks.is_multiple_of(PARKS);
-            thread.parked_at = Some((ticks(), watched.then(thread_cpu_ns)));
+            thread.parked_at = Some((epoch, ticks(), watched.then(thread_cpu_ns)));
         });
     }
 
     /// It has woken.
     pub fn unparks(&self) {
-        if self.orders().level < Level::Stage {
+        let Orders { level, epoch, .. } = self.orders();
+        if level < Level::Stage {
             return;
         }
         PER_THREAD.with_borrow_mut(|place| {
             let Place::Here(thread) = place else { return };
-            let Some((at, cpu)) = thread.parked_at.take() else { return };
-            let slept = ticks().wrapping_sub(at);
+            // One of another time was not followed to its end.
+            let Some((at_epoch, at, cpu)) = thread.parked_at.take() else { return };
+            if at_epoch != epoch {
+                return;
+            }
+            let slept = ticks().saturating_sub(at);
             thread.slept += slept;
             add(&thread.counters.wait, slept);
             if let Some(cpu) = cpu {
@@ -144,7 +159,7 @@ impl Profiler {
         let result = work();
         PER_THREAD.with_borrow_mut(|place| {
             if let Place::Here(thread) = place {
-                let took = ticks().wrapping_sub(began);
+                let took = ticks().saturating_sub(began);
                 // It stands between two batches, where all else is the runtime's.
                 thread.slept += took;
                 add(&thread.counters.timer, took);
@@ -161,6 +176,8 @@ struct PerThread {
     /// By slot.
     ports: Vec<Option<Arc<PortCounters>>>,
     countdown: u32,
+    /// Of which sampling that is.
+    sample: u32,
     random: u64,
     batch: u64,
     weight: u64,
@@ -171,13 +188,16 @@ struct PerThread {
     ghz: f64,
     /// The last clock read.
     last: u64,
+    /// Ticks that clock reads took, since that was last counted.
+    own: u64,
     /// The end of the last batch.
     ended: u64,
     /// When stages were measured then, a number of that time.
     epoch: u16,
     /// Ticks since then that are explained.
     slept: u64,
-    parked_at: Option<(u64, Option<u64>)>,
+    /// The epoch, the time, and the CPU time of one that is watched.
+    parked_at: Option<(u16, u64, Option<u64>)>,
     parks: u32,
     ingress: Option<PortAt>,
     egress: Option<PortAt>,
@@ -188,6 +208,8 @@ struct PerThread {
     last_dir: Dir,
     has_super: bool,
     marks: Vec<Mark>,
+    /// Places that have a mark, a bit each.
+    seen: u128,
     of_batch: Vec<Mark>,
     writer: Writer,
     traced: Traced,
@@ -211,6 +233,22 @@ impl PerThread {
         })
     }
 
+    /// Does `work` with it where it is; `None` while another batch has it.
+    #[inline]
+    fn with<T>(profiler: &Arc<Profiler>, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        PER_THREAD.with_borrow_mut(|place| {
+            match place {
+                Place::Lent => return None,
+                Place::Here(thread) if Arc::ptr_eq(&thread.profiler, profiler) => {}
+                _ => *place = Place::Here(Self::new(profiler)),
+            }
+            match place {
+                Place::Here(thread) => Some(work(thread)),
+                _ => None,
+            }
+        })
+    }
+
     fn give_back(self: Box<Self>) {
         PER_THREAD.with_borrow_mut(|place| *place = Place::Here(self));
     }
@@ -222,7 +260,8 @@ impl PerThread {
             profiler: profiler.clone(),
             counters,
             ports: Vec::new(),
-            countdown: 1,
+            countdown: 0,
+            sample: 0,
             random: ticks() | 1,
             batch: 0,
             weight: 1,
@@ -231,6 +270,8 @@ impl PerThread {
             stamp: 0,
             ghz: 1.0,
             last: 0,
+            own: 0,
+            seen: 0,
             ended: 0,
             epoch: 0,
             slept: 0,
@@ -253,7 +294,7 @@ impl PerThread {
     fn gap(&mut self, orders: Orders, now: u64) {
         // Else the level was lower between the two batches.
         if self.epoch == orders.epoch {
-            add(&self.counters.poll, now.wrapping_sub(self.ended).saturating_sub(self.slept));
+            add(&self.counters.poll, now.saturating_sub(self.ended).saturating_sub(self.slept));
         }
         self.epoch = orders.epoch;
         self.slept = 0;
@@ -271,6 +312,7 @@ impl PerThread {
         (self.ingress, self.egress, self.dir) = (None, None, None);
         (self.within, self.has_super, self.last_dir) = (Within::Frame, false, Dir::Local);
         self.marks.clear();
+        self.seen = 0;
         self.of_batch.clear();
         self.traced = Traced::NONE;
     }
@@ -296,17 +338,19 @@ impl PerThread {
     #[inline]
     fn lap(&mut self) -> u64 {
         let now = self.now();
-        let passed = now.wrapping_sub(self.last);
+        // The counters of two processors may differ, whatever they promise.
+        let passed = now.saturating_sub(self.last);
         self.last = now;
         let own = passed.min(self.stamp);
-        add(&self.counters.prof, own * self.weight);
+        self.own += own;
         passed - own
     }
 
     /// Ends the time that accounting took.
     fn accounted(&mut self) {
         let now = self.now();
-        add(&self.counters.prof, now.wrapping_sub(self.last) * self.weight);
+        let own = std::mem::take(&mut self.own) + now.saturating_sub(self.last);
+        add(&self.counters.prof, own * self.weight);
         self.last = now;
     }
 
@@ -351,10 +395,13 @@ impl Probe for Recorder {
         let mark = Mark { path: Path::of(thread.within, stage), egress, ticks };
         // A frame counts once for each place, however often it comes by.
         let same = |other: &&mut Mark| (other.path, other.egress) == (mark.path, mark.egress);
-        if let Some(known) = thread.marks.iter_mut().rev().take(NEAR).find(same) {
+        let bit = 1 << mark.path.index();
+        let mut known = thread.marks.iter_mut().rev().take(if thread.seen & bit == 0 { 0 } else { MARKS });
+        if let Some(known) = known.find(same) {
             known.ticks += ticks;
         } else if thread.marks.len() < MARKS {
             thread.marks.push(mark);
+            thread.seen |= bit;
         } else {
             // A flood to very many: what comes behind counts as no more frames.
             thread.charge(mark, thread.dir(), 0, 0, 0);
@@ -402,7 +449,7 @@ impl Tape for Recorder {
         if thread.of_batch.len() < MARKS {
             thread.of_batch.push(Mark { path: Path::of(Within::Frame, stage), egress: None, ticks });
         }
-        if thread.traces && thread.traced.count == 0 {
+        if thread.traces {
             thread.traced.push(Path::of(Within::Frame, stage), ticks);
         }
     }
@@ -412,6 +459,10 @@ impl Tape for Recorder {
         let ticks = thread.lap();
         let egress = stage.is_egress().then_some(port);
         let mark = Mark { path: Path::of(Within::Frame, stage), egress, ticks };
+        // In the middle of a frame it is that frame's fate, too.
+        if thread.traces && !thread.marks.is_empty() {
+            thread.traced.push(mark.path, ticks);
+        }
         let dir = port.side.sent().unwrap_or(match thread.dir() {
             Dir::Local => thread.last_dir,
             dir => dir,
@@ -431,8 +482,9 @@ impl Tape for Recorder {
             thread.charge(mark, dir, size, frames.into(), bytes.into());
         }
         thread.marks.clear();
+        thread.seen = 0;
         if thread.traces {
-            thread.traced.at = thread.last;
+            thread.traced.at = ticks();
             thread.traced.len = len as u32;
             thread.traced.head = head;
             thread.traced.ingress = thread.ingress.map_or(0, |at| at.number);
@@ -473,11 +525,26 @@ impl Tape for Recorder {
             thread.charge(mark, dir, size, 0, 0);
         }
         thread.accounted();
-        let took = ticks().wrapping_sub(thread.ended);
-        if let Some(at) = thread.ingress {
+        let took = ticks().saturating_sub(thread.ended);
+        if let Some(at) = thread.ingress.take() {
             let whole = &thread.port(at).whole;
             count(whole, frames, bytes, took);
         }
+        thread.ended = ticks();
+    }
+
+    fn close(&mut self, _: &Arc<Profiler>) {
+        let Some(thread) = &mut self.thread else { return };
+        if thread.ingress.is_none() {
+            return;
+        }
+        let dir = thread.dir();
+        let marks = [std::mem::take(&mut thread.of_batch), std::mem::take(&mut thread.marks)];
+        marks.iter().flatten().for_each(|mark| thread.charge(*mark, dir, 0, 0, 0));
+        let [of_batch, frame] = marks;
+        (thread.of_batch, thread.marks) = (of_batch, frame);
+        thread.accounted();
+        thread.ingress = None;
         thread.ended = ticks();
     }
 
@@ -492,7 +559,7 @@ impl PerThread {
     }
 
     fn waited(&mut self, stamp: u64, port: PortAt, frames: u32, bytes: u32) {
-        let ticks = ticks().wrapping_sub(stamp);
+        let ticks = ticks().saturating_sub(stamp);
         let mark = Mark { path: Path::of(Within::Frame, Stage::QWait), egress: Some(port), ticks };
         let size = size_class((bytes / frames.max(1)) as usize, frames > 1);
         self.charge(mark, self.dir(), size, frames.into(), bytes.into());
@@ -557,6 +624,9 @@ impl Tape for () {
     fn end(&mut self, _: &Arc<Profiler>, _: u64, _: u64) {}
 
     #[inline(always)]
+    fn close(&mut self, _: &Arc<Profiler>) {}
+
+    #[inline(always)]
     fn head(&self, _: &[u8]) -> Head {
         Head::default()
     }
@@ -600,11 +670,11 @@ impl Tape for Lap {
         if orders.level < Level::Stage {
             return;
         }
-        let Some(mut thread) = PerThread::take(profiler) else { return };
-        thread.weight = orders.sample.into();
-        (thread.ingress, thread.dir) = (None, None);
-        thread.waited(stamp, port, frames, bytes);
-        thread.give_back();
+        PerThread::with(profiler, |thread| {
+            thread.weight = orders.sample.into();
+            (thread.ingress, thread.dir) = (None, None);
+            thread.waited(stamp, port, frames, bytes);
+        });
     }
 
     #[inline]
@@ -612,12 +682,20 @@ impl Tape for Lap {
         if self.began == 0 {
             return;
         }
-        let Some(at) = self.from else { return };
-        let Some(mut thread) = PerThread::take(profiler) else { return };
+        let Some(at) = self.from.take() else { return };
         let now = ticks();
-        count(&thread.port(at).whole, frames, bytes, now.wrapping_sub(self.began));
-        thread.ended = now;
-        thread.give_back();
+        PerThread::with(profiler, |thread| {
+            count(&thread.port(at).whole, frames, bytes, now.saturating_sub(self.began));
+            thread.ended = now;
+        });
+    }
+
+    #[inline]
+    fn close(&mut self, profiler: &Arc<Profiler>) {
+        if self.began == 0 || self.from.is_none() {
+            return;
+        }
+        PerThread::with(profiler, |thread| thread.ended = ticks());
     }
 
     #[inline(always)]
@@ -639,8 +717,6 @@ enum Place {
 
 /// Stages of one frame, and of one batch, that are remembered.
 const MARKS: usize = 256;
-/// So many of them are looked through for the same one.
-const NEAR: usize = 16;
 /// Of so many sleeps one is looked at with the CPU clock.
 const PARKS: u32 = 8;
 

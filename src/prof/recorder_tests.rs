@@ -174,3 +174,40 @@ pub fn slow_down(stage: Stage) {
         while (from.elapsed().as_nanos() as u64) < slower & u64::from(u32::MAX) {}
     }
 }
+
+#[test]
+fn a_closer_look_begins_at_once() {
+    let prof = Profiler::new(Want { level: Level::Stage, sample: 1_000_000, clock: Clock::Wall });
+    batch(&prof, TAP, |stage| stage(Stage::SwLookup, Within::Frame, 0));
+    prof.set_base(Some(Want { level: Level::Stage, sample: 1, clock: Clock::Wall }));
+    let before = prof.snapshot(ports());
+    for _ in 0..10 {
+        batch(&prof, TAP, |stage| stage(Stage::SwLookup, Within::Frame, 0));
+    }
+    let came = prof.snapshot(ports()).since(&before);
+    let frames: u64 = came.cells.iter().filter(|c| c.path == "sw.lookup").map(|c| c.frames).sum();
+    assert_eq!(frames, 10);
+}
+
+/// A frame is one in the counts of a flood, to however many ports it goes.
+#[test]
+fn a_flood_counts_a_frame_once() {
+    let prof = profiler(Clock::Wall);
+    with_tape!(prof, |tape| {
+        tape.from(TAP);
+        let within = tape.enter(Within::Flood);
+        for slot in 0..40 {
+            tape.mark(Stage::SwFlood);
+            tape.to(PortAt { slot: slot + 2, number: slot + 3, side: Side::Client });
+            tape.mark(Stage::TxWsEncode);
+        }
+        tape.leave(within);
+        tape.frame(tape.head(&[0; 14]), 64, 1, 64);
+        tape.end(&prof, 1, 64);
+    });
+    let ports = (1..50).map(|port| PortName { port, ..PortName::default() }).collect();
+    let snapshot = prof.snapshot(ports);
+    let frames =
+        |path: &str| -> u64 { snapshot.cells.iter().filter(|c| c.path == path).map(|c| c.frames).sum() };
+    assert_eq!((frames("sw.flood"), frames("sw.flood;tx.ws.encode")), (1, 40));
+}

@@ -193,6 +193,9 @@ impl Path {
     }
 }
 
+// A bit each in a word of the recorder's.
+const _: () = assert!(Path::COUNT <= 128);
+
 /// The context whose stage this is, when it is what the context is for: the own time of a flood is not
 /// below the flood.
 const fn own_of(context: usize, stage: Stage) -> Option<usize> {

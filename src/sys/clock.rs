@@ -16,19 +16,23 @@ pub fn ticks() -> u64 {
     base().at.elapsed().as_nanos() as u64
 }
 
-/// Ticks in a nanosecond, by what has passed since the first call of anything here: the later, the more exact.
+/// Ticks in a nanosecond, by what had passed at the first call since the first of anything here. One figure for
+/// the life of the process: what was counted and has not grown must not seem to shrink.
 pub fn ghz() -> f64 {
-    let base = base();
-    if !base.tsc {
-        return 1.0;
-    }
-    // Some 20 ns of doubt at each end.
-    const ENOUGH: Duration = Duration::from_millis(5);
-    while base.at.elapsed() < ENOUGH {
-        std::thread::sleep(ENOUGH);
-    }
-    let (ticks, passed) = (ticks(), base.at.elapsed());
-    ticks.wrapping_sub(base.ticks) as f64 / passed.as_nanos() as f64
+    static GHZ: OnceLock<f64> = OnceLock::new();
+    *GHZ.get_or_init(|| {
+        let base = base();
+        if !base.tsc {
+            return 1.0;
+        }
+        // Some 20 ns of doubt at each end: a few millionths.
+        const ENOUGH: Duration = Duration::from_millis(10);
+        while base.at.elapsed() < ENOUGH {
+            std::thread::sleep(ENOUGH);
+        }
+        let (ticks, passed) = (ticks(), base.at.elapsed());
+        ticks.saturating_sub(base.ticks) as f64 / passed.as_nanos() as f64
+    })
 }
 
 /// Nanoseconds of CPU time that the calling thread has had (clock_gettime(2), CLOCK_THREAD_CPUTIME_ID).

@@ -178,14 +178,15 @@ impl Drop for Sampler {
             // SAFETY: made by timer_create and deleted here alone.
             unsafe { libc::timer_delete(thread.timer) };
         }
+        // A signal that is still on its way must not have its default action, the end of the process. Before
+        // the ring is free for another: that one's handler has to stay.
+        let _ = handle(libc::SIG_IGN);
         RING.store(ptr::null_mut(), SeqCst);
         // A handler that is under way has counted itself before it looked for the ring: whoever is not counted
         // now finds none.
         while INSIDE.load(SeqCst) > 0 {
             std::thread::yield_now();
         }
-        // A signal that is still on its way must not have its default action, the end of the process.
-        let _ = handle(libc::SIG_IGN);
         // SAFETY: from Box::into_raw in `start`; no handler knows it any more, as just shown.
         drop(unsafe { Box::from_raw(self.ring) });
     }
@@ -271,10 +272,15 @@ struct TimerInfo {
     signo: c_int,
     errno: c_int,
     code: c_int,
+    /// What follows is aligned for pointers.
+    _pad: c_int,
     timer: c_int,
     overrun: c_int,
     value: usize,
 }
+
+// Where 64-bit Linux has them.
+const _: () = assert!(mem::offset_of!(TimerInfo, overrun) == 20 && mem::offset_of!(TimerInfo, value) == 24);
 
 extern "C" fn on_sigprof(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: errno is this thread's own, and what was interrupted may be about to read it.

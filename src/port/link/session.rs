@@ -94,13 +94,17 @@ impl Session {
         }
     }
 
+    /// The port as the profiler knows it.
+    fn at(&self) -> PortAt {
+        PortAt { slot: self.slot.0, number: self.number, side: self.link.side() }
+    }
+
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.stream.take().ok_or(Ended::Stopped)?;
         let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
         tune(&socket, self.ping).map_err(Ended::Broken)?;
         let counters = self.link.counters.clone();
-        let at = PortAt { slot: self.slot.0, number: self.number, side: self.link.side() };
-        let prof = (self.fabric.prof.clone(), at);
+        let prof = (self.fabric.prof.clone(), self.at());
         let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof);
         let has_tls = wire.has_tls();
         self.link.connected(wire);
@@ -191,7 +195,10 @@ impl<'a> Serving<'a> {
                 _ = stop.wait_for(Option::is_some) => return Err(Ended::Stopped),
                 ready = self.socket.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
-                    with_tape!(session.fabric.prof, |tape| link.flush(tape));
+                    with_tape!(session.fabric.prof, |tape| {
+                        tape.from(session.at());
+                        link.flush(tape)
+                    });
                 }
                 () = link.stuck.notified() => (),
                 () = sleep_until(deadline) => (),
@@ -210,6 +217,7 @@ impl<'a> Serving<'a> {
     }
 
     fn read_batch(&mut self, tape: &mut impl Tape) -> Result<bool, Ended> {
+        tape.from(self.session.at());
         with_scratch(|scratch| {
             let end = self.put_rest(scratch, READ);
             let kept = end - READ;
@@ -308,6 +316,7 @@ impl<'a> Serving<'a> {
         batch.finish(bytes);
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[at..]);
+        batch.tape.mark(Stage::RxWsParse);
         self.unfinished = match self.decoder.is_mid_message() {
             true => self.unfinished.or(Some(self.heard)),
             false => None,

@@ -29,6 +29,8 @@ pub struct Wire {
     prof: Arc<Profiler>,
     /// The port, as the profiler knows it.
     at: PortAt,
+    /// Frames, and their bytes, in records that the socket has not been given yet.
+    sealed: (u64, u64),
     /// Bytes that the socket took.
     taken: u64,
     /// Somebody has promised to flush.
@@ -62,6 +64,7 @@ impl Wire {
             counters,
             prof,
             at,
+            sealed: (0, 0),
             taken: 0,
             dirty: false,
             blocked: false,
@@ -282,25 +285,29 @@ impl Wire {
             if self.queue.is_empty() {
                 return Ok(false);
             }
-            let n = self.socket.try_write(self.queue.waiting())?;
-            let (frames, bytes) = self.advance(n, tape);
+            let written = self.socket.try_write(self.queue.waiting());
+            let (frames, bytes) = self.advance(*written.as_ref().unwrap_or(&0), tape);
             tape.mark_many(Stage::TxSockWrite, self.at, frames, bytes);
+            written?;
             *sent = (sent.0 + frames, sent.1 + bytes);
             return Ok(true);
         };
-        let mut sealed = (0, 0);
         if !tls.wants_write() {
             if self.queue.is_empty() {
                 return Ok(false);
             }
             let n = tls.writer().write(self.queue.waiting())?;
             let Self { queue, prof, at, .. } = self;
-            sealed = queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1));
-            tape.mark_many(Stage::TxTlsSeal, *at, sealed.0, sealed.1);
-            *sent = (sent.0 + sealed.0, sent.1 + sealed.1);
+            let (frames, bytes) =
+                queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1));
+            tape.mark_many(Stage::TxTlsSeal, *at, frames, bytes);
+            *sent = (sent.0 + frames, sent.1 + bytes);
+            self.sealed = (self.sealed.0 + frames, self.sealed.1 + bytes);
         }
-        self.taken += tls.write_tls(&mut Socket(&self.socket))? as u64;
+        let written = tls.write_tls(&mut Socket(&self.socket));
+        let sealed = if written.is_ok() { std::mem::take(&mut self.sealed) } else { (0, 0) };
         tape.mark_many(Stage::TxSockWrite, self.at, sealed.0, sealed.1);
+        self.taken += written? as u64;
         Ok(true)
     }
 

@@ -161,7 +161,9 @@ impl Ports {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
-        self.fabric.prof.configure(settings.prof);
+        if self.fabric.prof.configured() != settings.prof {
+            self.fabric.prof.configure(settings.prof);
+        }
     }
 
     /// The PING interval of clients that do not set their own.
