@@ -1,7 +1,8 @@
 //! What a frame costs: stages, counters, and what is made of them.
 //!
 //! * [`stage`]: the static tree of stages, directions and size classes
-//! * [`recorder`]: the clock reads of one batch, as the data path tells of it
+//! * [`recorder`]: the clock reads of one batch, as the data path tells of it; what a thread keeps of them
+//!   between batches stands in `per_thread`
 //! * [`counters`], [`trace`]: where they are added up, and the slowest frames kept
 //! * [`profiler`]: the control side: levels, leases, snapshots
 //! * [`snapshot`]: everything counted, at one moment, as it travels
@@ -12,6 +13,7 @@
 pub mod counters;
 pub mod cpu;
 pub mod formats;
+mod per_thread;
 pub mod profiler;
 pub mod recorder;
 pub mod snapshot;

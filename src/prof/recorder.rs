@@ -1,14 +1,14 @@
 //! The clock reads of one batch: stamped as they come, accounted when a frame, or the batch, is done.
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::Probe;
-use super::counters::{Charge, PortAt, PortCounters, ThreadCounters, add};
+use super::counters::{PortAt, Whole, add};
+use super::per_thread::{MARKS, Mark, PER_THREAD, PerThread, Place};
 use super::profiler::{Orders, Profiler};
-use super::snapshot::{Clock, Level};
+use super::snapshot::Level;
 use super::stage::{Dir, Path, Stage, Within, size_class};
-use super::trace::{Traced, Writer};
+use super::trace::Traced;
 use crate::sys::clock::{thread_cpu_ns, ticks};
 
 /// What the data path tells of a batch, besides the end of each stage.
@@ -166,221 +166,6 @@ impl Profiler {
             }
         });
         result
-    }
-}
-
-/// What a thread keeps between its batches.
-struct PerThread {
-    profiler: Arc<Profiler>,
-    counters: Arc<ThreadCounters>,
-    /// By slot.
-    ports: Vec<Option<Arc<PortCounters>>>,
-    countdown: u32,
-    /// Of which sampling that is.
-    sample: u32,
-    random: u64,
-    batch: u64,
-    weight: u64,
-    clock: Clock,
-    traces: bool,
-    /// Ticks of one clock read.
-    stamp: u64,
-    ghz: f64,
-    /// The last clock read.
-    last: u64,
-    /// Ticks that clock reads took, since that was last counted.
-    own: u64,
-    /// The end of the last batch.
-    ended: u64,
-    /// When stages were measured then, a number of that time.
-    epoch: u16,
-    /// Ticks since then that are explained.
-    slept: u64,
-    /// The epoch, the time, and the CPU time of one that is watched.
-    parked_at: Option<(u16, u64, Option<u64>)>,
-    parks: u32,
-    ingress: Option<PortAt>,
-    egress: Option<PortAt>,
-    within: Within,
-    /// Which way this frame goes, once a link has told.
-    dir: Option<Dir>,
-    /// And the last one did.
-    last_dir: Dir,
-    has_super: bool,
-    marks: Vec<Mark>,
-    /// Places that have a mark, a bit each.
-    seen: u128,
-    of_batch: Vec<Mark>,
-    writer: Writer,
-    traced: Traced,
-}
-
-#[derive(Clone, Copy)]
-struct Mark {
-    path: Path,
-    /// The slot of an egress port.
-    egress: Option<PortAt>,
-    ticks: u64,
-}
-
-impl PerThread {
-    /// This thread's, made if need be; `None` while another batch has it.
-    fn take(profiler: &Arc<Profiler>) -> Option<Box<Self>> {
-        PER_THREAD.with_borrow_mut(|place| match std::mem::replace(place, Place::Lent) {
-            Place::Lent => None,
-            Place::Here(thread) if Arc::ptr_eq(&thread.profiler, profiler) => Some(thread),
-            _ => Some(Self::new(profiler)),
-        })
-    }
-
-    /// Does `work` with it where it is; `None` while another batch has it.
-    #[inline]
-    fn with<T>(profiler: &Arc<Profiler>, work: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        PER_THREAD.with_borrow_mut(|place| {
-            match place {
-                Place::Lent => return None,
-                Place::Here(thread) if Arc::ptr_eq(&thread.profiler, profiler) => {}
-                _ => *place = Place::Here(Self::new(profiler)),
-            }
-            match place {
-                Place::Here(thread) => Some(work(thread)),
-                _ => None,
-            }
-        })
-    }
-
-    fn give_back(self: Box<Self>) {
-        PER_THREAD.with_borrow_mut(|place| *place = Place::Here(self));
-    }
-
-    fn new(profiler: &Arc<Profiler>) -> Box<Self> {
-        let counters = Arc::new(ThreadCounters::of_this_thread());
-        profiler.register(counters.clone());
-        Box::new(Self {
-            profiler: profiler.clone(),
-            counters,
-            ports: Vec::new(),
-            countdown: 0,
-            sample: 0,
-            random: ticks() | 1,
-            batch: 0,
-            weight: 1,
-            clock: Clock::Wall,
-            traces: false,
-            stamp: 0,
-            ghz: 1.0,
-            last: 0,
-            own: 0,
-            seen: 0,
-            ended: 0,
-            epoch: 0,
-            slept: 0,
-            parked_at: None,
-            parks: 0,
-            ingress: None,
-            egress: None,
-            within: Within::Frame,
-            dir: None,
-            last_dir: Dir::Local,
-            has_super: false,
-            marks: Vec::with_capacity(MARKS),
-            of_batch: Vec::with_capacity(MARKS),
-            writer: Writer::default(),
-            traced: Traced::NONE,
-        })
-    }
-
-    /// Counts the time since the last batch, but for what was slept.
-    fn gap(&mut self, orders: Orders, now: u64) {
-        // Else the level was lower between the two batches.
-        if self.epoch == orders.epoch {
-            add(&self.counters.poll, now.saturating_sub(self.ended).saturating_sub(self.slept));
-        }
-        self.epoch = orders.epoch;
-        self.slept = 0;
-        self.ended = now;
-    }
-
-    /// Begins to measure.
-    fn begin(&mut self, orders: Orders) {
-        self.weight = orders.sample.into();
-        self.batch += 1;
-        self.clock = orders.clock;
-        self.traces = orders.level == Level::Trace;
-        (self.stamp, self.ghz) = self.profiler.calibration(orders.clock);
-        self.last = self.now();
-        (self.ingress, self.egress, self.dir) = (None, None, None);
-        (self.within, self.has_super, self.last_dir) = (Within::Frame, false, Dir::Local);
-        self.marks.clear();
-        self.seen = 0;
-        self.of_batch.clear();
-        self.traced = Traced::NONE;
-    }
-
-    /// One batch in `sample`, at uneven distances: an even one might always meet the same of a pattern.
-    fn next_countdown(&mut self, sample: u32) -> u32 {
-        // xorshift64 (Marsaglia 2003).
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        1 + (self.random % (2 * u64::from(sample) - 1)) as u32
-    }
-
-    #[inline]
-    fn now(&self) -> u64 {
-        match self.clock {
-            Clock::Wall => ticks(),
-            Clock::Cpu => (thread_cpu_ns() as f64 * self.ghz) as u64,
-        }
-    }
-
-    /// What has passed since the last clock read, without what the read itself takes.
-    #[inline]
-    fn lap(&mut self) -> u64 {
-        let now = self.now();
-        // The counters of two processors may differ, whatever they promise.
-        let passed = now.saturating_sub(self.last);
-        self.last = now;
-        let own = passed.min(self.stamp);
-        self.own += own;
-        passed - own
-    }
-
-    /// Ends the time that accounting took.
-    fn accounted(&mut self) {
-        let now = self.now();
-        let own = std::mem::take(&mut self.own) + now.saturating_sub(self.last);
-        add(&self.counters.prof, own * self.weight);
-        self.last = now;
-    }
-
-    fn port(&mut self, at: PortAt) -> &PortCounters {
-        let index = at.slot as usize;
-        if self.ports.len() <= index {
-            self.ports.resize(index + 1, None);
-        }
-        let known = self.ports[index].as_ref().is_some_and(|port| port.at.number == at.number);
-        if !known {
-            self.ports[index] = None;
-        }
-        self.ports[index].get_or_insert_with(|| self.counters.meet(at))
-    }
-
-    fn charge(&mut self, mark: Mark, dir: Dir, size: usize, frames: u64, bytes: u64) {
-        let Some(at) = mark.egress.or(self.ingress) else {
-            add(&self.counters.lost, self.weight);
-            return;
-        };
-        let dir = mark.egress.and_then(|at| at.side.sent()).unwrap_or(dir);
-        let (weight, batch) = (self.weight, self.batch);
-        let Mark { path, ticks, .. } = mark;
-        self.port(at).charge(Charge { path, dir, size, frames, bytes, ticks, weight, batch });
-    }
-
-    /// Which way the frame goes, as far as is known.
-    fn dir(&self) -> Dir {
-        let received = self.ingress.and_then(|at| at.side.received());
-        received.or(self.dir).unwrap_or(Dir::Local)
     }
 }
 
@@ -553,20 +338,7 @@ impl Tape for Recorder {
     }
 }
 
-impl PerThread {
-    fn size_of_many(&self, frames: u64, bytes: u64) -> usize {
-        size_class(bytes.checked_div(frames).unwrap_or(0) as usize, self.has_super)
-    }
-
-    fn waited(&mut self, stamp: u64, port: PortAt, frames: u32, bytes: u32) {
-        let ticks = ticks().saturating_sub(stamp);
-        let mark = Mark { path: Path::of(Within::Frame, Stage::QWait), egress: Some(port), ticks };
-        let size = size_class((bytes / frames.max(1)) as usize, frames > 1);
-        self.charge(mark, self.dir(), size, frames.into(), bytes.into());
-    }
-}
-
-fn count(whole: &super::counters::Whole, frames: u64, bytes: u64, took: u64) {
+fn count(whole: &Whole, frames: u64, bytes: u64, took: u64) {
     add(&whole.batches, 1);
     add(&whole.frames, frames);
     add(&whole.bytes, bytes);
@@ -704,19 +476,6 @@ impl Tape for Lap {
     }
 }
 
-thread_local! {
-    static PER_THREAD: RefCell<Place> = const { RefCell::new(Place::Empty) };
-}
-
-enum Place {
-    Empty,
-    /// A batch has it.
-    Lent,
-    Here(Box<PerThread>),
-}
-
-/// Stages of one frame, and of one batch, that are remembered.
-const MARKS: usize = 256;
 /// Of so many sleeps one is looked at with the CPU clock.
 const PARKS: u32 = 8;
 

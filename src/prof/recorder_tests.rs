@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::*;
-use crate::prof::snapshot::{PortName, Snapshot};
+use crate::prof::snapshot::{Clock, PortName, Snapshot};
 use crate::prof::{Side, Want};
 
 const TAP: PortAt = PortAt { slot: 0, number: 1, side: Side::Device };
