@@ -14,7 +14,6 @@ use super::api::prof::{
 };
 use crate::frame::MacAddr;
 use crate::port::Ports;
-use crate::prof::profiler::SAMPLE;
 use crate::prof::snapshot::{Clock, Level, PortName, Snapshot};
 use crate::prof::stage::Path;
 use crate::prof::{Profiler, Want};
@@ -127,9 +126,7 @@ pub fn slow(ports: &Ports, slow: &SlowProf) -> Result<Vec<SlowFrame>, String> {
     let prof = ports.prof();
     let ghz = crate::sys::clock::ghz();
     let ns = |ticks: u64| (ticks as f64 / ghz) as u64;
-    let names: Vec<String> = Path::all()
-        .map(|(_, stack)| stack.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(";"))
-        .collect();
+    let names = Path::names();
     let mac =
         |bytes: &[u8]| bytes.try_into().map_or(String::new(), |mac: [u8; 6]| MacAddr::new(mac).to_string());
     let mut frames: Vec<_> = prof
@@ -211,7 +208,7 @@ impl Drop for Held {
 }
 
 fn want(level: Option<Level>, sample: Option<u32>, clock: Option<Clock>) -> Result<Want, String> {
-    let sample = sample.unwrap_or(SAMPLE);
+    let sample = sample.unwrap_or(super::api::prof::SAMPLE);
     if !(1..=MAX_SAMPLE).contains(&sample) {
         return Err(format!("sample: {sample} is not 1 to {MAX_SAMPLE}"));
     }

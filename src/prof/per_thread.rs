@@ -59,7 +59,7 @@ pub struct PerThread {
 #[derive(Clone, Copy)]
 pub struct Mark {
     pub path: Path,
-    /// The slot of an egress port.
+    /// The port that it leaves by, of an egress stage.
     pub egress: Option<PortAt>,
     pub ticks: u64,
 }
@@ -94,7 +94,7 @@ impl PerThread {
         PER_THREAD.with_borrow_mut(|place| *place = Place::Here(self));
     }
 
-    pub fn new(profiler: &Arc<Profiler>) -> Box<Self> {
+    fn new(profiler: &Arc<Profiler>) -> Box<Self> {
         let counters = Arc::new(ThreadCounters::of_this_thread());
         profiler.register(counters.clone());
         Box::new(Self {
@@ -223,9 +223,7 @@ impl PerThread {
         let received = self.ingress.and_then(|at| at.side.received());
         received.or(self.dir).unwrap_or(Dir::Local)
     }
-}
 
-impl PerThread {
     pub fn size_of_many(&self, frames: u64, bytes: u64) -> usize {
         size_class(bytes.checked_div(frames).unwrap_or(0) as usize, self.has_super)
     }

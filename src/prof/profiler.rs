@@ -280,7 +280,7 @@ impl Profiler {
             ports,
             ..Snapshot::default()
         };
-        let names = path_names();
+        let names = Path::names();
         for thread in self.threads().iter() {
             let read = |counter: &AtomicU64| counter.load(Relaxed);
             let cpu_ns = thread.cpu.ns().unwrap_or(0);
@@ -407,12 +407,6 @@ fn nobodys(thread: &str, stage: Stage, ns: u64) -> Option<Cell> {
         bytes: 0,
         ns,
     })
-}
-
-fn path_names() -> Vec<String> {
-    Path::all()
-        .map(|(_, stack)| stack.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(";"))
-        .collect()
 }
 
 /// What one clock read takes, in ticks: the least of some runs.

@@ -174,6 +174,12 @@ impl Path {
         self.0 as usize
     }
 
+    /// The name of each place, by its number: stages from the outermost in, with `;` between.
+    pub fn names() -> Vec<String> {
+        let name = |stack: Vec<Stage>| stack.iter().map(|stage| stage.name()).collect::<Vec<_>>().join(";");
+        Self::all().map(|(_, stack)| name(stack)).collect()
+    }
+
     /// Every place, in the order of a frame's way.
     pub fn all() -> impl Iterator<Item = (Self, Vec<Stage>)> {
         CONTEXTS.into_iter().flat_map(|(within, parents)| {

@@ -3,12 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::prof::profiler::SAMPLE;
 pub use crate::prof::snapshot::{Clock, Level, Snapshot};
 
 /// The shortest and the longest a lease lasts without being renewed, in milliseconds.
 pub const LEASE_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
-/// One batch in so many is measured, when nobody says otherwise.
-pub const SAMPLE: u32 = 64;
 /// The longest a CPU sampling lasts, in seconds.
 pub const MAX_CPU_SECONDS: u32 = 300;
 /// The subscription, over WebSocket only: its methods and its notification, whose result is a snapshot.
