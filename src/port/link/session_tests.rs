@@ -369,8 +369,8 @@ fn bytes_behind_a_close_notify_end_the_session() {
     assert_eq!(waiting.recv_timeout(SOON * 2).as_deref(), Ok("Ok(Eof)"));
 }
 
-/// An acceptance of the profiler: a microsecond more in one stage is found there and nowhere else. Half of
-/// all times are looked at, which others' work on the machine does not move.
+/// An acceptance of the profiler: a microsecond more in one stage is found there and nowhere else. Medians are
+/// looked at, of short turns in turn, which others' work on the machine does not move.
 #[tokio::test]
 async fn a_slower_stage_is_found_where_it_is() {
     use crate::prof::recorder::tests::inject;
@@ -388,7 +388,7 @@ async fn a_slower_stage_is_found_where_it_is() {
         inject(Stage::SwLearn, slower);
         let ports = || vec![PortName { port: 1, name: "link".into(), kind: "server".into() }];
         let before = prof.snapshot(ports());
-        for _ in 0..300 {
+        for _ in 0..40 {
             with_tape!(prof, |tape| serving.forward(&mut bytes.clone(), tape)).unwrap();
         }
         inject(Stage::SwLearn, 0);
@@ -406,17 +406,22 @@ async fn a_slower_stage_is_found_where_it_is() {
     };
     // The first turn finds cold caches.
     half(0);
-    let (plain, slower) = (half(0), half(1_000));
-    let paths: Vec<_> = plain.iter().map(|(path, _)| path.as_str()).collect();
+    let turns: Vec<_> = (0..15).map(|_| (half(0), half(1_000))).collect();
+    let paths: Vec<_> = turns[0].0.iter().map(|(path, _)| path.as_str()).collect();
     for stage in ["rx.ws.parse", "rx.ws.unmask", "sw.parse", "sw.learn", "sw.flood"] {
         assert!(paths.contains(&stage), "{paths:?}");
     }
-    assert_eq!(plain.len(), slower.len());
-    for ((path, plain), (_, slower)) in plain.iter().zip(&slower) {
-        let more = slower - plain;
-        match path.as_str() {
-            "sw.learn" => assert!((800.0..1_600.0).contains(&more), "{path}: {plain} ns, then {slower} ns"),
-            _ => assert!(more.abs() < 400.0, "{path}: {plain} ns, then {slower} ns"),
+    for (i, path) in paths.iter().enumerate() {
+        let mut more: Vec<f64> = Vec::new();
+        for (plain, slower) in &turns {
+            assert_eq!((plain.len(), slower.len()), (paths.len(), paths.len()));
+            assert_eq!((&*plain[i].0, &*slower[i].0), (*path, *path));
+            more.push(slower[i].1 - plain[i].1);
+        }
+        more.sort_by(f64::total_cmp);
+        match *path {
+            "sw.learn" => assert!((800.0..2_000.0).contains(&more[7]), "{path}: {more:?}"),
+            _ => assert!(more[7].abs() < 400.0, "{path}: {more:?}"),
         }
     }
 }
