@@ -143,7 +143,7 @@ mod tests {
         let tagged = [&v4(1, 1, 0)[..12], &[0x81, 0, 0, 5, 0x88, 0xa8, 0, 6], &v4(1, 1, 0)[12..]].concat();
         let hasher = RandomState::new();
         assert_eq!(flow(&tagged, &hasher), flow(&v4(1, 1, 0), &hasher));
-        for frame in [v4(1, 1, 1), tagged, vec![0x81; 64], vec![0x86, 0xdd, 0x60, 0].repeat(16)] {
+        for frame in [v4(1, 1, 1), tagged, vec![0x81; 64], [0x86, 0xdd, 0x60, 0].repeat(16)] {
             for len in 0..frame.len() {
                 flow(&frame[..len], &hasher);
                 mark_congestion(&mut frame[..len].to_vec());

@@ -114,6 +114,9 @@ pub struct CounterStatus {
     /// Of `tx`, frames that got a congestion mark in the egress queue instead of being dropped there.
     #[serde(default)]
     pub marked: u64,
+    /// Copies that floods of frames received here made, beyond one for each frame.
+    #[serde(default)]
+    pub copies: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }

@@ -142,6 +142,9 @@ pub struct Counters {
     pub tx_bytes: AtomicU64,
     /// Of `tx`, those that got a congestion mark here.
     pub marked: AtomicU64,
+    /// Copies that floods of what came in made, beyond one for each frame. Over all ports of a switch in which
+    /// nothing waits, rx and copies together are tx and drops.
+    pub copies: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -153,6 +156,7 @@ impl Default for Counters {
             tx: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
             marked: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; Reason::ALL.len()],
         }
     }
@@ -167,6 +171,10 @@ impl Counters {
     pub fn sent(&self, frames: u64, bytes: u64) {
         self.tx.fetch_add(frames, Relaxed);
         self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn copied(&self, frames: u64) {
+        self.copies.fetch_add(frames, Relaxed);
     }
 
     /// Sent with Congestion Experienced in their IP header, which they came without.

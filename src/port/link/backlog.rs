@@ -30,7 +30,7 @@ impl Backlog {
 
     /// What a write is given at a time.
     pub fn piece(&self) -> usize {
-        (self.unsent as usize / 2).clamp(16 << 10, 64 << 10)
+        (self.unsent as usize / 2).clamp(16 << 10, 256 << 10)
     }
 
     /// The socket has become blocked, `taken` bytes being written.

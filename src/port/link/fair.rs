@@ -2,19 +2,23 @@
 //! not delay another (FQ-CoDel, RFC 8290). Flows that have just begun come first, the others take turns by
 //! bytes. A flow whose frames wait too long for too long has them marked, or dropped (CoDel, RFC 8289).
 //!
-//! Frames wait in clear, cut into chunks that are used again. Time is an argument, in nanoseconds since some
-//! moment.
+//! A frame is encoded once, into chunks that are used again, and written from there: [`FairQueue::pop`] moves
+//! messages to the end of those that are [leaving](FairQueue::leaving), in the order of the wire. Time is an
+//! argument, in nanoseconds since some moment.
 
 use std::collections::VecDeque;
 use std::hash::RandomState;
+use std::io::IoSlice;
 
 use crate::frame::MAX_FRAME;
 use crate::frame::flow::{flow, mark_congestion};
 use crate::frame::offload::VnetHeader;
-use crate::ws::codec::Piece;
-use crate::ws::mask::mask;
+use crate::prof::Probe;
+use crate::ws::codec::{Piece, Room, encode};
+use crate::ws::header::{MAX_HEADER, Opcode};
+use crate::ws::mask::{Key, mask, mask_into};
 
-/// Frames in wait.
+/// Messages in wait.
 #[derive(Default)]
 pub struct FairQueue {
     hasher: RandomState,
@@ -25,7 +29,11 @@ pub struct FairQueue {
     old: VecDeque<u16>,
     waiting: Vec<Waiting>,
     free: Vec<u16>,
-    frames: usize,
+    /// Messages that wait in flows.
+    held: usize,
+    /// Messages on their way out, and how much of the first is written.
+    leaving: VecDeque<u16>,
+    written: usize,
     chunks: Chunks,
     /// The longest frame there was: a flow that has no more than one left is not late.
     longest: u32,
@@ -43,10 +51,9 @@ pub struct Lost {
     pub marked: u64,
 }
 
-/// What goes with a frame.
-#[derive(Clone, Copy, Default, Debug)]
+/// What goes with a message.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Label {
-    pub header: VnetHeader,
     /// Frames on a cable, and their bytes.
     pub frames: (u32, u32),
     /// When it came ([`crate::prof::Tape::stamp`]).
@@ -57,9 +64,14 @@ pub struct Label {
 struct Waiting {
     label: Label,
     came: u64,
+    /// Encoded.
     len: u32,
-    /// Its first chunk.
+    /// Its first chunk, and where the frame begins in that.
     chunk: u16,
+    frame: u8,
+    /// The mask, and the place in it where the frame begins.
+    key: Key,
+    phase: u8,
     /// The next frame of its flow, or [`NONE`].
     next: u16,
 }
@@ -87,61 +99,72 @@ struct Codel {
 }
 
 impl FairQueue {
+    /// Nothing waits, nothing is leaving.
     pub fn is_empty(&self) -> bool {
-        self.frames == 0
+        self.held == 0 && self.leaving.is_empty()
     }
 
-    /// Frames that wait, as on a cable.
+    /// Frames of which something is still here, as on a cable.
     pub fn frames(&self) -> u64 {
-        let each = self.flows.iter().flat_map(|flow| {
-            let first = (flow.head != NONE).then_some(flow.head);
-            std::iter::successors(first, |at| {
-                Some(self.waiting[usize::from(*at)].next).filter(|at| *at != NONE)
-            })
+        let follow = |at: u16| Some(at).filter(|at| *at != NONE);
+        let flows = self.flows.iter().flat_map(|flow| {
+            std::iter::successors(follow(flow.head), move |at| follow(self.waiting[usize::from(*at)].next))
         });
-        each.map(|at| u64::from(self.waiting[usize::from(at)].label.frames.0)).sum()
+        let all = flows.chain(self.leaving.iter().copied());
+        all.map(|at| u64::from(self.waiting[usize::from(at)].label.frames.0)).sum()
     }
 
-    /// Takes a frame of at most [`MAX_FRAME`] bytes; makes room in the longest queue if there is none.
-    pub fn push(&mut self, pieces: &[Piece<'_>], label: Label, now: u64) {
+    /// Encodes a frame, the last of the `pieces`, behind `header`, and lets it wait; makes room in the longest
+    /// queue if there is none.
+    pub fn push(
+        &mut self,
+        header: usize,
+        pieces: &[Piece<'_>],
+        key: Option<Key>,
+        label: Label,
+        now: u64,
+        probe: &mut impl Probe,
+    ) {
         if self.flows.is_empty() {
             self.flows = vec![Flow::EMPTY; FLOWS];
         }
-        let len: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
-        debug_assert!(len <= MAX_FRAME);
-        while self.frames >= MAX_FRAMES || self.chunks.used + len.div_ceil(CHUNK) > MAX_CHUNKS {
+        let full =
+            |q: &Self| q.held + q.leaving.len() >= MAX_MESSAGES || q.chunks.used + MAX_PIECES > MAX_CHUNKS;
+        while self.held > 0 && full(self) {
             self.relieve();
         }
-        let chunk = self.chunks.fill(pieces);
-        let flow = flow(&self.chunks.first(chunk)[..len.min(CHUNK)], &self.hasher) as usize % FLOWS;
-        let waiting = Waiting { label, came: now, len: len as u32, chunk, next: NONE };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.waiting[usize::from(at)] = waiting;
-                at
-            }
-            None => {
-                self.waiting.push(waiting);
-                (self.waiting.len() - 1) as u16
-            }
-        };
-        self.frames += 1;
-        self.longest = self.longest.max(waiting.len);
+        let flow = flow_of(&pieces[header..], &self.hasher);
+        let at = self.encode(Opcode::Binary, pieces, key, label, probe);
+        let waiting = &mut self.waiting[usize::from(at)];
+        let prefix: usize = pieces[..header].iter().map(|piece| piece.bytes.len()).sum();
+        let payload: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
+        waiting.came = now;
+        waiting.frame = (waiting.len as usize - payload + prefix) as u8;
+        waiting.phase = prefix as u8;
+        let len = waiting.len;
+        self.held += 1;
+        self.longest = self.longest.max(len);
         let queue = &mut self.flows[flow];
         match queue.head {
             NONE => queue.head = at,
             _ => self.waiting[usize::from(queue.tail)].next = at,
         }
         queue.tail = at;
-        queue.backlog += waiting.len;
+        queue.backlog += len;
         if !queue.listed {
             (queue.listed, queue.credit) = (true, QUANTUM);
             self.new.push_back(flow as u16);
         }
     }
 
-    /// Gives the next frame to `send`, in clear and in pieces; `false` when there is none.
-    pub fn pop(&mut self, now: u64, send: impl FnOnce(Label, &[Piece<'_>])) -> bool {
+    /// A message that does not wait: right behind those that are leaving.
+    pub fn push_leaving(&mut self, opcode: Opcode, body: &[u8], key: Option<Key>) {
+        let at = self.encode(opcode, &[body.into()], key, Label::default(), &mut ());
+        self.leaving.push_back(at);
+    }
+
+    /// Moves the next frame to those that are leaving: its length, or `None` when there is none.
+    pub fn pop(&mut self, now: u64) -> Option<usize> {
         while let Some((index, is_new)) = self.next_flow() {
             let flow = &mut self.flows[index];
             if flow.credit <= 0 {
@@ -156,15 +179,59 @@ impl FairQueue {
                 self.rotate(is_new, stays);
                 continue;
             };
-            let waiting = self.waiting[usize::from(at)];
-            self.flows[index].credit -= waiting.len as i32;
-            let mut pieces = [Piece::from(&[][..]); MAX_PIECES];
-            let pieces = self.chunks.pieces(waiting.chunk, waiting.len as usize, &mut pieces);
-            send(waiting.label, pieces);
-            self.forget(at);
-            return true;
+            let len = self.waiting[usize::from(at)].len;
+            self.flows[index].credit -= len as i32;
+            self.held -= 1;
+            self.leaving.push_back(at);
+            return Some(len as usize);
         }
-        false
+        None
+    }
+
+    /// Fills `slices` with what is leaving, from its beginning; how many there are.
+    pub fn leaving<'q>(&'q self, slices: &mut [IoSlice<'q>]) -> usize {
+        let (mut count, mut skip) = (0, self.written);
+        for at in &self.leaving {
+            for chunk in self.chunks.of(self.waiting[usize::from(*at)].chunk) {
+                // What is written fills whole chunks but for the last that it reaches.
+                let done = skip.min(chunk.len());
+                skip -= done;
+                if done == chunk.len() {
+                    continue;
+                }
+                let Some(slice) = slices.get_mut(count) else { return count };
+                *slice = IoSlice::new(&chunk[done..]);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Messages that are leaving.
+    pub fn count_leaving(&self) -> usize {
+        self.leaving.len()
+    }
+
+    /// `n` more bytes of what is leaving are written; the frames that are out whole with that, and their bytes.
+    /// `each` is called for each message with a stamp.
+    pub fn advance(&mut self, n: usize, mut each: impl FnMut(Label)) -> (u64, u64) {
+        self.written += n;
+        let (mut frames, mut bytes) = (0, 0);
+        while let Some(&at) = self.leaving.front() {
+            let Waiting { len, label, .. } = self.waiting[usize::from(at)];
+            if self.written < len as usize {
+                break;
+            }
+            self.written -= len as usize;
+            self.leaving.pop_front();
+            self.release(at);
+            frames += u64::from(label.frames.0);
+            bytes += u64::from(label.frames.1);
+            if label.stamp != 0 {
+                each(label);
+            }
+        }
+        (frames, bytes)
     }
 
     /// Gives memory back after a burst.
@@ -172,6 +239,32 @@ impl FairQueue {
         if self.is_empty() {
             let lost = self.lost;
             *self = Self { lost, ..Self::default() };
+        }
+    }
+
+    fn encode(
+        &mut self,
+        opcode: Opcode,
+        pieces: &[Piece<'_>],
+        key: Option<Key>,
+        label: Label,
+        probe: &mut impl Probe,
+    ) -> u16 {
+        let chunk = self.chunks.draw();
+        let mut message = Message { chunks: &mut self.chunks, last: chunk, len: 0 };
+        encode(&mut message, opcode, pieces, key, probe);
+        let len = message.len as u32;
+        let key = key.unwrap_or_default();
+        let waiting = Waiting { label, came: 0, len, chunk, frame: 0, key, phase: 0, next: NONE };
+        match self.free.pop() {
+            Some(at) => {
+                self.waiting[usize::from(at)] = waiting;
+                at
+            }
+            None => {
+                self.waiting.push(waiting);
+                (self.waiting.len() - 1) as u16
+            }
         }
     }
 
@@ -269,8 +362,13 @@ impl FairQueue {
     }
 
     fn mark(&mut self, at: u16) -> bool {
-        let Waiting { chunk, len, label, .. } = self.waiting[usize::from(at)];
-        let marked = mark_congestion(&mut self.chunks.first(chunk)[..CHUNK.min(len as usize)]);
+        let Waiting { chunk, frame, key, phase, label, .. } = self.waiting[usize::from(at)];
+        let head = &mut self.chunks.all[usize::from(chunk)][usize::from(frame)..];
+        let end = head.len().min(HEAD);
+        let head = &mut head[..end];
+        mask(head, key, phase.into());
+        let marked = mark_congestion(head);
+        mask(head, key, phase.into());
         self.lost.marked += if marked { label.frames.0.into() } else { 0 };
         marked
     }
@@ -284,8 +382,8 @@ impl FairQueue {
     fn relieve(&mut self) {
         let longest = self.flows.iter().enumerate().max_by_key(|(_, flow)| flow.backlog);
         let Some((index, _)) = longest else { return };
-        let (frames, chunks) = (self.frames, self.chunks.used);
-        while self.frames + MAX_FRAMES / 16 > frames && self.chunks.used + MAX_CHUNKS / 16 > chunks {
+        let (held, chunks) = (self.held, self.chunks.used);
+        while self.held + MAX_MESSAGES / 16 > held && self.chunks.used + MAX_PIECES > chunks {
             let Some(at) = self.unlink(index) else { return };
             self.lost.full += u64::from(self.waiting[usize::from(at)].label.frames.0);
             self.forget(at);
@@ -293,11 +391,28 @@ impl FairQueue {
     }
 
     fn forget(&mut self, at: u16) {
-        let Waiting { chunk, len, .. } = self.waiting[usize::from(at)];
-        self.chunks.release(chunk, len as usize);
-        self.free.push(at);
-        self.frames -= 1;
+        self.held -= 1;
+        self.release(at);
     }
+
+    fn release(&mut self, at: u16) {
+        self.chunks.release(self.waiting[usize::from(at)].chunk);
+        self.free.push(at);
+    }
+}
+
+/// The place of a frame's flow.
+fn flow_of(frame: &[Piece<'_>], hasher: &RandomState) -> usize {
+    let mut head = [0; HEAD];
+    let mut filled = 0;
+    for piece in frame {
+        let n = piece.bytes.len().min(HEAD - filled);
+        let part = &mut head[filled..filled + n];
+        part.copy_from_slice(&piece.bytes[..n]);
+        mask(part, piece.key, piece.phase);
+        filled += n;
+    }
+    flow(&head[..filled], hasher) as usize % FLOWS
 }
 
 impl Flow {
@@ -311,73 +426,66 @@ impl Flow {
     };
 }
 
-/// Memory for frames, in pieces of one size; those of a frame are chained.
+/// Memory for messages, in pieces of one size; those of a message are chained.
 #[derive(Default)]
 struct Chunks {
-    all: Vec<Box<[u8; CHUNK]>>,
+    all: Vec<Vec<u8>>,
     next: Vec<u16>,
     free: Vec<u16>,
     used: usize,
 }
 
 impl Chunks {
-    /// Copies a frame, its mask taken off; its first chunk.
-    fn fill(&mut self, pieces: &[Piece<'_>]) -> u16 {
-        let first = self.draw();
-        let (mut chunk, mut filled) = (first, 0);
-        for piece in pieces {
-            let mut done = 0;
-            while done < piece.bytes.len() {
-                if filled == CHUNK {
-                    let next = self.draw();
-                    self.next[usize::from(chunk)] = next;
-                    (chunk, filled) = (next, 0);
-                }
-                let n = (CHUNK - filled).min(piece.bytes.len() - done);
-                let room = &mut self.all[usize::from(chunk)][filled..filled + n];
-                room.copy_from_slice(&piece.bytes[done..done + n]);
-                if piece.key != [0; 4] {
-                    mask(room, piece.key, piece.phase + done);
-                }
-                (filled, done) = (filled + n, done + n);
-            }
-        }
-        first
-    }
-
     fn draw(&mut self) -> u16 {
         self.used += 1;
         if let Some(chunk) = self.free.pop() {
             return chunk;
         }
-        self.all.push(Box::new([0; CHUNK]));
+        self.all.push(Vec::with_capacity(CHUNK));
         self.next.push(NONE);
         (self.all.len() - 1) as u16
     }
 
-    fn first(&mut self, chunk: u16) -> &mut [u8; CHUNK] {
-        &mut self.all[usize::from(chunk)]
+    fn of(&self, first: u16) -> impl Iterator<Item = &Vec<u8>> {
+        let follow = |chunk: u16| Some(usize::from(chunk)).filter(|_| chunk != NONE);
+        let chain = std::iter::successors(follow(first), move |chunk| follow(self.next[*chunk]));
+        chain.map(|chunk| &self.all[chunk])
     }
 
-    fn pieces<'c, 'p>(&'c self, first: u16, len: usize, room: &'p mut [Piece<'c>]) -> &'p [Piece<'c>] {
-        let (mut chunk, mut left, mut count) = (usize::from(first), len, 0);
-        while left > 0 {
-            let n = left.min(CHUNK);
-            room[count] = self.all[chunk][..n].into();
-            (left, count) = (left - n, count + 1);
-            if left > 0 {
-                chunk = usize::from(self.next[chunk]);
-            }
-        }
-        &room[..count]
-    }
-
-    fn release(&mut self, first: u16, len: usize) {
+    fn release(&mut self, first: u16) {
         let mut chunk = first;
-        for _ in 0..len.div_ceil(CHUNK).max(1) {
+        while chunk != NONE {
+            let index = usize::from(chunk);
+            self.all[index].clear();
             self.free.push(chunk);
             self.used -= 1;
-            chunk = self.next[usize::from(chunk)];
+            chunk = std::mem::replace(&mut self.next[index], NONE);
+        }
+    }
+}
+
+/// Where a message is encoded to.
+struct Message<'a> {
+    chunks: &'a mut Chunks,
+    last: u16,
+    len: usize,
+}
+
+impl Room for Message<'_> {
+    fn append(&mut self, mut bytes: &[u8], key: Key) {
+        self.len += bytes.len();
+        let mut phase = 0;
+        loop {
+            let chunk = &mut self.chunks.all[usize::from(self.last)];
+            let (part, rest) = bytes.split_at(bytes.len().min(CHUNK - chunk.len()));
+            mask_into(chunk, part, key, phase);
+            if rest.is_empty() {
+                return;
+            }
+            let next = self.chunks.draw();
+            self.chunks.next[usize::from(self.last)] = next;
+            self.last = next;
+            (bytes, phase) = (rest, phase + part.len());
         }
     }
 }
@@ -386,14 +494,16 @@ fn control_law(from: u64, count: u32) -> u64 {
     from + (INTERVAL as f64 / f64::from(count).sqrt()) as u64
 }
 
-/// A port's queue holds at most so many frames, and 4 MiB of memory for them.
-const MAX_FRAMES: usize = 1024;
+/// A port's queue holds at most so many messages, and 4 MiB of memory for them.
+const MAX_MESSAGES: usize = 1024;
 const MAX_CHUNKS: usize = (4 << 20) / CHUNK;
-/// A frame of 1,500 bytes with its tags fits in one.
+/// A frame of 1,500 bytes with its tags and headers fits in one.
 const CHUNK: usize = 2048;
-/// Of a frame.
-pub const MAX_PIECES: usize = MAX_FRAME.div_ceil(CHUNK);
+/// Of a message.
+const MAX_PIECES: usize = (MAX_HEADER + VnetHeader::LEN + MAX_FRAME).div_ceil(CHUNK);
 const NONE: u16 = u16::MAX;
+/// Of a frame, enough for its tags, IP header and ports.
+const HEAD: usize = 96;
 
 /// RFC 8290 5.2.
 const FLOWS: usize = 1024;

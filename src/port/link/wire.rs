@@ -1,9 +1,9 @@
 //! The write side of one connection: queues, masking keys, TLS records, socket.
 //!
 //! While the socket takes what it is given, a frame is encoded behind the others and written at the end of
-//! its batch. When the socket would block, frames wait in clear and by flow ([`FairQueue`]) until it takes
-//! more, and are encoded then, a write's worth at a time. The kernel is kept from taking much more than it
-//! sends ([`Backlog`]): what waits there waits in one line.
+//! its batch. When the socket would block, frames wait by flow ([`FairQueue`]) until it takes more; a write's
+//! worth at a time leaves from there. The kernel is kept from taking much more than it sends ([`Backlog`]): what
+//! waits there waits in one line.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
-use super::fair::{FairQueue, Label, Lost, MAX_PIECES};
+use super::fair::{FairQueue, Label, Lost};
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
@@ -105,14 +105,20 @@ impl Wire {
         if !self.vnet && *header != VnetHeader::default() {
             return Err(Reason::LinkDown);
         }
+        let header = header.to_little_endian();
+        let mut pieces = [Piece::from(&[][..]); 4];
+        pieces[0] = header.as_slice().into();
+        pieces[1..=frame.len()].copy_from_slice(frame);
+        let pieces = &pieces[usize::from(!self.vnet)..=frame.len()];
+        let label = Label { frames: sent, stamp: tape.stamp() };
         if self.blocked {
-            let label = Label { header: *header, frames: sent, stamp: tape.stamp() };
-            self.fair.push(frame, label, self.backlog.now());
+            let key = self.keys.as_mut().map(Keys::draw);
+            self.fair.push(usize::from(self.vnet), pieces, key, label, self.backlog.now(), tape);
             self.count_lost();
-            tape.mark(Stage::QPush);
-            return Ok(false);
+            // The socket is tried again once a batch: it may be long until somebody is told that it is ready.
+            return Ok(!std::mem::replace(&mut self.dirty, true));
         }
-        self.encode_frame(Label { header: *header, frames: sent, stamp: tape.stamp() }, frame, tape);
+        self.encode(Opcode::Binary, pieces, label, tape);
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
@@ -143,7 +149,7 @@ impl Wire {
         match &mut self.tls {
             Some(tls) => self.taken += tls.write_tls(&mut &*socket).unwrap_or(0) as u64,
             None => {
-                let taken = socket.send(self.queue.waiting()).unwrap_or(0);
+                let taken = self.offer(|slices| socket.send_vectored(slices)).unwrap_or(0);
                 let (frames, bytes) = self.advance(taken, &mut ());
                 self.counters.sent(frames, bytes);
             }
@@ -154,7 +160,7 @@ impl Wire {
     /// already: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
         if !self.closing && self.queue.waiting().len() < FLUSH_AT {
-            self.encode(opcode, &[body.into()], Label::default(), &mut ());
+            self.encode_control(opcode, body);
             self.flush(&mut ());
         }
     }
@@ -169,7 +175,7 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], Label::default(), &mut ());
+        self.encode_control(Opcode::Pong, body);
         self.flush(&mut ());
     }
 
@@ -204,7 +210,7 @@ impl Wire {
         let all = loop {
             match self.write_once(&mut sent, tape) {
                 Ok(true) => continue,
-                Ok(false) if self.refill(tape) => continue,
+                Ok(false) if !self.fair.is_empty() && self.refill() => continue,
                 Ok(false) => {
                     self.blocked = false;
                     self.pongs = 0;
@@ -216,7 +222,7 @@ impl Wire {
                         (None, Some(body)) => (Opcode::Close, body),
                         (None, None) => break true,
                     };
-                    self.encode(opcode, &[body.as_slice().into()], Label::default(), &mut ());
+                    self.encode_control(opcode, &body);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     if !self.blocked {
@@ -297,29 +303,16 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// Encodes a write's worth of what waits by flow; `false`: nothing does.
-    fn refill(&mut self, tape: &mut impl Tape) -> bool {
-        if self.fair.is_empty() {
-            return false;
-        }
+    /// Lets a write's worth of what waits by flow leave; `false`: nothing does.
+    fn refill(&mut self) -> bool {
         let (now, full) = (self.backlog.now(), self.backlog.piece());
-        let mut fair = std::mem::take(&mut self.fair);
-        let (mut frames, mut bytes) = (0, 0);
-        while self.queue.waiting().len() < full {
-            let popped = fair.pop(now, |label, pieces| {
-                (frames, bytes) = (frames + u64::from(label.frames.0), bytes + u64::from(label.frames.1));
-                self.encode_frame(label, pieces, &mut ());
-            });
-            if !popped {
-                break;
-            }
+        let mut bytes = 0;
+        while bytes < full && self.fair.count_leaving() < SLICES {
+            let Some(len) = self.fair.pop(now) else { break };
+            bytes += len;
         }
-        self.fair = fair;
         self.count_lost();
-        let stage = if self.keys.is_some() { Stage::TxWsMask } else { Stage::TxWsEncode };
-        tape.mark_many(stage, self.at, frames, bytes);
-        // All of it may have been late.
-        !self.queue.is_empty()
+        self.fair.count_leaving() > 0
     }
 
     fn count_lost(&mut self) {
@@ -334,29 +327,30 @@ impl Wire {
         }
     }
 
-    fn encode_frame(&mut self, label: Label, frame: &[Piece<'_>], tape: &mut impl Tape) {
-        let header = label.header.to_little_endian();
-        let mut pieces = [Piece::from(&[][..]); 1 + MAX_PIECES];
-        pieces[0] = header.as_slice().into();
-        pieces[1..=frame.len()].copy_from_slice(frame);
-        let first = usize::from(!self.vnet);
-        self.encode(Opcode::Binary, &pieces[first..=frame.len()], label, tape);
+    /// Before frames that wait, but not into one that is leaving.
+    fn encode_control(&mut self, opcode: Opcode, body: &[u8]) {
+        if self.fair.count_leaving() > 0 {
+            let key = self.keys.as_mut().map(Keys::draw);
+            return self.fair.push_leaving(opcode, body, key);
+        }
+        self.encode(opcode, &[body.into()], Label::default(), &mut ());
     }
 
     fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], label: Label, tape: &mut impl Tape) {
         let key = self.keys.as_mut().map(Keys::draw);
         let out = |out: &mut Vec<u8>| codec::encode(out, opcode, pieces, key, tape);
-        self.queue.push(label.frames, label.stamp, out);
+        self.queue.push(label, out);
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
     /// whole and their bytes; what TLS has taken is out, as is what the socket has taken.
     fn write_once(&mut self, sent: &mut (u64, u64), tape: &mut impl Tape) -> io::Result<bool> {
+        let nothing = self.queue.is_empty() && self.fair.count_leaving() == 0;
         let Some(tls) = &mut self.tls else {
-            if self.queue.is_empty() {
+            if nothing {
                 return Ok(false);
             }
-            let written = self.socket.try_write(self.queue.waiting());
+            let written = self.offer(|slices| self.socket.try_write_vectored(slices));
             let (frames, bytes) = self.advance(*written.as_ref().unwrap_or(&0), tape);
             tape.mark_many(Stage::TxSockWrite, self.at, frames, bytes);
             written?;
@@ -364,17 +358,18 @@ impl Wire {
             return Ok(true);
         };
         if !tls.wants_write() {
-            if self.queue.is_empty() {
+            if nothing {
                 return Ok(false);
             }
-            let n = tls.writer().write(self.queue.waiting())?;
-            let Self { queue, prof, at, .. } = self;
-            let (frames, bytes) =
-                queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1));
-            tape.mark_many(Stage::TxTlsSeal, *at, frames, bytes);
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = waiting(&self.queue, &self.fair, &mut slices);
+            let n = tls.writer().write_vectored(&slices[..count])?;
+            let (frames, bytes) = self.passed(n, tape);
+            tape.mark_many(Stage::TxTlsSeal, self.at, frames, bytes);
             *sent = (sent.0 + frames, sent.1 + bytes);
             self.sealed = (self.sealed.0 + frames, self.sealed.1 + bytes);
         }
+        let Some(tls) = &mut self.tls else { return Ok(false) };
         let written = tls.write_tls(&mut Socket(&self.socket));
         let sealed = if written.is_ok() { std::mem::take(&mut self.sealed) } else { (0, 0) };
         tape.mark_many(Stage::TxSockWrite, self.at, sealed.0, sealed.1);
@@ -382,11 +377,33 @@ impl Wire {
         Ok(true)
     }
 
+    /// Gives what is next to `write`.
+    fn offer(&self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = waiting(&self.queue, &self.fair, &mut slices);
+        write(&slices[..count])
+    }
+
     fn advance(&mut self, n: usize, tape: &mut impl Tape) -> (u64, u64) {
         self.taken += n as u64;
-        let Self { queue, prof, at, .. } = self;
-        queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1))
+        self.passed(n, tape)
     }
+
+    /// `n` bytes of what is next are written or sealed: frames and bytes that are through with that.
+    fn passed(&mut self, n: usize, tape: &mut impl Tape) -> (u64, u64) {
+        let Self { queue, fair, prof, at, .. } = self;
+        let each = |out: Label| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1);
+        if queue.is_empty() { fair.advance(n, each) } else { queue.advance(n, each) }
+    }
+}
+
+/// What is to be written next: what is encoded in one piece, then what leaves the queue by flow.
+fn waiting<'q>(queue: &'q Queue, fair: &'q FairQueue, slices: &mut [IoSlice<'q>; SLICES]) -> usize {
+    if queue.is_empty() {
+        return fair.leaving(slices);
+    }
+    slices[0] = IoSlice::new(queue.waiting());
+    1
 }
 
 /// What still waits goes nowhere now.
@@ -417,6 +434,8 @@ const FLUSH_AT: usize = 64 << 10;
 /// it to a short record and a system call of its own.
 const SEAL_AT_MOST: usize = FLUSH_AT + MAX_FRAME + MAX_HEADER + VnetHeader::LEN;
 const MAX_PONGS: u32 = 16;
+/// Of a write: a piece of the queue in chunks, or as many small messages.
+const SLICES: usize = 160;
 
 /// The socket as `rustls` wants to see it.
 struct Socket<'a>(&'a TcpStream);

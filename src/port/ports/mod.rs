@@ -311,6 +311,7 @@ fn counter_status(port: u32, name: String, counters: &Counters) -> CounterStatus
         tx: counters.tx.load(Relaxed),
         tx_bytes: counters.tx_bytes.load(Relaxed),
         marked: counters.marked.load(Relaxed),
+        copies: counters.copies.load(Relaxed),
         drops: counters.drops().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
     }
 }
