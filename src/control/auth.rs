@@ -82,6 +82,12 @@ pub enum Verdict {
     Busy,
 }
 
+impl Verdict {
+    pub fn lets_in(&self) -> bool {
+        matches!(self, Self::Open | Self::User(_) | Self::Token(_))
+    }
+}
+
 /// What one service asks for; nothing configured means open.
 #[derive(Default)]
 pub struct Gate {

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
+use super::anteroom::{Anteroom, Stay};
 use super::auth::{Logins, Verdict};
 use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
@@ -55,7 +56,7 @@ pub struct Shared {
     /// Everybody on TCP, links included.
     pub connections: Lobby,
     /// Those of them that nobody has been let in by yet.
-    pub unauthenticated: Lobby,
+    pub unauthenticated: Anteroom,
     /// On the Unix socket: a crowd on TCP must not keep its administrator out.
     pub local: Lobby,
     pub admins: Admins,
@@ -80,27 +81,25 @@ impl Shared {
         }
     }
 
-    /// A place among all connections, and one among those that are not let in yet.
-    fn seats(&self, peer: SocketAddr) -> Option<(Seat, Seat)> {
+    /// A place among all connections, and one among those that nobody has been let in by yet, which may have to be
+    /// given up.
+    fn places(&self, peer: SocketAddr) -> Option<(Seat, Stay, oneshot::Receiver<Full>)> {
         let rules = self.rules.load();
         let limits = &rules.settings.limits;
         let trusted = rules.settings.listen.as_ref().map_or(&[][..], |listen| &listen.trusted_proxies);
         let address = Some(peer.ip()).filter(|ip| !proxied::is_trusted(*ip, trusted));
-        let refuse = |full: Full, events: [Event; 2], what: &str| match full {
-            Full::All => self.refused(peer, &format!("too many {what}"), events[0]),
-            Full::Address => {
-                self.refused(peer, &format!("too many {what} from its address"), events[1]);
-            }
-        };
-        let connection = self.connections.enter(address, connections(limits)).map_err(|full| {
-            refuse(full, [Event::Connections, Event::ConnectionsPerAddress], "connections");
-        });
         let most = Most { all: limits.unauthenticated, each: limits.unauthenticated_per_address };
-        let seat = self.unauthenticated.enter(address, most).map_err(|full| {
-            let events = [Event::Unauthenticated, Event::UnauthenticatedPerAddress];
-            refuse(full, events, "connections that are not let in yet");
-        });
-        Some((connection.ok()?, seat.ok()?))
+        match self.connections.enter(address, connections(limits)) {
+            Ok(seat) => {
+                let (stay, put_out) = self.unauthenticated.enter(address, most);
+                return Some((seat, stay, put_out));
+            }
+            Err(Full::All) => self.refused(peer, "too many connections", Event::Connections),
+            Err(Full::Address) => {
+                self.refused(peer, "too many connections from its address", Event::ConnectionsPerAddress);
+            }
+        }
+        None
     }
 }
 
@@ -125,7 +124,7 @@ pub struct Context {
     /// Among all connections.
     place: Arc<Seat>,
     /// Among those that are not let in yet; left for good with the first request that is.
-    seat: Mutex<Option<Seat>>,
+    stay: Mutex<Option<Stay>>,
     /// Why a user of this host may not control the switch.
     refusal: Option<String>,
 }
@@ -155,7 +154,7 @@ impl Context {
 
     /// Somebody was let in.
     pub fn let_in(&self) {
-        drop(self.seat.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.stay.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Counts a connection that a trusted proxy brings as `peer`'s; `false` when he has enough of them.
@@ -171,9 +170,31 @@ impl Context {
 
 /// Serves a TCP connection.
 pub async fn tcp(shared: Arc<Shared>, bind: Bind, stream: TcpStream, peer: SocketAddr) {
+    let Some((seat, stay, mut put_out)) = shared.places(peer) else { return };
+    let work = open_and_serve(&shared, bind, stream, peer, (seat, stay));
+    tokio::select! {
+        biased;
+        // Never, once somebody was let in.
+        Ok(full) = &mut put_out => match full {
+            Full::All => shared.refused(peer, "too many connections that are not let in yet", Event::Unauthenticated),
+            Full::Address => {
+                let why = "too many connections from its address that are not let in yet";
+                shared.refused(peer, why, Event::UnauthenticatedPerAddress);
+            }
+        },
+        () = work => {}
+    }
+}
+
+async fn open_and_serve(
+    shared: &Arc<Shared>,
+    bind: Bind,
+    stream: TcpStream,
+    peer: SocketAddr,
+    places: (Seat, Stay),
+) {
     let deadline = Instant::now() + shared.rules.load().settings.limits.header_time;
-    let Some(seats) = shared.seats(peer) else { return };
-    match open(&shared, &bind, stream, peer, deadline, seats).await {
+    match open(shared, &bind, stream, peer, deadline, places).await {
         // One request and its answer: nobody has more to do there.
         Ok((context, wire)) if bind.service == Service::Metrics => {
             let _ = timeout(METRICS_TIME, serve(context, wire, deadline)).await;
@@ -209,7 +230,7 @@ pub async fn unix(shared: Arc<Shared>, stream: UnixStream) {
         certificate: None,
         accepted: Mutex::default(),
         place: Arc::clone(&place),
-        seat: Mutex::default(),
+        stay: Mutex::default(),
         refusal,
     };
     serve(context, Wire::new(Stream::Unix(stream), place), deadline).await;
@@ -222,7 +243,7 @@ async fn open(
     mut stream: TcpStream,
     socket_peer: SocketAddr,
     deadline: Instant,
-    (place, seat): (Seat, Seat),
+    (place, stay): (Seat, Stay),
 ) -> io::Result<(Context, Wire)> {
     let mut peer = SocketAddr::new(socket_peer.ip().to_canonical(), socket_peer.port());
     stream.set_nodelay(true)?;
@@ -256,10 +277,10 @@ async fn open(
         }
     };
     let (shared, bind, accepted) = (Arc::clone(shared), Some(bind.clone()), Mutex::default());
-    let (local, place, seat) = (Some(local), Arc::new(place), Mutex::new(Some(seat)));
+    let (local, place, stay) = (Some(local), Arc::new(place), Mutex::new(Some(stay)));
     let wire = Wire::new(stream, Arc::clone(&place));
     let refusal = None;
-    Ok((Context { shared, bind, local, peer, tls, certificate, accepted, place, seat, refusal }, wire))
+    Ok((Context { shared, bind, local, peer, tls, certificate, accepted, place, stay, refusal }, wire))
 }
 
 /// Runs HTTP over the wire until it ends or a request becomes a link.

@@ -56,6 +56,9 @@ pub async fn answer<B>(
     let shown = credentials(headers, request.uri().query());
     let verdict = rules.data_gate.admit(&context.shared.logins, shown, peer.ip(), limit).await;
     context.judged(peer, &verdict, "a link");
+    if verdict.lets_in() {
+        context.let_in();
+    }
     let who = match verdict {
         Verdict::Open => None,
         Verdict::User(name) => Some(Who::User(name)),

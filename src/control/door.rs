@@ -11,6 +11,7 @@ use jsonrpsee::Methods;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
+use super::anteroom::Anteroom;
 use super::auth::Logins;
 use super::bind::{Bind, BindError, UnixSocket, write_secret};
 use super::connection::{self, OnLink, Shared};
@@ -79,7 +80,7 @@ impl Door {
             refusals: Throttle::default(),
             tally: OnceLock::new(),
             connections: Lobby::default(),
-            unauthenticated: Lobby::default(),
+            unauthenticated: Anteroom::default(),
             local: Lobby::default(),
             admins: Admins::look_up(),
         });

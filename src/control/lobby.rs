@@ -1,6 +1,5 @@
 //! How many connections there may be, in all and from one address: each costs a descriptor and memory, and one
-//! stranger must not take them all. The door keeps two of these: of every connection, links included, and of
-//! those that nobody has been let in by yet, each of which costs up to 100 KiB for ten seconds.
+//! stranger must not take them all. Links keep their place until they end.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};

@@ -12,9 +12,9 @@ use crate::sys::peer;
 /// The group whose members may.
 const GROUP: &str = "etherws";
 
-/// Who may, as it was at start.
+/// Who may, beside root and ourselves.
 pub struct Admins {
-    user: u32,
+    /// As it was at start.
     group: Option<u32>,
 }
 
@@ -24,7 +24,7 @@ impl Admins {
             tracing::warn!("group {GROUP} could not be looked up, so its members may not control: {e}");
             None
         });
-        Self { user: geteuid().as_raw(), group: group.map(|group| group.gid.as_raw()) }
+        Self { group: group.map(|group| group.gid.as_raw()) }
     }
 
     /// Why whoever connected may not control; nothing when he may.
@@ -34,20 +34,22 @@ impl Admins {
             Err(e) => return Some(format!("the kernel does not say who you are: {e}")),
         };
         let more = || peer::groups(stream.as_fd()).unwrap_or_default();
-        if self.may(peer.uid(), peer.gid(), more) {
+        // Not that of the start: the switch may have left root behind since.
+        let own = geteuid().as_raw();
+        if peer.uid() == own || self.may(peer.uid(), peer.gid(), more) {
             return None;
         }
         Some(format!(
             "user {} may not control this switch; root, user {} and members of group {GROUP} may \
              (usermod -aG {GROUP} NAME, then log in again)",
             peer.uid(),
-            self.user
+            own
         ))
     }
 
     fn may(&self, user: u32, group: u32, more: impl FnOnce() -> Vec<u32>) -> bool {
         let is_member = |wanted: u32| group == wanted || more().contains(&wanted);
-        user == 0 || user == self.user || self.group.is_some_and(is_member)
+        user == 0 || self.group.is_some_and(is_member)
     }
 }
 
@@ -56,11 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn root_the_user_and_the_group_may() {
-        let admins = Admins { user: 990, group: Some(989) };
+    fn root_and_the_group_may() {
+        let admins = Admins { group: Some(989) };
         for (user, group, more, may) in [
             (0, 0, vec![], true),
-            (990, 1, vec![], true),
             (1000, 989, vec![], true),
             (1000, 1000, vec![4, 989], true),
             (1000, 1000, vec![4, 990], false),
@@ -68,7 +69,7 @@ mod tests {
         ] {
             assert_eq!(admins.may(user, group, || more.clone()), may, "{user} {group} {more:?}");
         }
-        let nobody = Admins { user: 990, group: None };
+        let nobody = Admins { group: None };
         assert!(!nobody.may(1000, 989, || vec![989]));
     }
 

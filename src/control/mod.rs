@@ -3,6 +3,7 @@
 //! A connection's way: `door` accepts, `connection` opens it (PROXY header, TLS) and runs HTTP, `data` makes
 //! a link of a request, `rpc_http` a call or `metrics` a page; `origin`, `proxied`, `upgrade`, `auth` decide.
 
+mod anteroom;
 pub mod api;
 mod auth;
 mod bind;

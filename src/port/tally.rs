@@ -29,9 +29,9 @@ events! {
     Connections = "connections",
     /// One beyond `limits.connections_per_address`.
     ConnectionsPerAddress = "connections-per-address",
-    /// One beyond `limits.unauthenticated`.
+    /// One that had to go for a newcomer beyond `limits.unauthenticated`.
     Unauthenticated = "unauthenticated",
-    /// One beyond `limits.unauthenticated_per_address`.
+    /// The same beyond `limits.unauthenticated_per_address`.
     UnauthenticatedPerAddress = "unauthenticated-per-address",
     /// accept() found no descriptor or memory, and paused.
     AcceptPaused = "accept-paused",
