@@ -14,11 +14,12 @@ use crate::frame::{Frame, MacAddr, Vid, VidSet};
 /// Ports 0 to 3, stations 1 to 6, VLANs 1 to 3.
 const PORTS: u32 = 4;
 const STATIONS: u8 = 6;
-const AGEOUT: u32 = 30;
+const AGEOUT: u32 = 60;
 
 #[derive(Clone, Debug)]
 enum Op {
-    /// From a port, station to station (0: everybody), perhaps with a tag.
+    /// From a port, station to station (0: everybody), perhaps with a tag; a second after what was before, so that
+    /// no station moves too often.
     Frame {
         port: u32,
         src: u8,
@@ -218,6 +219,7 @@ proptest! {
         for op in ops {
             match op {
                 Op::Frame { port, src, dst, tag } => {
+                    model.now += 1;
                     let delivered = forward(&switch, port, &bytes(dst, src, tag), model.now);
                     prop_assert_eq!(delivered, model.frame(port, src, dst, tag), "{:?}", op);
                 }

@@ -58,7 +58,7 @@ pub fn run(data: &[u8]) {
                 .iter()
                 .all(|station| !station.mac.is_group() && !station.mac.is_zero() && station.vid < 4095)
         );
-        if let (Ok(class), None) = (heard, refused) {
+        if let (Ok(class), Verdict::Unicast(..) | Verdict::Flood(_)) = (heard, verdict) {
             assert_eq!(
                 switch.fdb.lookup(class.vid, source, now.seconds()),
                 Some(ingress.slot),
