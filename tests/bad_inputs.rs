@@ -83,7 +83,7 @@ fn bad_01_a_header_trickled_byte_by_byte() {
 }
 
 #[test]
-fn bad_02_to_07_and_09_requests_that_are_none() {
+fn bad_02_bad_03_bad_04_bad_05_bad_06_bad_07_bad_09_requests_that_are_none() {
     let hosts = TwoHosts::new();
     let mut target = Target::new(&hosts, &[]);
     let long = format!("X-Long: {}\r\n{UPGRADE}", "y".repeat(20_000));
@@ -413,7 +413,7 @@ fn bad_56_racing_ports_leave_nothing_behind() {
 }
 
 #[test]
-fn bad_60_61_63_logins_that_are_none() {
+fn bad_60_bad_61_bad_63_logins_that_are_none() {
     let hosts = TwoHosts::new();
     let good = sh(&["htpasswd", "-nbs", "joe", "pw"]);
     let lines =

@@ -5,7 +5,7 @@ use std::io::{Read, Seek};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use etherws::control::http::{ControlSettings, Door, DoorSettings, ListenSettings};
+use etherws::control::http::{ControlSettings, Door, DoorSettings, Limits, ListenSettings};
 use jsonrpsee::RpcModule;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -17,8 +17,11 @@ async fn bad_69_accepting_pauses_without_descriptors_and_goes_on() -> Result<(),
     let host = Some("127.0.0.1".to_owned());
     let listen = Some(ListenSettings { host, port: Some(0), ..ListenSettings::default() });
     let control = ControlSettings { sock, tcp: None };
-    let door =
-        Door::open(DoorSettings { listen, control, metrics: None, users: Vec::new() }, Vec::new()).await?;
+    let door = Door::open(
+        DoorSettings { listen, control, metrics: None, users: Vec::new(), limits: Limits::default() },
+        Vec::new(),
+    )
+    .await?;
     door.serve_with(Arc::new(|_| {}), RpcModule::new(()).into());
     let address = door.local_addrs()[0].1;
 

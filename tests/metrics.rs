@@ -215,6 +215,7 @@ fn a_hostile_name_survives_the_way_to_a_parser() {
     let scrape = Scrape {
         ports: vec![serde_json::from_value(port).expect("port")],
         counters: vec![serde_json::from_value(counters.clone()).expect("counters")],
+        events: Vec::new(),
         stations: 0,
         started: SystemTime::UNIX_EPOCH,
         process: None,

@@ -87,7 +87,7 @@ fn connections_that_never_log_in_leave_room_for_others() {
     assert!(closed >= 80, "of {} silent connections from one address {closed} were closed", held.len());
     // From elsewhere the door is open.
     switch.dials("ws://127.0.0.1/", &[]);
-    let lines = switch.process.log().matches("no link yet").count();
+    let lines = switch.process.log().matches("not let in yet").count();
     assert!((1..=40).contains(&lines), "{lines} log lines");
     drop(held);
     let again = std::time::Instant::now();

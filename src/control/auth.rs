@@ -1,11 +1,14 @@
-//! Who is let in. Password hashing is slow on purpose, so it happens in a thread of its own; what it found
-//! is remembered for ten minutes, as a keyed hash, and forgotten when the file changes.
+//! Who is let in. Password hashing is slow on purpose, so it happens in a thread of its own, which runs when nobody
+//! else wants the processor; what it found right is remembered for ten minutes, as a keyed hash, and forgotten when
+//! the file changes. What it found wrong is counted against the address that tried, and told on a clock's stroke.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -14,9 +17,11 @@ use http::{HeaderMap, header};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use super::failures::{Failures, told_at};
 use super::htpasswd::{Htpasswd, MAX_PASSWORD};
 use super::tokens::{Key, Tokens};
 use super::watched::Watched;
+use crate::sys::peer::run_when_idle;
 
 /// What a request shows of itself.
 pub enum Credentials {
@@ -68,9 +73,19 @@ pub enum Verdict {
     Open,
     User(String),
     Token(String),
+    /// Nothing was shown, and something is asked for.
+    Missing,
     Refused,
+    /// The address has failed too often lately: try later.
+    TooMany,
     /// Too many logins are waiting to be checked: try later.
     Busy,
+}
+
+impl Verdict {
+    pub fn lets_in(&self) -> bool {
+        matches!(self, Self::Open | Self::User(_) | Self::Token(_))
+    }
 }
 
 /// What one service asks for; nothing configured means open.
@@ -115,49 +130,62 @@ impl Gate {
         self.tokens.is_some()
     }
 
-    pub async fn admit(&self, hasher: &Hasher, credentials: Credentials) -> Verdict {
-        let now = Instant::now();
-        match credentials {
-            _ if self.passwords.is_none() && self.tokens.is_none() => Verdict::Open,
-            Credentials::Nothing => Verdict::Refused,
-            Credentials::Bearer(token) => {
-                self.find_token(&token, now).map_or(Verdict::Refused, Verdict::Token)
-            }
-            Credentials::Basic { user, password } => {
-                if let Some(TokenSource::Generated(tokens)) = &self.tokens
-                    && tokens.find(&password).is_some()
-                {
-                    return Verdict::User(user);
-                }
-                self.check(hasher, user, password, now).await
-            }
-            Credentials::Malformed => {
-                // No user has an empty name, so this costs what a wrong password costs and fails.
-                self.check(hasher, String::new(), Zeroizing::default(), now).await
-            }
+    /// Judges what a request from `address` shows. `a_minute`: how many failures an address has.
+    pub async fn admit(
+        &self,
+        logins: &Logins,
+        credentials: Credentials,
+        address: IpAddr,
+        a_minute: u32,
+    ) -> Verdict {
+        let began = Instant::now();
+        let (user, password) = match credentials {
+            _ if self.passwords.is_none() && self.tokens.is_none() => return Verdict::Open,
+            Credentials::Nothing => return Verdict::Missing,
+            Credentials::Bearer(token) => match self.find_token(&token, began) {
+                Some(name) => return Verdict::Token(name),
+                None => (None, token),
+            },
+            Credentials::Basic { user, password } => (Some(user), password),
+            // No user has an empty name, so this costs what a wrong password costs and fails.
+            Credentials::Malformed => (Some(String::new()), Zeroizing::default()),
+        };
+        if let (Some(user), Some(TokenSource::Generated(tokens))) = (&user, &self.tokens)
+            && tokens.find(&password).is_some()
+        {
+            return Verdict::User(user.clone());
         }
+        let login = user.zip(self.passwords.as_ref().map(|passwords| passwords.current(began)));
+        if let Some((user, realm)) = &login
+            && realm.knows(&realm.key_of(user, &password), began)
+        {
+            return Verdict::User(user.clone());
+        }
+        // Whoever was let in lately has passed by here, whatever others of his address do.
+        if !logins.failures().charge(address, a_minute, began) {
+            return Verdict::TooMany;
+        }
+        let mut dearest = Duration::ZERO;
+        if let Some((user, realm)) = login {
+            let verdict = match logins.verify(&realm, user.clone(), password).await {
+                Some(false) => Verdict::Refused,
+                Some(true) => Verdict::User(user),
+                None => Verdict::Busy,
+            };
+            if verdict != Verdict::Refused {
+                logins.failures().refund(address, a_minute, Instant::now());
+                return verdict;
+            }
+            dearest = realm.dearest();
+        }
+        tokio::time::sleep_until(told_at(began, Instant::now(), dearest).into()).await;
+        Verdict::Refused
     }
 
     fn find_token(&self, token: &[u8], now: Instant) -> Option<String> {
         match self.tokens.as_ref()? {
             TokenSource::File(file) => file.current(now).find(token).map(str::to_owned),
             TokenSource::Generated(tokens) => tokens.find(token).map(str::to_owned),
-        }
-    }
-
-    async fn check(
-        &self,
-        hasher: &Hasher,
-        user: String,
-        password: Zeroizing<Vec<u8>>,
-        now: Instant,
-    ) -> Verdict {
-        let Some(passwords) = &self.passwords else { return Verdict::Refused };
-        let realm = passwords.current(now);
-        match hasher.verify(realm, user.clone(), password).await {
-            Some(true) => Verdict::User(user),
-            Some(false) => Verdict::Refused,
-            None => Verdict::Busy,
         }
     }
 }
@@ -168,6 +196,8 @@ pub struct Realm {
     key: Key,
     /// Keyed hash of user and password -> when it was verified.
     known: Mutex<HashMap<[u8; 32], Instant>>,
+    /// Nanoseconds that the dearest of its hashes took to check; 0 until that is known.
+    dearest: AtomicU64,
 }
 
 impl Realm {
@@ -191,6 +221,30 @@ impl Realm {
             known.insert(key, now);
         }
     }
+
+    fn dearest(&self) -> Duration {
+        Duration::from_nanos(self.dearest.load(Relaxed))
+    }
+
+    /// Checks, and keeps in mind what that took.
+    fn verify(&self, user: &str, password: &[u8]) -> bool {
+        let timed = |check: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            let good = catch_unwind(AssertUnwindSafe(check)).unwrap_or(false);
+            let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.dearest.fetch_max(took, Relaxed);
+            good
+        };
+        // The first refusal already must not tell a cheap hash from a dear one.
+        if self.dearest.load(Relaxed) == 0 {
+            let kinds = self.file.kinds();
+            // The only one is measured in what follows.
+            for hash in kinds.iter().filter(|_| kinds.len() > 1) {
+                timed(&|| hash.matches(b"impossible"));
+            }
+        }
+        timed(&|| self.file.verify(user, password))
+    }
 }
 
 /// How to make a [`Realm`] of a file's bytes. A changed file makes a new one, which knows nobody yet.
@@ -198,65 +252,90 @@ fn realm(key: Key) -> impl Fn(&[u8]) -> (Realm, bool, Vec<String>) + Send + Sync
     move |text| {
         let (file, refused) = Htpasswd::parse(text);
         let empty = file.is_empty();
-        (Realm { file, key: key.clone(), known: Mutex::default() }, empty, refused)
+        let (known, dearest) = (Mutex::default(), AtomicU64::new(0));
+        (Realm { file, key: key.clone(), known, dearest }, empty, refused)
     }
 }
 
-/// The thread that checks passwords. It ends with the last clone of this.
-#[derive(Clone)]
-pub struct Hasher {
+/// The thread that checks passwords, which ends with this, and who failed lately.
+pub struct Logins {
     jobs: SyncSender<Job>,
+    failures: Mutex<Failures>,
 }
 
 struct Job {
     realm: Arc<Realm>,
+    key: [u8; 32],
     user: String,
     password: Zeroizing<Vec<u8>>,
     reply: oneshot::Sender<bool>,
 }
 
-impl Hasher {
+impl Logins {
     pub fn start() -> Result<Self, String> {
         let (jobs, queue) = sync_channel(MAX_WAITING);
         std::thread::Builder::new()
             .name("login".to_owned())
             .spawn(move || run(&queue))
             .map_err(|e| format!("could not start the login thread: {e}"))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, failures: Mutex::default() })
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Failures> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Nothing when too many are waiting.
     async fn verify(
         &self,
-        realm: Arc<Realm>,
+        realm: &Arc<Realm>,
         user: String,
         mut password: Zeroizing<Vec<u8>>,
     ) -> Option<bool> {
-        if realm.knows(&realm.key_of(&user, &password), Instant::now()) {
-            return Some(true);
-        }
+        let key = realm.key_of(&user, &password);
         // Refused by length all the same; the queue need not carry it.
         password.truncate(MAX_PASSWORD + 1);
         let (reply, answer) = oneshot::channel();
-        match self.jobs.try_send(Job { realm, user, password, reply }) {
-            Ok(()) => Some(answer.await.unwrap_or(false)),
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
+        match self.jobs.try_send(Job { realm: Arc::clone(realm), key, user, password, reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return None,
         }
+        let good = answer.await.unwrap_or(false);
+        if good {
+            // Not in the thread there: it may be put aside with the lock in its hand.
+            realm.remember(key, Instant::now());
+        }
+        Some(good)
     }
 }
 
 fn run(queue: &Receiver<Job>) {
-    while let Ok(Job { realm, user, password, reply }) = queue.recv() {
+    // Before frames come logins. Where that is not allowed they are served all the same.
+    if let Err(e) = run_when_idle() {
+        tracing::debug!("the login thread has the priority of the others: {e}");
+    }
+    // Of many links that come back at once with the same password, one is hashed.
+    let mut lately: HashSet<[u8; 32]> = HashSet::new();
+    let mut of: Option<Arc<Realm>> = None;
+    loop {
+        let job = match queue.try_recv() {
+            Err(TryRecvError::Empty) => {
+                lately.clear();
+                queue.recv().ok()
+            }
+            other => other.ok(),
+        };
+        let Some(Job { realm, key, user, password, reply }) = job else { return };
         if reply.is_closed() {
             continue;
         }
-        let key = realm.key_of(&user, &password);
-        let now = Instant::now();
-        // Of many links that come back at once with the same password, one is hashed.
-        let good = realm.knows(&key, now)
-            || catch_unwind(AssertUnwindSafe(|| realm.file.verify(&user, &password))).unwrap_or(false);
+        if lately.len() >= MAX_KNOWN || !of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &realm)) {
+            lately.clear();
+            of = Some(Arc::clone(&realm));
+        }
+        let good = lately.contains(&key) || realm.verify(&user, &password);
         if good {
-            realm.remember(key, now);
+            lately.insert(key);
         }
         let _ = reply.send(good);
     }
@@ -294,6 +373,8 @@ const MAX_WAITING: usize = 4096;
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn headers(values: &[&str]) -> HeaderMap {
@@ -353,7 +434,9 @@ mod tests {
     async fn gate_lets_in_by_password_or_token_and_forgets_with_the_file()
     -> Result<(), Box<dyn std::error::Error>> {
         let key = Key::random()?;
-        let hasher = Hasher::start()?;
+        let logins = Logins::start()?;
+        let admit =
+            async |gate: &Gate, shown| gate.admit(&logins, shown, Ipv4Addr::LOCALHOST.into(), 60).await;
         let path = |name: &str| std::env::temp_dir().join(format!("etherws-{name}-{}", std::process::id()));
         let (passwd, tokens) = (path("htpasswd"), path("tokens"));
         std::fs::write(&passwd, "alice:{SHA}udxrLVIvrjOzqwtjo2u0x3ZBNcU=\n")?;
@@ -361,29 +444,22 @@ mod tests {
         let gate = Gate::of_files(Some(&passwd), Some(&tokens), &key)?;
         let bearer = |t: &str| Credentials::Bearer(Zeroizing::new(t.as_bytes().to_vec()));
         for _ in 0..2 {
-            assert_eq!(
-                gate.admit(&hasher, basic("alice", "sesame open")).await,
-                Verdict::User("alice".into())
-            );
+            assert_eq!(admit(&gate, basic("alice", "sesame open")).await, Verdict::User("alice".into()));
         }
-        assert_eq!(gate.admit(&hasher, bearer("0123456789abcdef")).await, Verdict::Token("browser".into()));
-        for wrong in [
-            basic("alice", "x"),
-            basic("bob", "x"),
-            Credentials::Malformed,
-            Credentials::Nothing,
-            bearer("x"),
-        ] {
-            assert_eq!(gate.admit(&hasher, wrong).await, Verdict::Refused);
+        assert_eq!(admit(&gate, bearer("0123456789abcdef")).await, Verdict::Token("browser".into()));
+        for wrong in [basic("alice", "x"), basic("bob", "x"), Credentials::Malformed, bearer("x")] {
+            let start = Instant::now();
+            assert_eq!(admit(&gate, wrong).await, Verdict::Refused);
+            assert!(start.elapsed() >= told_at(start, start, Duration::ZERO) - start, "before the stroke");
         }
+        assert_eq!(admit(&gate, Credentials::Nothing).await, Verdict::Missing);
         let Some(watched) = &gate.passwords else { return Err("no passwords".into()) };
         std::fs::write(&passwd, "")?;
         let later = Instant::now() + Duration::from_secs(5);
-        let good = Zeroizing::new(b"sesame open".to_vec());
         assert!(watched.current(later).file.is_empty());
-        let verdict = gate.check(&hasher, "alice".to_owned(), good, later).await;
+        let verdict = admit(&gate, basic("alice", "sesame open")).await;
         assert_eq!(verdict, Verdict::Refused, "a remembered login goes with the file");
-        assert_eq!(Gate::default().admit(&hasher, Credentials::Nothing).await, Verdict::Open);
+        assert_eq!(admit(&Gate::default(), Credentials::Nothing).await, Verdict::Open);
         assert!(Gate::of_files(Some(Path::new("/nonexistent")), None, &key).is_err(), "bad_63");
         std::fs::remove_file(&passwd)?;
         std::fs::remove_file(&tokens)?;
@@ -392,11 +468,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_generated_token_is_a_password_too() -> Result<(), String> {
-        let hasher = Hasher::start()?;
+        let logins = Logins::start()?;
+        let admit =
+            async |gate: &Gate, shown| gate.admit(&logins, shown, Ipv4Addr::LOCALHOST.into(), 60).await;
         let gate = Gate::of_token("0123456789abcdef", &Key::random()?);
-        assert_eq!(gate.admit(&hasher, basic("any", "0123456789abcdef")).await, Verdict::User("any".into()));
-        assert_eq!(gate.admit(&hasher, basic("any", "wrong")).await, Verdict::Refused);
-        assert_eq!(gate.admit(&hasher, Credentials::Nothing).await, Verdict::Refused);
+        assert_eq!(admit(&gate, basic("any", "0123456789abcdef")).await, Verdict::User("any".into()));
+        assert_eq!(admit(&gate, basic("any", "wrong")).await, Verdict::Refused);
+        assert_eq!(admit(&gate, Credentials::Nothing).await, Verdict::Missing);
         Ok(())
     }
 }

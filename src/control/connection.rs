@@ -1,15 +1,15 @@
 //! One connection from accept to its end: PROXY header, TLS, requests, and the hand-over of what becomes a
-//! link. Everything up to the first request's last header has ten seconds in all.
+//! link. Everything up to the first request's last header has `limits.header_time` in all.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,20 +20,23 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
-use super::auth::Hasher;
+use super::anteroom::{Anteroom, Stay};
+use super::auth::{Logins, Verdict};
 use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
-use super::lobby::Lobby;
+use super::lobby::{Full, Lobby, Most, Seat};
+use super::local::Admins;
 use super::metrics::{self, Metrics};
 use super::proxied;
-use super::reply::{Reply, closing, text};
+use super::reply::{Reply, closing, text, with};
 use super::rpc_http::{self, Rpc};
 use super::rules::Rules;
-use super::settings::DoorSettings;
+use super::settings::{DoorSettings, Limits};
 use super::tls::certificate_name;
 use super::tokens::Key;
 use super::wire::{Stream, Wire};
 use crate::port::Incoming;
+use crate::port::tally::{Event, Tally};
 use crate::port::throttle::Throttle;
 
 /// Takes a link that has come in; its 101 is sent.
@@ -42,14 +45,21 @@ pub type OnLink = Arc<dyn Fn(Incoming) + Send + Sync>;
 /// What all connections share.
 pub struct Shared {
     pub rules: ArcSwap<Rules>,
-    pub hasher: Hasher,
+    pub logins: Logins,
     pub key: Key,
     /// The token of control on TCP, made at start.
     pub token: String,
     pub handlers: OnceLock<(OnLink, Arc<Rpc>)>,
     pub metrics: OnceLock<Metrics>,
     pub refusals: Throttle,
-    pub lobby: Lobby,
+    pub tally: OnceLock<Tally>,
+    /// Everybody on TCP, links included.
+    pub connections: Lobby,
+    /// Those of them that nobody has been let in by yet.
+    pub unauthenticated: Anteroom,
+    /// On the Unix socket: a crowd on TCP must not keep its administrator out.
+    pub local: Lobby,
+    pub admins: Admins,
 }
 
 impl Shared {
@@ -60,11 +70,41 @@ impl Shared {
         path.into()
     }
 
-    pub fn refused(&self, peer: SocketAddr, why: &str) {
+    pub fn tally(&self) -> &Tally {
+        self.tally.get_or_init(Tally::default)
+    }
+
+    pub fn refused(&self, peer: SocketAddr, why: &str, event: Event) {
+        self.tally().count(event);
         if let Some(kept_back) = self.refusals.allow(std::time::Instant::now()) {
             tracing::info!(%peer, kept_back, "refused: {why}");
         }
     }
+
+    /// A place among all connections, and one among those that nobody has been let in by yet, which may have to be
+    /// given up.
+    fn places(&self, peer: SocketAddr) -> Option<(Seat, Stay, oneshot::Receiver<Full>)> {
+        let rules = self.rules.load();
+        let limits = &rules.settings.limits;
+        let trusted = rules.settings.listen.as_ref().map_or(&[][..], |listen| &listen.trusted_proxies);
+        let address = Some(peer.ip()).filter(|ip| !proxied::is_trusted(*ip, trusted));
+        let most = Most { all: limits.unauthenticated, each: limits.unauthenticated_per_address };
+        match self.connections.enter(address, connections(limits)) {
+            Ok(seat) => {
+                let (stay, put_out) = self.unauthenticated.enter(address, most);
+                return Some((seat, stay, put_out));
+            }
+            Err(Full::All) => self.refused(peer, "too many connections", Event::Connections),
+            Err(Full::Address) => {
+                self.refused(peer, "too many connections from its address", Event::ConnectionsPerAddress);
+            }
+        }
+        None
+    }
+}
+
+fn connections(limits: &Limits) -> Most {
+    Most { all: limits.connections, each: limits.connections_per_address }
 }
 
 /// What a request knows about the connection that it came on.
@@ -81,50 +121,119 @@ pub struct Context {
     pub certificate: Option<String>,
     /// Where a request that becomes a link goes, past HTTP.
     accepted: Mutex<Option<oneshot::Sender<Accepted>>>,
+    /// Among all connections.
+    place: Arc<Seat>,
+    /// Among those that are not let in yet; left for good with the first request that is.
+    stay: Mutex<Option<Stay>>,
+    /// Why a user of this host may not control the switch.
+    refusal: Option<String>,
 }
 
 impl Context {
-    pub fn refused(&self, peer: SocketAddr, why: &str) {
-        self.shared.refused(peer, why);
+    pub fn refused(&self, peer: SocketAddr, why: &str, event: Event) {
+        self.shared.refused(peer, why, event);
+    }
+
+    pub fn count(&self, event: Event) {
+        self.shared.tally().count(event);
+    }
+
+    /// Tells and counts how a login for `what` ended, if it was in vain.
+    pub fn judged(&self, peer: SocketAddr, verdict: &Verdict, what: &str) {
+        match verdict {
+            Verdict::Open | Verdict::User(_) | Verdict::Token(_) => (),
+            // Browsers, and others, show none before they are asked.
+            Verdict::Missing => tracing::debug!(%peer, "no credentials for {what}"),
+            Verdict::Refused => {
+                self.refused(peer, &format!("wrong credentials for {what}"), Event::LoginFailed);
+            }
+            Verdict::TooMany => self.refused(peer, "too many failed logins", Event::LoginRate),
+            Verdict::Busy => self.refused(peer, "too many logins are waiting", Event::LoginQueue),
+        }
+    }
+
+    /// Somebody was let in.
+    pub fn let_in(&self) {
+        drop(self.stay.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Counts a connection that a trusted proxy brings as `peer`'s; `false` when he has enough of them.
+    pub fn came_from(&self, rules: &Rules, peer: SocketAddr) -> bool {
+        let most = connections(&rules.settings.limits);
+        if peer.ip() == self.peer.ip() || self.place.is_of(peer.ip(), most).is_ok() {
+            return true;
+        }
+        self.refused(peer, "too many connections from its address", Event::ConnectionsPerAddress);
+        false
     }
 }
 
 /// Serves a TCP connection.
 pub async fn tcp(shared: Arc<Shared>, bind: Bind, stream: TcpStream, peer: SocketAddr) {
-    let deadline = Instant::now() + HEADER_TIME;
-    let trusted = shared
-        .rules
-        .load()
-        .settings
-        .listen
-        .as_ref()
-        .is_some_and(|listen| proxied::is_trusted(peer.ip(), &listen.trusted_proxies));
-    let Some(_seat) = shared.lobby.enter(peer.ip(), trusted) else {
-        shared.refused(peer, "too many connections that are no link yet");
-        return;
-    };
-    match open(&shared, &bind, stream, peer, deadline).await {
+    let Some((seat, stay, mut put_out)) = shared.places(peer) else { return };
+    let work = open_and_serve(&shared, bind, stream, peer, (seat, stay));
+    tokio::select! {
+        biased;
+        // Never, once somebody was let in.
+        Ok(full) = &mut put_out => match full {
+            Full::All => shared.refused(peer, "too many connections that are not let in yet", Event::Unauthenticated),
+            Full::Address => {
+                let why = "too many connections from its address that are not let in yet";
+                shared.refused(peer, why, Event::UnauthenticatedPerAddress);
+            }
+        },
+        () = work => {}
+    }
+}
+
+async fn open_and_serve(
+    shared: &Arc<Shared>,
+    bind: Bind,
+    stream: TcpStream,
+    peer: SocketAddr,
+    places: (Seat, Stay),
+) {
+    let deadline = Instant::now() + shared.rules.load().settings.limits.header_time;
+    match open(shared, &bind, stream, peer, deadline, places).await {
         // One request and its answer: nobody has more to do there.
         Ok((context, wire)) if bind.service == Service::Metrics => {
             let _ = timeout(METRICS_TIME, serve(context, wire, deadline)).await;
         }
         Ok((context, wire)) => serve(context, wire, deadline).await,
-        Err(e) => tracing::debug!(%peer, "connection closed: {e}"),
+        Err(e) => {
+            if e.kind() == io::ErrorKind::TimedOut {
+                shared.tally().count(Event::HeaderTime);
+            }
+            tracing::debug!(%peer, "connection closed: {e}");
+        }
     }
 }
 
-/// Serves a connection to the Unix socket. Who may connect, the file's mode has decided.
+/// Serves a connection to the Unix socket.
 pub async fn unix(shared: Arc<Shared>, stream: UnixStream) {
+    let Ok(place) = shared.local.enter(None, MAX_LOCAL) else {
+        shared.tally().count(Event::Connections);
+        return;
+    };
+    let place = Arc::new(place);
+    let deadline = Instant::now() + shared.rules.load().settings.limits.header_time;
+    let refusal = shared.admins.refusal(&stream);
+    if let Some(why) = &refusal {
+        shared.refused(LOCAL, why, Event::ForeignUser);
+    }
     let context = Context {
         shared,
         bind: None,
         local: None,
-        peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+        peer: LOCAL,
         tls: false,
         certificate: None,
         accepted: Mutex::default(),
+        place: Arc::clone(&place),
+        stay: Mutex::default(),
+        refusal,
     };
-    serve(context, Wire::new(Stream::Unix(stream)), Instant::now() + HEADER_TIME).await;
+    serve(context, Wire::new(Stream::Unix(stream), place), deadline).await;
 }
 
 /// Everything before HTTP.
@@ -134,6 +243,7 @@ async fn open(
     mut stream: TcpStream,
     socket_peer: SocketAddr,
     deadline: Instant,
+    (place, stay): (Seat, Stay),
 ) -> io::Result<(Context, Wire)> {
     let mut peer = SocketAddr::new(socket_peer.ip().to_canonical(), socket_peer.port());
     stream.set_nodelay(true)?;
@@ -142,10 +252,16 @@ async fn open(
     let plan = rules.plan(bind).ok_or_else(|| io::Error::other("no longer served here"))?;
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| plan.data && listen.proxy_protocol) {
         if !proxied::is_trusted(peer.ip(), &listen.trusted_proxies) {
-            shared.refused(peer, "not a trusted proxy");
+            shared.refused(peer, "not a trusted proxy", Event::UntrustedProxy);
             return Err(io::Error::other("not a trusted proxy"));
         }
         if let Some(client) = timeout_at(deadline, proxied::proxy_header(&mut stream)).await?? {
+            let limits = &rules.settings.limits;
+            if place.is_of(client.ip(), connections(limits)).is_err() {
+                let why = "too many connections from its address";
+                shared.refused(client, why, Event::ConnectionsPerAddress);
+                return Err(io::Error::other(why));
+            }
             peer = client;
         }
     }
@@ -161,28 +277,31 @@ async fn open(
         }
     };
     let (shared, bind, accepted) = (Arc::clone(shared), Some(bind.clone()), Mutex::default());
-    let context = Context { shared, bind, local: Some(local), peer, tls, certificate, accepted };
-    Ok((context, Wire::new(stream)))
+    let (local, place, stay) = (Some(local), Arc::new(place), Mutex::new(Some(stay)));
+    let wire = Wire::new(stream, Arc::clone(&place));
+    let refusal = None;
+    Ok((Context { shared, bind, local, peer, tls, certificate, accepted, place, stay, refusal }, wire))
 }
 
 /// Runs HTTP over the wire until it ends or a request becomes a link.
 async fn serve(context: Context, wire: Wire, deadline: Instant) {
     let (sender, accepted) = oneshot::channel();
     *context.accepted.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    let header_size = context.shared.rules.load().settings.limits.header_size;
     let context = Arc::new(context);
     let service = {
         let context = Arc::clone(&context);
         service_fn(move |request| {
             let context = Arc::clone(&context);
-            async move { Ok::<_, Infallible>(dispatch(&context, request).await) }
+            async move { Ok::<_, Infallible>(guarded(dispatch(&context, request).await)) }
         })
     };
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
         .max_headers(MAX_HEADERS)
-        .max_header_size(MAX_HEADER_BYTES)
-        .max_buf_size(MAX_BUFFER)
+        .max_header_size(header_size)
+        .max_buf_size(header_size.max(MAX_BUFFER))
         .serve_connection(TokioIo::new(wire), service)
         .with_upgrades();
     // A request that becomes a link never gets an answer from HTTP: the socket is taken away under it, with
@@ -211,6 +330,13 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
             if let Err(e) = &result {
                 tracing::debug!(peer = %context.peer, "connection closed: {e}");
                 // The preface of HTTP/2 among others, to which hyper has no answer.
+                match () {
+                    () if e.is_parse_too_large() => context.count(Event::HeaderSize),
+                    () if e.is_parse() => context.count(Event::BadRequest),
+                    // Later it is a client that has nothing more to ask.
+                    () if e.is_timeout() && !wire.spoke => context.count(Event::HeaderTime),
+                    () => (),
+                }
                 if e.is_parse() && !wire.spoke {
                     let _ = wire.write_all(BAD_REQUEST).await;
                 }
@@ -226,13 +352,13 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
     let Accepted { reply, peer, user, profile, ping, vnet } = accepted;
-    timeout(HEADER_TIME, async {
+    timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
     })
     .await??;
-    let (stream, tls, early) = wire.take(early)?;
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet })
+    let (stream, tls, early, place) = wire.take(early)?;
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, place: Box::new(place) })
 }
 
 /// One request: whose path is it?
@@ -245,6 +371,9 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
         None => (false, true, false),
         Some(bind) => rules.plan(bind).map_or_else(Default::default, |p| (p.data, p.control, p.metrics)),
     };
+    if let Some(why) = &context.refusal {
+        return closing(text(StatusCode::FORBIDDEN, why.clone()));
+    }
     let path = request.uri().path();
     if metrics {
         return closing(show_metrics(context, &request).await);
@@ -275,6 +404,16 @@ async fn show_metrics(context: &Context, request: &Request<Body>) -> Reply {
     }
 }
 
+/// What a browser is to make of any reply, should somebody get it to show one.
+fn guarded(reply: Reply) -> Reply {
+    let reply = with(reply, header::CONTENT_SECURITY_POLICY, POLICY);
+    let reply = with(reply, header::REFERRER_POLICY, "no-referrer");
+    match reply.headers().contains_key(header::X_CONTENT_TYPE_OPTIONS) {
+        true => reply,
+        false => with(reply, header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    }
+}
+
 /// Never returns when the connection is taken away, as it is meant to be.
 async fn leave_http(context: &Context, accepted: Accepted) -> Reply {
     let sender = context.accepted.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -284,12 +423,17 @@ async fn leave_http(context: &Context, accepted: Accepted) -> Reply {
     text(StatusCode::INTERNAL_SERVER_ERROR, "the connection is gone")
 }
 
-const HEADER_TIME: Duration = Duration::from_secs(10);
+/// How long the 101 may take to leave.
+const SEND_TIME: Duration = Duration::from_secs(10);
 /// How long a connection to the listener of metrics may last in all.
 const METRICS_TIME: Duration = Duration::from_secs(30);
 const MAX_HEADERS: usize = 64;
-const MAX_HEADER_BYTES: usize = 16 << 10;
 /// What hyper may buffer of a request's body at a time.
 const MAX_BUFFER: usize = 64 << 10;
+/// The peer on the Unix socket.
+const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+const MAX_LOCAL: Most = Most { all: 512, each: usize::MAX };
+/// Nothing from elsewhere, in nobody's frame.
+const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
 const DEFAULT_CONTROL_PATH: &str = "/ctl";
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";

@@ -11,6 +11,7 @@ use super::rules::Rules;
 use super::settings::{ListenSettings, Who};
 use super::upgrade;
 use crate::port::Profile;
+use crate::port::tally::Event;
 use crate::ws::handshake;
 
 /// A request that may become a link.
@@ -35,6 +36,9 @@ pub async fn answer<B>(
     let headers = request.headers();
     let forwarded = proxied::forwarded(headers, context.peer, &listen.trusted_proxies);
     let peer = forwarded.peer;
+    if !context.came_from(rules, peer) {
+        return Err(too_many("too many connections from your address"));
+    }
     if !upgrade::is_wanted(request) {
         return Err(page(request.method(), context.tls));
     }
@@ -45,22 +49,25 @@ pub async fn answer<B>(
     if !origin::data_origin_fits(headers, &host, forwarded.tls.unwrap_or(context.tls), &listen.origins) {
         let shown = headers.get(header::ORIGIN).map_or(&[][..], |value| value.as_bytes());
         let shown = shown[..shown.len().min(MAX_SHOWN)].escape_ascii();
-        context.refused(peer, &format!("foreign origin {shown}"));
+        context.refused(peer, &format!("foreign origin {shown}"), Event::ForeignOrigin);
         return Err(text(StatusCode::FORBIDDEN, "this origin is not let in; see --origin"));
     }
-    let who = match rules
-        .data_gate
-        .admit(&context.shared.hasher, credentials(headers, request.uri().query()))
-        .await
-    {
+    let limit = rules.settings.limits.failed_logins;
+    let shown = credentials(headers, request.uri().query());
+    let verdict = rules.data_gate.admit(&context.shared.logins, shown, peer.ip(), limit).await;
+    context.judged(peer, &verdict, "a link");
+    if verdict.lets_in() {
+        context.let_in();
+    }
+    let who = match verdict {
         Verdict::Open => None,
         Verdict::User(name) => Some(Who::User(name)),
         Verdict::Token(name) => Some(Who::Token(name)),
-        Verdict::Refused => {
-            context.refused(peer, "wrong or no credentials");
+        Verdict::Missing | Verdict::Refused => {
             return Err(unauthorized(rules.data_gate.wants_password(), rules.data_gate.wants_token()));
         }
         Verdict::Busy => return Err(busy()),
+        Verdict::TooMany => return Err(too_many("too many failed logins from your address")),
     };
     let certificate = context.certificate.as_deref();
     let profile = rules.profile(who.as_ref(), certificate);
@@ -107,6 +114,12 @@ pub fn unauthorized(password: bool, token: bool) -> Reply {
 pub fn busy() -> Reply {
     let reply = text(StatusCode::SERVICE_UNAVAILABLE, "too many logins are waiting; try again");
     with(closing(reply), header::RETRY_AFTER, "2")
+}
+
+/// RFC 6585, 4.
+pub fn too_many(why: &str) -> Reply {
+    let reply = text(StatusCode::TOO_MANY_REQUESTS, format!("{why}; try again later"));
+    with(closing(reply), header::RETRY_AFTER, "10")
 }
 
 /// How much of what a stranger sent goes to the log.

@@ -11,16 +11,19 @@ use jsonrpsee::Methods;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
-use super::auth::Hasher;
+use super::anteroom::Anteroom;
+use super::auth::Logins;
 use super::bind::{Bind, BindError, UnixSocket, write_secret};
 use super::connection::{self, OnLink, Shared};
 use super::lobby::Lobby;
+use super::local::Admins;
 use super::metrics::Metrics;
 use super::rpc_http::Rpc;
 use super::rules::Rules;
 use super::settings::DoorSettings;
 use super::tokens::Key;
 use crate::port::Ports;
+use crate::port::tally::{Event, Tally};
 use crate::port::throttle::Throttle;
 
 /// Every listener of the daemon, what is behind them, and the files that they read.
@@ -69,13 +72,17 @@ impl Door {
         let unix = UnixSocket::listen(&rules.settings.control.sock)?;
         let shared = Arc::new(Shared {
             rules: ArcSwap::from_pointee(rules),
-            hasher: Hasher::start()?,
+            logins: Logins::start()?,
             key,
             token,
             handlers: OnceLock::new(),
             metrics: OnceLock::new(),
             refusals: Throttle::default(),
-            lobby: Lobby::default(),
+            tally: OnceLock::new(),
+            connections: Lobby::default(),
+            unauthenticated: Anteroom::default(),
+            local: Lobby::default(),
+            admins: Admins::look_up(),
         });
         let token_file = write_token(&shared, &shared.rules.load())?;
         let sockets = Mutex::new(Sockets { tcp, unix: Some((Arc::new(unix), None)), token_file });
@@ -86,6 +93,7 @@ impl Door {
     pub fn serve(self: &Arc<Self>, ports: Arc<Ports>, methods: Methods) {
         let shared = Arc::clone(&self.shared);
         let _ = shared.metrics.set(Metrics::new(Arc::clone(&ports)));
+        let _ = shared.tally.set(ports.tally().clone());
         self.serve_with(
             Arc::new(move |link| {
                 let (ports, shared) = (Arc::clone(&ports), Arc::clone(&shared));
@@ -108,7 +116,8 @@ impl Door {
 
     /// The same with another taker of links, and without metrics.
     pub fn serve_with(self: &Arc<Self>, on_link: OnLink, methods: Methods) {
-        let _ = self.shared.handlers.set((on_link, Arc::new(Rpc::new(methods))));
+        let limits = self.shared.rules.load().settings.limits;
+        let _ = self.shared.handlers.set((on_link, Arc::new(Rpc::new(methods, &limits))));
         let mut sockets = self.sockets();
         for listener in &mut sockets.tcp {
             listener.start(&self.shared);
@@ -300,7 +309,7 @@ async fn accept_tcp(socket: Arc<TcpListener>, bind: Bind, shared: Arc<Shared>) {
                 // In a task of its own: its panic ends that connection alone.
                 tokio::spawn(connection::tcp(Arc::clone(&shared), bind.clone(), stream, peer));
             }
-            Err(e) => pause(&e, &trouble).await,
+            Err(e) => pause(&e, &trouble, shared.tally()).await,
         }
     }
 }
@@ -313,16 +322,17 @@ async fn accept_unix(socket: Arc<UnixSocket>, shared: Arc<Shared>) {
             Ok((stream, _)) => {
                 tokio::spawn(connection::unix(Arc::clone(&shared), stream));
             }
-            Err(e) => pause(&e, &trouble).await,
+            Err(e) => pause(&e, &trouble, shared.tally()).await,
         }
     }
 }
 
 /// Out of descriptors or memory, accept() fails at once and for ever: give the rest time to end. A connection
 /// that was gone before it was accepted needs no pause.
-async fn pause(error: &io::Error, trouble: &Throttle) {
+async fn pause(error: &io::Error, trouble: &Throttle, tally: &Tally) {
     match error.raw_os_error() {
         Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            tally.count(Event::AcceptPaused);
             if trouble.allow(std::time::Instant::now()).is_some() {
                 tracing::warn!("accepting pauses: {error}");
             }

@@ -23,6 +23,9 @@ const MAX_BCRYPT: usize = 72;
 const MAX_BCRYPT_COST: u32 = 15;
 const MAX_SHA_ROUNDS: u32 = 2_000_000;
 
+/// Kinds and costs that are measured; nobody has as many in one file.
+const MAX_KINDS: usize = 16;
+
 /// The users of one file.
 #[derive(Default)]
 pub struct Htpasswd {
@@ -54,6 +57,12 @@ impl Htpasswd {
         self.users.is_empty()
     }
 
+    /// One hash of each kind and cost, of the first sixteen.
+    pub fn kinds(&self) -> Vec<&Hash> {
+        let kinds: HashMap<_, _> = self.users.values().map(|hash| (hash.class(), hash)).collect();
+        kinds.into_values().take(MAX_KINDS).collect()
+    }
+
     /// Whether `password` is `user`'s. Takes as long as the hash was made to take (milliseconds to a
     /// second): not for a thread that has other work.
     pub fn verify(&self, user: &str, password: &[u8]) -> bool {
@@ -69,7 +78,7 @@ impl Htpasswd {
 
 /// One hash, checked for shape.
 #[derive(Clone)]
-enum Hash {
+pub enum Hash {
     /// The whole 60 characters.
     Bcrypt(String),
     /// The whole string, `$5$` or `$6$`.
@@ -116,7 +125,7 @@ impl Hash {
         .to_owned())
     }
 
-    fn matches(&self, password: &[u8]) -> bool {
+    pub fn matches(&self, password: &[u8]) -> bool {
         match self {
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
             Self::Sha(hash) => ShaCrypt::default().verify_password(password, hash.as_str()).is_ok(),

@@ -4,5 +4,5 @@ pub use super::connection::OnLink;
 pub use super::door::Door;
 pub use super::rules::check_files;
 pub use super::settings::{
-    ControlSettings, ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, UserRule, Who,
+    ControlSettings, ControlTcp, DoorSettings, Limits, ListenSettings, MetricsListen, TlsFiles, UserRule, Who,
 };

@@ -69,6 +69,8 @@ impl Metrics {
 pub struct Scrape {
     pub ports: Vec<PortStatus>,
     pub counters: Vec<CounterStatus>,
+    /// What befell the switch as a whole: name and count, zeroes too.
+    pub events: Vec<(&'static str, u64)>,
     /// Stations known.
     pub stations: u64,
     pub started: SystemTime,
@@ -81,6 +83,7 @@ impl Scrape {
         Self {
             ports: ports.list(),
             counters: ports.counters(),
+            events: ports.tally().all().map(|(event, count)| (event.name(), count)).collect(),
             stations: ports.fdb().len() as u64,
             started,
             process: std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| usage(&stat)),
@@ -149,6 +152,12 @@ impl Collector for Scrape {
             ConstGauge::new(i64::from(port.state == "up")).encode(family.encode_family(&labels)?)?;
         }
 
+        let help = "Connections and requests refused, and links cut off, by name";
+        let mut family = encoder.encode_descriptor("etherws_events", help, None, kind)?;
+        for (name, count) in &self.events {
+            ConstCounter::new(*count).encode(family.encode_family(&[("event", *name)])?)?;
+        }
+
         let help = "Stations in the forwarding database";
         let metric = encoder.encode_descriptor("etherws_fdb_entries", help, None, gauge)?;
         ConstGauge::new(self.stations).encode(metric)?;
@@ -199,6 +208,7 @@ mod tests {
         Scrape {
             ports: vec![serde_json::from_value(port).unwrap()],
             counters: vec![serde_json::from_value(counters).unwrap()],
+            events: vec![("login-failed", 7)],
             stations: 6,
             started: UNIX_EPOCH + Duration::from_millis(1500),
             process: Some((0.25, 4096)),
@@ -216,6 +226,7 @@ mod tests {
             format!("etherws_port_sent_bytes_total{{{labels}}} 4"),
             format!("etherws_port_dropped_frames_total{{{labels},reason=\"runt\"}} 5"),
             format!("etherws_port_up{{{labels}}} 1"),
+            "etherws_events_total{event=\"login-failed\"} 7".to_owned(),
             "etherws_fdb_entries 6".to_owned(),
             format!("etherws_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
             "etherws_start_time_seconds 1.5".to_owned(),

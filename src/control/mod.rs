@@ -3,6 +3,7 @@
 //! A connection's way: `door` accepts, `connection` opens it (PROXY header, TLS) and runs HTTP, `data` makes
 //! a link of a request, `rpc_http` a call or `metrics` a page; `origin`, `proxied`, `upgrade`, `auth` decide.
 
+mod anteroom;
 pub mod api;
 mod auth;
 mod bind;
@@ -10,9 +11,11 @@ mod connection;
 mod cpu_prof;
 mod data;
 mod door;
-mod htpasswd;
+mod failures;
+pub mod htpasswd;
 pub mod http;
 mod lobby;
+mod local;
 pub mod metrics;
 pub mod openrpc;
 mod origin;
@@ -20,6 +23,7 @@ pub mod prof;
 mod proxied;
 mod reply;
 pub mod rpc;
+pub mod rpc_body;
 mod rpc_http;
 mod rules;
 pub mod settings;

@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_13_and_52_control_origins() {
+    fn bad_13_bad_52_control_origins() {
         let host = authority("127.0.0.1:7867");
         for (headers, fits) in [
             (&[][..], true),

@@ -233,7 +233,7 @@ fn shown(mut entries: Vec<PortStatus>) -> Entries<PortStatus> {
 }
 
 /// Parameters by name (or by position); null and absent are an empty object.
-fn parse<P: DeserializeOwned>(params: Option<&str>) -> Reply<P> {
+pub fn parse<P: DeserializeOwned>(params: Option<&str>) -> Reply<P> {
     // To a Value first: what is no JSON (1e999, a lone surrogate, endless depth) is told apart from
     // what is JSON but no parameter.
     let mut value = match serde_json::from_str(params.unwrap_or("{}")) {

@@ -124,6 +124,9 @@ impl Rules {
         note(self.settings.control.sock != old.settings.control.sock, "control socket");
         note(self.certificates != old.certificates, "certificates");
         note(self.settings.users != old.settings.users, "users");
+        let (limits, were) = (self.settings.limits, old.settings.limits);
+        note(limits != were, "limits");
+        note(limits.of_calls() != were.of_calls(), "limits of calls: take effect at the next start");
         let (mut new, mut before) = (self.settings.clone(), old.settings.clone());
         if let (Some(new), Some(before)) = (&mut new.listen, &mut before.listen) {
             note(new.origins != before.origins, "origins");

@@ -112,6 +112,54 @@ pub struct UserRule {
     pub profile: Profile,
 }
 
+/// How much strangers may take. Links are not ended when a limit sinks below what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// On TCP in all: links, calls, and who has not been let in yet.
+    pub connections: usize,
+    /// From one IPv4 address or IPv6 /64.
+    pub connections_per_address: usize,
+    /// Of `connections`, those that nobody has been let in by yet.
+    pub unauthenticated: usize,
+    pub unauthenticated_per_address: usize,
+    /// Until the first request's last header.
+    pub header_time: Duration,
+    /// In bytes.
+    pub header_size: usize,
+    /// Wrong credentials from one IPv4 address or IPv6 /64 in a minute.
+    pub failed_logins: u32,
+    /// Bytes of a call or batch; fixed at start, as those below.
+    pub rpc_body: u32,
+    /// Calls in a batch.
+    pub rpc_batch: u32,
+    /// Of one WebSocket session.
+    pub rpc_subscriptions: u32,
+}
+
+impl Limits {
+    /// Those that are fixed at start.
+    pub fn of_calls(&self) -> [u32; 3] {
+        [self.rpc_body, self.rpc_batch, self.rpc_subscriptions]
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_address: 4096,
+            unauthenticated: 4096,
+            unauthenticated_per_address: 512,
+            header_time: Duration::from_secs(10),
+            header_size: 16 << 10,
+            failed_logins: 60,
+            rpc_body: 1 << 20,
+            rpc_batch: 100,
+            rpc_subscriptions: 16,
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DoorSettings {
     /// Absent: no WebSocket service.
@@ -120,4 +168,5 @@ pub struct DoorSettings {
     /// Absent: metrics are beside control alone.
     pub metrics: Option<MetricsListen>,
     pub users: Vec<UserRule>,
+    pub limits: Limits,
 }

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_5_6_7_handshakes() {
+    fn bad_05_bad_06_bad_07_handshakes() {
         let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         let version = ("sec-websocket-version", "13");
         for (headers, status) in [

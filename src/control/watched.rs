@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_62_and_63_reload_keeps_the_last_good() -> Result<(), Box<dyn std::error::Error>> {
+    fn bad_62_bad_63_reload_keeps_the_last_good() -> Result<(), Box<dyn std::error::Error>> {
         let path = std::env::temp_dir().join(format!("etherws-watched-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
         assert!(open(&path).is_err(), "missing at start is an error");

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,10 +12,14 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::lobby::Seat;
+
 pub struct Wire {
     stream: Stream,
     /// Whether anything has been sent.
     pub spoke: bool,
+    /// Among the connections, for as long as this is one, whoever has it.
+    place: Arc<Seat>,
 }
 
 pub enum Stream {
@@ -23,25 +28,25 @@ pub enum Stream {
     Unix(UnixStream),
 }
 
-/// A TCP connection taken back from HTTP: the socket, its TLS state, and what the peer sent ahead.
-pub type Taken = (TcpStream, Option<rustls::ServerConnection>, Bytes);
+/// A TCP connection taken back from HTTP: the socket, its TLS state, what the peer sent ahead, its place.
+pub type Taken = (TcpStream, Option<rustls::ServerConnection>, Bytes, Arc<Seat>);
 
 impl Wire {
-    pub fn new(stream: Stream) -> Self {
-        Self { stream, spoke: false }
+    pub fn new(stream: Stream, place: Arc<Seat>) -> Self {
+        Self { stream, spoke: false, place }
     }
 
     /// Takes the connection back. `early` is what HTTP has read and not used; bytes that TLS has already
     /// decrypted are put behind it.
     pub fn take(self, early: Bytes) -> io::Result<Taken> {
         match self.stream {
-            Stream::Tcp(stream) => Ok((stream, None, early)),
+            Stream::Tcp(stream) => Ok((stream, None, early, self.place)),
             Stream::Tls(stream) => {
                 let (stream, mut tls) = stream.into_inner();
                 let decrypted = decrypted(&mut tls)?;
                 let early =
                     if decrypted.is_empty() { early } else { [&early[..], &decrypted].concat().into() };
-                Ok((stream, Some(tls), early))
+                Ok((stream, Some(tls), early, self.place))
             }
             Stream::Unix(_) => Err(io::Error::other("a Unix socket carries no link")),
         }

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::control::api::{SYSTEM_SOCKET, default_socket};
 use crate::control::http::{
-    ControlSettings, ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, UserRule,
+    ControlSettings, ControlTcp, DoorSettings, Limits, ListenSettings, MetricsListen, TlsFiles, UserRule,
 };
 use crate::control::metrics;
 use crate::port::dial::Target;
@@ -78,6 +78,8 @@ pub struct Layer {
     pub ctlanonymous: Option<bool>,
     /// `ADDR` or `ADDR:PORT`.
     pub metrics: Option<String>,
+    /// Of the file; no flag sets one.
+    pub limits: Option<Limits>,
     pub ports: Vec<PortSpec>,
     pub users: Vec<UserRule>,
     /// How messages call a given setting: `--sslkey`, or `FILE:3:1: listen.sslkey`.
@@ -121,7 +123,7 @@ impl Layer {
         }
         merge!(ageout fdb_limit threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
-            ctlsslcert ctlhtpasswd ctlanonymous metrics)
+            ctlsslcert ctlhtpasswd ctlanonymous metrics limits)
     }
 
     /// Every file named here that cannot be used: `PLACE: FILE: why`.
@@ -293,6 +295,7 @@ impl Layer {
                 control: ControlSettings { sock: self.sock.unwrap_or_else(default_sock), tcp },
                 metrics,
                 users: self.users,
+                limits: self.limits.unwrap_or_default(),
             },
             ports: self.ports,
         })

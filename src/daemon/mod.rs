@@ -2,7 +2,7 @@
 //!
 //! * [`cli`]: the flags of `etherws`
 //! * [`source`]: a TOML file read key by key, every mistake with its place; [`read`]: ours, with the rules
-//!   of [`check`]
+//!   of [`check`]; [`limits`]: a table of it
 //! * [`config`]: file and flags merged and checked: one [`Config`]
 //! * [`run`]: start, signals, the end; [`detach`]: `--daemon`; [`logs`]: where log lines go
 //! * [`apply`]: the difference between two configurations, applied to a running switch
@@ -14,6 +14,7 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod detach;
+pub mod limits;
 pub mod logs;
 pub mod prof;
 pub mod read;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::check::{check_name, check_port, check_vlan, same_line};
 use super::config::{Layer, target_text};
+use super::limits;
 use super::source::{Source, Table};
 use crate::control::http::{UserRule, Who};
 use crate::frame::MacAddr;
@@ -14,7 +15,7 @@ use crate::port::Profile;
 use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
 
 /// Keys of the top level.
-const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "port", "user"];
+const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "port", "user"];
 const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
     "enabled",
@@ -138,6 +139,7 @@ fn settings(top: &Table, layer: &mut Layer) {
     if let Some(metrics) = top.table("metrics", "metrics", METRICS) {
         take!(layer, metrics, metrics = "metrics.listen");
     }
+    layer.limits = top.table("limits", "limits", limits::KEYS).map(|table| limits::read(&table));
     let Some(control) = top.table("control", "control", CONTROL) else { return };
     take!(layer, control, sock = "control.sock");
     if let Some(tcp) = control.table("tcp", "control.tcp", TCP) {

@@ -12,6 +12,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Tab
 
 use super::apply::{Running, pair};
 use super::config::{Config, Layer};
+use super::limits;
 use super::read::{self, OPTIONS, PORT};
 use crate::control::http::{TlsFiles, UserRule, Who};
 use crate::port::spec::{Bpdu, LinkOptions, PortSpec};
@@ -102,7 +103,7 @@ fn settings(document: &mut DocumentMut, config: &Config, theirs: &Config, defaul
         set(table, key, keep);
     }
     // Tables that were opened for nothing.
-    for name in ["switch", "listen", "metrics"] {
+    for name in ["switch", "listen", "metrics", "limits"] {
         if document
             .get(name)
             .and_then(Item::as_table)
@@ -153,6 +154,7 @@ fn entries(config: &Config) -> Vec<Setting> {
     const CONTROL: &[&str] = &["control"];
     const TCP: &[&str] = &["control", "tcp"];
     const METRICS: &[&str] = &["metrics"];
+    const LIMITS: &[&str] = &["limits"];
     let number = |n: u64| Some(Value::from(i64::try_from(n).unwrap_or(i64::MAX)));
     let level = |level: Level| (level != Level::default()).then(|| Value::from(level.name()));
     let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
@@ -202,6 +204,8 @@ fn entries(config: &Config) -> Vec<Setting> {
         false => format!("{}:{}", at.host, at.port),
     });
     all.push((METRICS, "listen", metrics.map(Value::from)));
+    let numbers = limits::numbers(&config.door.limits);
+    all.extend(limits::KEYS.iter().zip(numbers).map(|(key, limit)| (LIMITS, *key, number(limit))));
     all.extend(listen_entries);
     all.extend(tcp_entries);
     all

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::egress::{Departing, Egress};
+use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::segment::Segments;
@@ -28,6 +29,8 @@ pub struct Fabric {
     pub switch: Switch<Egress>,
     /// What frames cost.
     pub prof: Arc<Profiler>,
+    /// What no port can count.
+    pub tally: Tally,
     start: Instant,
 }
 
@@ -36,7 +39,7 @@ pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
 
 impl Fabric {
     pub fn new(fdb: Fdb, prof: Arc<Profiler>) -> Self {
-        Self { switch: Switch::new(fdb), prof, start: Instant::now() }
+        Self { switch: Switch::new(fdb), prof, tally: Tally::default(), start: Instant::now() }
     }
 
     pub fn now(&self) -> Now {

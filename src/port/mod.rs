@@ -11,6 +11,7 @@ pub mod netif;
 pub mod ports;
 pub mod spec;
 pub mod status;
+pub mod tally;
 mod tap;
 mod threads;
 pub mod throttle;

@@ -5,6 +5,8 @@ pub mod counters;
 pub mod fdb;
 mod forward;
 pub mod guard;
+#[cfg(test)]
+mod model_tests;
 pub mod vlan;
 
 pub use counters::{Counters, Reason};

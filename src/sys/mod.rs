@@ -7,6 +7,7 @@ use std::fmt;
 pub mod clock;
 pub mod cpu_sampler;
 pub mod packet;
+pub mod peer;
 mod readiness;
 pub mod tun;
 

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::harness::*;
 
 #[tokio::test]
-async fn bad_12_50_52_control_answers_to_its_own_names_and_pages() -> Test {
+async fn bad_12_bad_50_bad_52_control_answers_to_its_own_names_and_pages() -> Test {
     let dir = Dir::new("bad50");
     let anonymous = ControlTcp { anonymous: true, ..ControlTcp::default() };
     let running = Running::start(dir.with_control(anonymous)).await?;
@@ -48,7 +48,7 @@ async fn bad_12_50_52_control_answers_to_its_own_names_and_pages() -> Test {
 }
 
 #[tokio::test]
-async fn bad_51_53_54_what_control_takes_for_a_call() -> Test {
+async fn bad_51_bad_53_bad_54_what_control_takes_for_a_call() -> Test {
     let dir = Dir::new("bad53");
     let running = Running::start(dir.settings()).await?;
     let reply = running.unix(&dir, post(ECHO, JSON)).await;
@@ -122,6 +122,48 @@ async fn bad_53_control_over_websocket_survives_what_it_is_sent() -> Test {
             reply = timeout(Duration::from_secs(5), socket.next()).await?.ok_or("closed")??;
         }
         assert!(reply.to_text()?.contains(words), "{:.60}: {reply:?}", message);
+    }
+    Ok(())
+}
+
+/// Whatever a name or a request holds: text or JSON comes back, and a browser is told to run nothing of it.
+#[tokio::test]
+async fn bad_59_no_reply_is_a_page() -> Test {
+    let dir = Dir::new("bad59");
+    let mut settings = dir.with_control(ControlTcp::default());
+    if let Some(listen) = &mut settings.listen {
+        listen.htpasswd = Some(dir.file("htpasswd", HTPASSWD));
+    }
+    let running = Running::start(settings).await?;
+    let script = "<script>alert(1)</script>";
+    let echo = ECHO.replace("pong", script);
+    let origin = format!("Origin: http://{script}\r\nConnection: close\r\n");
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    let mut replies = vec![
+        (426, running.data(get("/")).await),
+        (404, running.data(get("/%3Cscript%3Ealert(1)")).await),
+        (403, running.data(handshake(&origin)).await),
+        (401, running.data(handshake("Authorization: Basic PHNjcmlwdD46eA==\r\n")).await),
+        (401, running.control(post(&echo, JSON)).await),
+        (403, running.control(post(&echo, JSON).replace("localhost", "evil.example")).await),
+    ];
+    for (status, body, kind) in
+        [(200, echo.as_str(), JSON), (200, script, JSON), (415, script, "Content-Type: text/html\r\n")]
+    {
+        replies.push((status, running.unix(&dir, post(body, kind)).await));
+    }
+    replies.push((405, running.unix(&dir, get("/ctl")).await));
+    for (expected, reply) in replies {
+        assert_eq!(status(&reply), expected, "{reply}");
+        let head = reply.split("\r\n\r\n").next().unwrap_or_default().to_ascii_lowercase();
+        assert!(
+            head.contains("content-security-policy: default-src 'self'; frame-ancestors 'none'"),
+            "{reply}"
+        );
+        assert!(head.contains("x-content-type-options: nosniff"), "{reply}");
+        let kind = head.lines().find(|line| line.starts_with("content-type:")).unwrap_or_default();
+        assert!(kind.contains("text/plain") || kind.contains("application/json"), "{reply}");
+        assert!(kind.contains("json") || !reply.contains("<script"), "echoed: {reply}");
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::harness::*;
 
 #[tokio::test]
-async fn bad_1_a_trickled_header_is_closed_at_ten_seconds() -> Test {
+async fn bad_01_a_trickled_header_is_closed_at_ten_seconds() -> Test {
     let dir = Dir::new("bad1");
     let running = Running::start(dir.settings()).await?;
     let stream = TcpStream::connect(running.address("data")).await?;
@@ -36,7 +36,7 @@ async fn bad_1_a_trickled_header_is_closed_at_ten_seconds() -> Test {
 }
 
 #[tokio::test]
-async fn bad_2_to_9_requests_that_are_none() -> Test {
+async fn bad_02_bad_03_bad_04_bad_05_bad_06_bad_07_bad_09_requests_that_are_none() -> Test {
     let dir = Dir::new("bad2");
     let running = Running::start(dir.settings()).await?;
     let long = format!("X: {}\r\n", "y".repeat(17 << 10));
@@ -95,7 +95,7 @@ async fn bad_10_tls_and_plain_do_not_mix() -> Test {
 }
 
 #[tokio::test]
-async fn bad_8_and_11_bytes_behind_the_handshake_come_through() -> Test {
+async fn bad_08_bad_11_bytes_behind_the_handshake_come_through() -> Test {
     let dir = Dir::new("bad8");
     let mut running = Running::start(dir.settings()).await?;
     let mut stream = TcpStream::connect(running.address("data")).await?;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etherws::control::http::{ControlSettings, ControlTcp, Door, DoorSettings, ListenSettings, TlsFiles};
+use etherws::control::http::{
+    ControlSettings, ControlTcp, Door, DoorSettings, Limits, ListenSettings, TlsFiles,
+};
 use etherws::port::Incoming;
 use jsonrpsee::RpcModule;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -41,6 +43,7 @@ impl Dir {
             control: ControlSettings { sock: self.0.join("ctl.sock"), tcp: None },
             metrics: None,
             users: Vec::new(),
+            limits: Limits::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Start, conflicts, inherited sockets, reload.
 
-use etherws::control::http::{ControlSettings, ControlTcp, Door, DoorSettings, ListenSettings};
+use etherws::control::http::{ControlSettings, ControlTcp, Door, DoorSettings, Limits, ListenSettings};
 use tokio::net::TcpStream;
 
 use crate::harness::*;
@@ -18,6 +18,7 @@ async fn conflicts_are_errors_at_start() -> Test {
         },
         metrics: None,
         users: Vec::new(),
+        limits: Limits::default(),
     };
     let listen = ListenSettings { host: Some("127.0.0.1".to_owned()), ..ListenSettings::default() };
     let tcp = ControlTcp::default;

@@ -28,6 +28,8 @@ pub enum Ended {
     Closed(Option<u16>),
     /// The peer's side of the stream ended without a Close.
     Eof,
+    /// The same, over TLS and without close_notify: anybody on the path could have ended it.
+    Truncated,
     /// The peer broke the protocol; it was told so.
     Violation(Violation),
     /// No data for the time after which an answering peer is dead.
@@ -47,6 +49,7 @@ impl std::fmt::Display for Ended {
             Self::Closed(Some(code)) => write!(f, "closed by the peer with status {code}"),
             Self::Closed(None) => f.write_str("closed by the peer"),
             Self::Eof => f.write_str("the peer ended the connection"),
+            Self::Truncated => f.write_str("the connection ended without TLS close_notify"),
             Self::Violation(violation) => write!(f, "protocol violation: {}", violation.text()),
             Self::Silent => f.write_str("the peer fell silent"),
             Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
@@ -90,7 +93,10 @@ impl Session {
     pub async fn run(mut self) -> Ended {
         match self.serve().await {
             Ok(never) => match never {},
-            Err(ended) => ended,
+            Err(ended) => {
+                self.fabric.tally.link_ended(&ended);
+                ended
+            }
         }
     }
 
@@ -235,6 +241,7 @@ impl<'a> Serving<'a> {
                 Ok(0) => return Err(Ended::Eof),
                 Ok(n) => n,
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Err(Ended::Truncated),
                 Err(e) => return Err(Ended::Broken(e)),
             };
             self.heard = Instant::now();
@@ -396,7 +403,7 @@ impl<'a> Serving<'a> {
                 let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
                 (Some(code), reason)
             }
-            Ended::Eof | Ended::Silent | Ended::Stuck | Ended::Broken(_) => return,
+            Ended::Eof | Ended::Truncated | Ended::Silent | Ended::Stuck | Ended::Broken(_) => return,
         };
         if let Some(wire) = self.session.link.lock().as_mut() {
             wire.close(code, reason);

@@ -255,7 +255,7 @@ impl Wire {
     }
 
     /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
-    /// records. 0: the peer has closed its side.
+    /// records. 0: the peer has closed its side; UnexpectedEof: without close_notify.
     pub fn read_tls(
         &mut self,
         plain: &mut [u8],
@@ -292,7 +292,7 @@ impl Wire {
             self.flush(tape);
         }
         match (got, filled) {
-            (0, 0) => Ok(0),
+            (0, 0) => Err(io::ErrorKind::UnexpectedEof.into()),
             // Records without payload: tickets, key updates.
             (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
             (_, filled) => Ok(filled),
@@ -413,8 +413,7 @@ impl Drop for Wire {
     }
 }
 
-/// Plaintext that TLS has ready. A stream that ended without close_notify is an end like any other:
-/// Close has its own handshake.
+/// Plaintext that TLS has ready. That a stream ended without close_notify is told when it has no more.
 fn drain(tls: &mut rustls::Connection, plain: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     loop {

@@ -49,7 +49,7 @@ impl Ports {
     /// with a status code and a reason; the error says the same for the log.
     pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
         let changing = self.changing.lock().await;
-        let Incoming { stream, tls, early, peer, user, profile, ping, vnet } = incoming;
+        let Incoming { stream, tls, early, peer, user, profile, ping, vnet, place } = incoming;
         let profile = profile.unwrap_or_default();
         let slot = match self.admit(user.as_deref(), profile.links) {
             Ok(slot) => slot,
@@ -121,6 +121,7 @@ impl Ports {
             tokio::spawn(async move {
                 let weak = Arc::downgrade(&ports);
                 let ended = serve(ports, session).await;
+                drop(place);
                 if told.is_some() {
                     info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
                 }

@@ -26,6 +26,7 @@ use super::fabric::Fabric;
 use super::netif::{self, Event};
 use super::spec::{PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+use super::tally::Tally;
 use super::threads::Threads;
 use super::throttle::Throttle;
 use crate::frame::MacAddr;
@@ -92,6 +93,8 @@ pub struct Incoming {
     pub ping: Option<Duration>,
     /// Its 101 said `etherws.vnet1`.
     pub vnet: bool,
+    /// Its place among the connections, let go when the link has ended.
+    pub place: Box<dyn Send>,
 }
 
 /// All ports of the switch.
@@ -143,6 +146,11 @@ impl Ports {
     /// What frames cost.
     pub fn prof(&self) -> &Arc<Profiler> {
         &self.fabric.prof
+    }
+
+    /// What no port can count.
+    pub fn tally(&self) -> &Tally {
+        &self.fabric.tally
     }
 
     /// The ports, as the profiler shows them.
@@ -253,8 +261,15 @@ impl Ports {
         Ok(slots.into_iter().map(|slot| self.fabric.switch.fdb.flush(slot)).sum())
     }
 
+    /// Of the switch as a whole, once there is something to tell, and of each port.
     pub fn counters(&self) -> Vec<CounterStatus> {
-        self.entries().values().map(|e| counter_status(e.number, e.name(), &e.counters)).collect()
+        let whole = Counters::default();
+        let mut whole = counter_status(0, "switch".to_owned(), &whole);
+        whole.drops.extend(self.tally().counted());
+        let whole = Some(whole).filter(|whole| !whole.drops.is_empty());
+        let entries = self.entries();
+        let ports = entries.values().map(|e| counter_status(e.number, e.name(), &e.counters));
+        whole.into_iter().chain(ports).collect()
     }
 
     /// The configured ports (no incoming links) as `add` would take them, with secrets, in number order.

@@ -1,0 +1,9 @@
+//! WebSocket frames from a peer, whole and cut anywhere.
+#![no_main]
+
+#[path = "../../tests/fuzz_corpus/codec.rs"]
+mod case;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| case::run(data));

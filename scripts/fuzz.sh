@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Fuzzing (make fuzz): scripts/fuzz.sh [SECONDS [TARGET...]], the seconds in all, shared evenly among the targets; by
+# default a minute for each. What one case may take is goal R13's: a second and 512 MiB.
+#
+# It needs a nightly toolchain and cargo-fuzz. Without them it skips, loudly; FUZZ_REQUIRED=1 makes that a failure. The
+# seeds in fuzz/corpus/ are read; what is found goes to fuzz/found/, a case that fails to fuzz/artifacts/: make a test
+# of it, and a seed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+skip() {
+    echo "##### SKIPPED: fuzzing: $1 #####" >&2
+    [ -z "${FUZZ_REQUIRED:-}" ] || exit 1
+    exit 0
+}
+
+seconds=${1:-}
+[ $# -eq 0 ] || shift
+targets=("$@")
+if [ ${#targets[@]} -eq 0 ]; then
+    for file in fuzz/fuzz_targets/*.rs; do
+        name=${file##*/}
+        targets+=("${name%.rs}")
+    done
+fi
+each=$((${seconds:-$((60 * ${#targets[@]}))} / ${#targets[@]}))
+[ "$each" -gt 0 ] || { echo "fuzz.sh: ${seconds} s are not enough for ${#targets[@]} targets" >&2; exit 2; }
+
+cargo +nightly --version >/dev/null 2>&1 || skip 'there is no nightly toolchain (rustup toolchain install nightly)'
+cargo +nightly fuzz --version >/dev/null 2>&1 || skip 'there is no cargo-fuzz (cargo install cargo-fuzz)'
+
+# Freed memory that ASan keeps back is no case's.
+export ASAN_OPTIONS=${ASAN_OPTIONS:-quarantine_size_mb=64}
+for target in "${targets[@]}"; do
+    cargo +nightly fuzz build "$target" || skip "the target $target could not be built here"
+done
+failed=()
+for target in "${targets[@]}"; do
+    echo "=== $target: $each s ==="
+    mkdir -p "fuzz/found/$target" "fuzz/corpus/$target"
+    cargo +nightly fuzz run "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
+        -max_total_time="$each" -max_len=8192 -timeout=1 -rss_limit_mb=512 -print_final_stats=1 || failed+=("$target")
+done
+[ ${#failed[@]} -eq 0 ] || { echo "FAILED: ${failed[*]} (see fuzz/artifacts/)"; exit 1; }
+echo 'nothing found'

@@ -1,0 +1,81 @@
+//! Who of this host may control the switch over its Unix socket: root, the user that the switch runs as, and the
+//! members of group `etherws`. The file's mode keeps most others out before; but a mode can be changed by mistake, and
+//! a directory be shared.
+
+use std::os::fd::AsFd;
+
+use nix::unistd::{Group, geteuid};
+use tokio::net::UnixStream;
+
+use crate::sys::peer;
+
+/// The group whose members may.
+const GROUP: &str = "etherws";
+
+/// Who may, beside root and ourselves.
+pub struct Admins {
+    /// As it was at start.
+    group: Option<u32>,
+}
+
+impl Admins {
+    pub fn look_up() -> Self {
+        let group = Group::from_name(GROUP).unwrap_or_else(|e| {
+            tracing::warn!("group {GROUP} could not be looked up, so its members may not control: {e}");
+            None
+        });
+        Self { group: group.map(|group| group.gid.as_raw()) }
+    }
+
+    /// Why whoever connected may not control; nothing when he may.
+    pub fn refusal(&self, stream: &UnixStream) -> Option<String> {
+        let peer = match stream.peer_cred() {
+            Ok(peer) => peer,
+            Err(e) => return Some(format!("the kernel does not say who you are: {e}")),
+        };
+        let more = || peer::groups(stream.as_fd()).unwrap_or_default();
+        // Not that of the start: the switch may have left root behind since.
+        let own = geteuid().as_raw();
+        if peer.uid() == own || self.may(peer.uid(), peer.gid(), more) {
+            return None;
+        }
+        Some(format!(
+            "user {} may not control this switch; root, user {} and members of group {GROUP} may \
+             (usermod -aG {GROUP} NAME, then log in again)",
+            peer.uid(),
+            own
+        ))
+    }
+
+    fn may(&self, user: u32, group: u32, more: impl FnOnce() -> Vec<u32>) -> bool {
+        let is_member = |wanted: u32| group == wanted || more().contains(&wanted);
+        user == 0 || self.group.is_some_and(is_member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_the_group_may() {
+        let admins = Admins { group: Some(989) };
+        for (user, group, more, may) in [
+            (0, 0, vec![], true),
+            (1000, 989, vec![], true),
+            (1000, 1000, vec![4, 989], true),
+            (1000, 1000, vec![4, 990], false),
+            (989, 1000, vec![], false),
+        ] {
+            assert_eq!(admins.may(user, group, || more.clone()), may, "{user} {group} {more:?}");
+        }
+        let nobody = Admins { group: None };
+        assert!(!nobody.may(1000, 989, || vec![989]));
+    }
+
+    #[tokio::test]
+    async fn we_ourselves_may() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert_eq!(Admins::look_up().refusal(&one), None);
+    }
+}

@@ -1,0 +1,131 @@
+//! What befalls the switch as a whole, where no port can count it: who was turned away at the door, and why.
+//! `listCounters` shows it as port 0.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::port::link::Ended;
+use crate::ws::header::Violation;
+
+/// Defines [`Event`] with its names, so that no event can lack one.
+macro_rules! events {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum Event { $($(#[$doc])* $variant,)* }
+
+        impl Event {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that `etherctl counters` prints.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+events! {
+    /// A connection beyond `limits.connections`, or beyond the places kept for the Unix socket.
+    Connections = "connections",
+    /// One beyond `limits.connections_per_address`.
+    ConnectionsPerAddress = "connections-per-address",
+    /// One that had to go for a newcomer beyond `limits.unauthenticated`.
+    Unauthenticated = "unauthenticated",
+    /// The same beyond `limits.unauthenticated_per_address`.
+    UnauthenticatedPerAddress = "unauthenticated-per-address",
+    /// accept() found no descriptor or memory, and paused.
+    AcceptPaused = "accept-paused",
+    /// A PROXY header was wanted, and the peer is no trusted proxy.
+    UntrustedProxy = "untrusted-proxy",
+    /// A user of this host on the Unix socket who may not control the switch.
+    ForeignUser = "foreign-user",
+    /// A first request that took longer than `limits.header_time`, PROXY header and TLS included.
+    HeaderTime = "header-time",
+    /// A header larger than `limits.header_size`, or of more than 64 fields.
+    HeaderSize = "header-size",
+    /// Bytes that are no HTTP.
+    BadRequest = "bad-request",
+    /// Control, called by a name that is not its own.
+    ForeignHost = "foreign-host",
+    /// A web page of another origin.
+    ForeignOrigin = "foreign-origin",
+    /// A call whose content type is not JSON's.
+    ContentType = "content-type",
+    /// A call larger than `limits.rpc_body`.
+    BodySize = "body-size",
+    /// A call whose body did not come within 30 s.
+    BodyTime = "body-time",
+    /// A batch of more calls than `limits.rpc_batch`.
+    BatchSize = "batch-size",
+    /// A call or session beyond the 256 at a time.
+    CallsAtATime = "calls-at-a-time",
+    /// Credentials that are wrong.
+    LoginFailed = "login-failed",
+    /// An address that failed more often than `limits.failed_logins` a minute.
+    LoginRate = "login-rate",
+    /// Too many logins were waiting for their password to be checked.
+    LoginQueue = "login-queue",
+    /// A link that sent a message larger than a frame, or in more than 1,024 fragments.
+    MessageSize = "message-size",
+    /// A link that broke the WebSocket protocol in another way.
+    Violation = "websocket-violation",
+    /// A link over TLS that ended without close_notify (RFC 8446, 6.1): whoever can cut the path could have cut it.
+    TlsTruncated = "tls-truncated",
+}
+
+/// Counts [`Event`]s; clones count together.
+#[derive(Clone, Default)]
+pub struct Tally(Arc<Counts>);
+
+struct Counts([AtomicU64; Event::ALL.len()]);
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; Event::ALL.len()])
+    }
+}
+
+impl Tally {
+    pub fn count(&self, event: Event) {
+        self.0.0[event as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Counts the end of a link, if it is one of those that count.
+    pub fn link_ended(&self, ended: &Ended) {
+        match ended {
+            Ended::Violation(Violation::TooBig) => self.count(Event::MessageSize),
+            Ended::Violation(_) => self.count(Event::Violation),
+            Ended::Truncated => self.count(Event::TlsTruncated),
+            _ => (),
+        }
+    }
+
+    /// The names and counts of those that have befallen.
+    pub fn counted(&self) -> impl Iterator<Item = (String, u64)> + '_ {
+        self.all().filter(|(_, count)| *count > 0).map(|(event, count)| (event.name().to_owned(), count))
+    }
+
+    /// Every event with its count, zeroes too.
+    pub fn all(&self) -> impl Iterator<Item = (Event, u64)> + '_ {
+        Event::ALL.iter().map(|event| (*event, self.0.0[*event as usize].load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_have_distinct_names_and_count_apart() {
+        let names: std::collections::HashSet<_> = Event::ALL.iter().map(|event| event.name()).collect();
+        assert_eq!(names.len(), Event::ALL.len());
+        let tally = Tally::default();
+        let clone = tally.clone();
+        clone.count(Event::BodySize);
+        clone.link_ended(&Ended::Truncated);
+        clone.link_ended(&Ended::Eof);
+        let counted: Vec<_> = tally.counted().collect();
+        assert_eq!(counted, [("body-size".to_owned(), 1), ("tls-truncated".to_owned(), 1)]);
+        assert_eq!(tally.all().count(), Event::ALL.len());
+    }
+}
