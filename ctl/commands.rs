@@ -92,6 +92,12 @@ fn with_port(spec: PortSpec, port: &PortArgs) -> PortSpec {
         native: port.vlan.native,
         isolated: port.isolated,
         bpdu: port.bpdu.unwrap_or_default(),
+        macs: port.guard.macs.clone().map_or(Vec::new(), |words| words.0),
+        ethertypes: port.guard.ethertypes.clone().map_or(Vec::new(), |words| words.0),
+        rate: port.guard.rate.filter(|rate| *rate != 0),
+        storm: port.guard.storm.unwrap_or_default(),
+        max_macs: port.guard.max_macs.filter(|most| *most != 0),
+        loop_guard: !port.no_loop_guard,
         offload: !port.no_offload,
         ..spec
     }
@@ -153,6 +159,12 @@ fn set_port(set: &SetPort) -> api::SetPort {
         transparent: set.transparent.then_some(true),
         isolated: set.isolated,
         bpdu: set.bpdu,
+        macs: set.guard.macs.clone().map(|words| words.0),
+        ethertypes: set.guard.ethertypes.clone().map(|words| words.0),
+        rate: set.guard.rate,
+        storm: set.guard.storm,
+        max_macs: set.guard.max_macs,
+        loop_guard: set.loop_guard,
         ..api::SetPort::of(set.port.clone())
     }
 }

@@ -294,6 +294,7 @@ mod tests {
             threads: 1,
             ping: None,
             prof: Default::default(),
+            guard: Default::default(),
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),

@@ -243,7 +243,7 @@ impl<T: Tape> Batch<'_, T> {
         let reason = match Frame::checked(bytes) {
             Some(frame) => {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
-                match self.fabric.switch.forward(table, ingress, frame, now, self.tape) {
+                match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
                     Verdict::Drop(reason) => reason,
                     verdict => return Some(verdict),
                 }

@@ -91,8 +91,6 @@ impl Ports {
                     connects: 1,
                     ..Life::default()
                 },
-                macs: profile.macs,
-                rate: profile.rate,
                 user,
             },
         );
@@ -164,6 +162,11 @@ impl Ports {
             trunk: profile.trunk.clone(),
             native: profile.native,
             isolated: profile.isolated,
+            macs: profile.macs.clone(),
+            ethertypes: profile.ethertypes.clone(),
+            rate: profile.rate,
+            storm: profile.storm,
+            max_macs: profile.max_macs,
             ..PortSpec::new(PortKind::Server, peer.to_string())
         };
         // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
@@ -208,8 +211,6 @@ impl Ports {
                 spec,
                 way: Way::Device(device.clone()),
                 life: Life { state: State::Up, ..Life::default() },
-                macs: Vec::new(),
-                rate: None,
                 user: None,
             },
         );
@@ -241,7 +242,7 @@ impl Ports {
                 },
                 () = entry.ended() => return abort.abort(),
             };
-            if !entry.shut.load(Relaxed) {
+            if !entry.gate.is_shut() {
                 warn!(port = number, "{reason}");
             }
             let mut life = entry.life();
@@ -267,8 +268,6 @@ impl Ports {
                 spec,
                 way: Way::Link(Arc::new(Link::dialled())),
                 life: Life { state: State::Connecting, ..Life::default() },
-                macs: Vec::new(),
-                rate: None,
                 user: None,
             },
         );
@@ -280,7 +279,7 @@ impl Ports {
     fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
         let number = self.next_number.fetch_add(1, Relaxed);
         let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }));
-        self.fabric.switch.put(entry.port(vlan));
+        self.fabric.switch.put(entry.port(vlan, &self.guards()));
         self.entries().insert(number, entry.clone());
         entry
     }

@@ -1,17 +1,16 @@
 //! One port as the control side knows it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
 use super::super::link::{Link, Stop};
-use super::super::spec::{PortKind, PortSpec};
+use super::super::spec::{Bpdu, GuardSettings, PortKind, PortSpec};
 use super::super::status::PortStatus;
-use crate::frame::MacAddr;
-use crate::switch::guard::Policer;
+use crate::switch::guard::{Gate, Policer, Storm, StormRates};
 use crate::switch::vlan::VlanRule;
 use crate::switch::{Counters, Port, Slot};
 
@@ -23,13 +22,11 @@ pub struct Entry {
     /// What `listPort` shows: the device, the URL without credentials, or the peer.
     pub target: String,
     pub counters: Arc<Counters>,
-    pub shut: Arc<AtomicBool>,
+    pub gate: Arc<Gate>,
     pub way: Way,
-    /// Source addresses let in, and the rate, of a profile.
-    pub macs: Vec<MacAddr>,
-    pub rate: Option<Arc<Policer>>,
     pub user: Option<String>,
     spec: Mutex<PortSpec>,
+    limits: Mutex<Limits>,
     life: Mutex<Life>,
     closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
@@ -43,6 +40,13 @@ pub type Closed = oneshot::Receiver<Infallible>;
 pub enum Way {
     Device(Arc<Device>),
     Link(Arc<Link>),
+}
+
+/// What a port's rates have become; kept as long as the rates stay what they are.
+#[derive(Default)]
+struct Limits {
+    rate: Option<(u64, Arc<Policer>)>,
+    storm: Option<(StormRates, Arc<Storm>)>,
 }
 
 /// How the port fares.
@@ -87,8 +91,6 @@ pub struct Parts {
     pub spec: PortSpec,
     pub way: Way,
     pub life: Life,
-    pub macs: Vec<MacAddr>,
-    pub rate: Option<u64>,
     pub user: Option<String>,
 }
 
@@ -103,12 +105,11 @@ impl Entry {
                 Way::Device(_) => Arc::default(),
                 Way::Link(link) => link.counters.clone(),
             },
-            shut: Arc::new(AtomicBool::new(parts.spec.shut)),
+            gate: Arc::new(Gate::new(parts.spec.shut)),
             way: parts.way,
-            macs: parts.macs,
-            rate: parts.rate.map(|rate| Arc::new(Policer::new(rate))),
             user: parts.user,
             spec: Mutex::new(parts.spec),
+            limits: Mutex::default(),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             stop: watch::Sender::new(None),
@@ -156,19 +157,32 @@ impl Entry {
         let _ = self.stop.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// The port as the switch sees it, by its present settings.
-    pub fn port(&self, vlan: VlanRule) -> Port<Egress> {
+    /// The port as the switch sees it, by its present settings; `usual` where they say nothing.
+    pub fn port(&self, vlan: VlanRule, usual: &GuardSettings) -> Port<Egress> {
         let spec = self.spec();
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.rate = spec.rate.map(|rate| match limits.rate.take() {
+            Some(known) if known.0 == rate => known,
+            _ => (rate, Arc::new(Policer::of_bits(rate))),
+        });
+        let rates = spec.storm.over(usual.storm);
+        limits.storm = (rates != StormRates::default()).then(|| match limits.storm.take() {
+            Some(known) if known.0 == rates => known,
+            _ => (rates, Arc::new(Storm::new(rates))),
+        });
         Port {
             slot: self.slot,
             number: self.number,
             vlan,
             isolated: spec.isolated,
-            bpdu: spec.bpdu == super::super::spec::Bpdu::Forward,
-            macs: self.macs.clone(),
+            bpdu: spec.bpdu == Bpdu::Forward,
+            macs: spec.macs.clone(),
             remote: self.link().is_some(),
-            rate: self.rate.clone(),
-            shut: self.shut.clone(),
+            rate: limits.rate.as_ref().map(|(_, policer)| policer.clone()),
+            ethertypes: spec.ethertypes.clone(),
+            storm: limits.storm.as_ref().map(|(_, storm)| storm.clone()),
+            max_macs: spec.max_macs.unwrap_or(usual.max_macs),
+            gate: self.gate.clone(),
             counters: self.counters.clone(),
             egress: match &self.way {
                 Way::Device(device) => Egress::Device(device.clone()),
@@ -180,7 +194,7 @@ impl Entry {
     pub fn status(&self) -> PortStatus {
         let spec = self.spec().clone();
         let life = self.life().clone();
-        let shut = self.shut.load(Relaxed);
+        let shut = self.gate.is_shut();
         let vlan = VlanRule::from_options(spec.access, spec.trunk, spec.native).unwrap_or_default();
         PortStatus {
             port: self.number,

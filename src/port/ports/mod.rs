@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use self::entry::{Entry, State};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
-use super::spec::{PortKind, PortRef, PortSpec, Profile};
+use super::spec::{GuardSettings, PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::threads::Threads;
 use super::throttle::Throttle;
@@ -76,6 +76,7 @@ pub struct SwitchSettings {
     pub ping: Option<Duration>,
     /// How closely frames are looked at while nobody asks.
     pub prof: Want,
+    pub guard: GuardSettings,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -106,6 +107,7 @@ pub struct Ports {
     ageout: AtomicU64,
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
+    guards: Mutex<GuardSettings>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
     /// Log lines about incoming links.
@@ -132,6 +134,7 @@ impl Ports {
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
+            guards: Mutex::new(settings.guard),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
         });
@@ -155,15 +158,34 @@ impl Ports {
         self.entries().values().map(name).collect()
     }
 
-    /// Applies what can change while running: the ageing time, and the PING interval, from each client's next
-    /// connection on.
-    pub fn reconfigure(&self, settings: &SwitchSettings) {
+    /// Applies what can change while running: the ageing time, the PING interval, from each client's next
+    /// connection on, and what all ports are guarded by.
+    pub async fn reconfigure(&self, settings: &SwitchSettings) {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
         }
+        let _changing = self.changing.lock().await;
+        let before = std::mem::replace(&mut *self.guards_mut(), settings.guard);
+        if before != settings.guard {
+            let entries: Vec<_> = self.entries().values().cloned().collect();
+            let table = self.fabric.table();
+            for entry in entries {
+                let Some(port) = table.get(entry.slot) else { continue };
+                self.fabric.switch.put(entry.port(port.vlan.clone(), &settings.guard));
+            }
+        }
+    }
+
+    /// What ports are guarded by that say nothing else.
+    fn guards(&self) -> GuardSettings {
+        *self.guards_mut()
+    }
+
+    fn guards_mut(&self) -> MutexGuard<'_, GuardSettings> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The PING interval of clients that do not set their own.
