@@ -188,12 +188,13 @@ impl Counters {
         self.drops[reason as usize].fetch_add(frames, Relaxed);
     }
 
+    pub fn dropped_by(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+
     /// Drops by reason, those that never happened left out.
     pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
-        Reason::ALL
-            .iter()
-            .map(|reason| (*reason, self.drops[*reason as usize].load(Relaxed)))
-            .filter(|(_, count)| *count > 0)
+        Reason::ALL.iter().map(|reason| (*reason, self.dropped_by(*reason))).filter(|(_, count)| *count > 0)
     }
 }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
-use super::guard::{Gate, Policer, Storm};
+use super::guard::{Gate, Policer, Storm, loops};
 use super::vlan::{Class, VlanRule};
 use crate::frame::{EtherType, Frame, MacAddr, Retag};
 use crate::prof::{Probe, Stage};
@@ -88,6 +88,8 @@ pub struct Flood {
 /// The forwarding database and the table of ports.
 pub struct Switch<E> {
     pub fdb: Fdb,
+    /// Where probes of our own loop guard come from; `None`: there is none.
+    pub probe_source: Option<MacAddr>,
     table: ArcSwap<Table<E>>,
     /// Ports that were removed while somebody may still read a table that has them. Held while the table
     /// changes.
@@ -97,7 +99,7 @@ pub struct Switch<E> {
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
         let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() });
-        Self { fdb, table, leaving: Mutex::default() }
+        Self { fdb, probe_source: None, table, leaving: Mutex::default() }
     }
 
     /// The table; take it anew for each batch.
@@ -167,6 +169,11 @@ impl<E> Switch<E> {
         }
     }
 
+    /// Whether a frame looks like a probe of our own loop guard; only [`loops::LoopGuard`] knows.
+    pub fn is_own_probe(&self, frame: Frame<'_>) -> bool {
+        frame.dst() == loops::GROUP && Some(frame.src()) == self.probe_source
+    }
+
     fn judge(
         &self,
         table: &Table<E>,
@@ -178,7 +185,11 @@ impl<E> Switch<E> {
     ) -> Result<Verdict, Reason> {
         let (src, dst) = (frame.src(), frame.dst());
         if let Some(reason) = ingress.gate.closed() {
-            return Err(reason);
+            let is_probe = reason == Reason::LoopBlocked && self.is_own_probe(frame);
+            return Err(if is_probe { Reason::LoopProbe } else { reason });
+        }
+        if self.is_own_probe(frame) {
+            return Err(Reason::LoopProbe);
         }
         if src.is_group() || src.is_zero() {
             return Err(Reason::BadSource);
@@ -451,6 +462,26 @@ mod tests {
         for types in [&[0x0800][..], &[0x8100, 0x86dd], &[0x8100, 0x8100, 0x8100, 0x0806]] {
             assert_eq!(verdict(types), Verdict::Drop(Reason::EthertypeNotAllowed), "{types:x?}");
         }
+    }
+
+    #[test]
+    fn a_probe_of_ours_is_never_forwarded_and_anybody_elses_is() {
+        let mut switch = switch(|_| ());
+        switch.probe_source = Some(X.parse().unwrap());
+        let group = &loops::GROUP.to_string();
+        let gate = |bit: fn(&Gate, bool), on| bit(&switch.table().load().get(Slot(0)).unwrap().gate, on);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
+        assert_eq!(flooded(&switch, send(&switch, 0, group, Y)), [1, 2]);
+        gate(Gate::set_blocked, true);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
+        assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::LoopBlocked));
+        assert_eq!(
+            send(&switch, 1, Y, X),
+            Verdict::Drop(Reason::LoopBlocked),
+            "nor does anything leave there"
+        );
+        gate(Gate::set_shut, true);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::PortShut));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What keeps one port from costing the others: a rate limit on what comes in, limits on frames that go
-//! to many, and the gate that shuts a port.
+//! to many, and the gate that shuts a port. [`loops`] finds out what has to be blocked.
+
+pub mod loops;
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;

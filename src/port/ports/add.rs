@@ -12,6 +12,7 @@ use super::entry::{Closed, Entry, Life, Parts, State, Way};
 use super::{Incoming, PortError, Ports};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
+use crate::port::events::What;
 use crate::port::link::{Link, Session, Wire};
 use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
@@ -247,6 +248,8 @@ impl Ports {
             }
             let mut life = entry.life();
             (life.state, life.reason) = (State::Failed, Some(reason));
+            drop(life);
+            entry.tell();
         });
     }
 
@@ -278,9 +281,11 @@ impl Ports {
     /// Gives a new port its number and lets frames at it. `changing` is held.
     fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
         let number = self.next_number.fetch_add(1, Relaxed);
-        let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }));
+        let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }, self.events.clone()));
         self.fabric.switch.put(entry.port(vlan, &self.guards()));
         self.entries().insert(number, entry.clone());
+        entry.raise(What::PortAdded, entry.kind.to_string());
+        entry.tell();
         entry
     }
 
@@ -289,6 +294,7 @@ impl Ports {
         if self.entries().remove(&entry.number).is_some() {
             self.fabric.switch.remove(entry.slot);
             self.refresh_own();
+            entry.raise(What::PortRemoved, String::new());
         }
     }
 

@@ -48,6 +48,7 @@ impl Ports {
         if spec.shut || moved {
             self.fabric.switch.fdb.flush(entry.slot);
         }
+        entry.tell();
         info!(port = entry.number, name = entry.name(), "changed");
         Ok(entry.status())
     }

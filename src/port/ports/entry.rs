@@ -1,15 +1,17 @@
 //! One port as the control side knows it.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
+use super::super::events::{Events, What};
 use super::super::link::{Link, Stop};
 use super::super::spec::{Bpdu, GuardSettings, PortKind, PortSpec};
 use super::super::status::PortStatus;
+use super::rounds::ALERTS;
 use crate::switch::guard::{Gate, Policer, Storm, StormRates};
 use crate::switch::vlan::VlanRule;
 use crate::switch::{Counters, Port, Slot};
@@ -31,6 +33,13 @@ pub struct Entry {
     closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
     pub stop: watch::Sender<Option<Stop>>,
+    events: Arc<Events>,
+    /// It was told last that frames pass.
+    told_up: AtomicBool,
+    /// What is told by drops: a bit for each of [`ALERTS`], set while there are some.
+    pub alerts: AtomicU8,
+    /// Why the loop guard has blocked it.
+    blocked: Mutex<Option<String>>,
 }
 
 /// Ends when the port's device is closed.
@@ -95,7 +104,7 @@ pub struct Parts {
 }
 
 impl Entry {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts, events: Arc<Events>) -> Self {
         Self {
             number: parts.number,
             slot: parts.slot,
@@ -113,6 +122,10 @@ impl Entry {
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             stop: watch::Sender::new(None),
+            events,
+            told_up: AtomicBool::new(false),
+            alerts: AtomicU8::new(0),
+            blocked: Mutex::default(),
         }
     }
 
@@ -157,6 +170,37 @@ impl Entry {
         let _ = self.stop.subscribe().wait_for(Option::is_some).await;
     }
 
+    /// Tells when frames begin or cease to pass.
+    pub fn tell(&self) {
+        let life = self.life().clone();
+        let shut = self.gate.is_shut();
+        let up = life.state == State::Up && !shut;
+        if self.told_up.swap(up, Relaxed) == up {
+            return;
+        }
+        let (what, text) = match (up, shut) {
+            (true, _) => (What::PortUp, life.peer),
+            (false, true) => (What::PortDown, Some("shut".to_owned())),
+            (false, false) => (What::PortDown, life.reason),
+        };
+        self.raise(what, text.unwrap_or_default());
+    }
+
+    pub fn raise(&self, what: What, text: String) {
+        self.events.raise(what, self.number, self.name(), text);
+    }
+
+    /// The loop guard lets nothing pass any more.
+    pub fn block(&self, why: String) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.gate.set_blocked(true);
+    }
+
+    pub fn unblock(&self) {
+        self.gate.set_blocked(false);
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The port as the switch sees it, by its present settings; `usual` where they say nothing.
     pub fn port(&self, vlan: VlanRule, usual: &GuardSettings) -> Port<Egress> {
         let spec = self.spec();
@@ -195,6 +239,10 @@ impl Entry {
         let spec = self.spec().clone();
         let life = self.life().clone();
         let shut = self.gate.is_shut();
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let blocked = blocked.filter(|_| life.state == State::Up && !shut);
+        let alerts = self.alerts.load(Relaxed);
+        let alerts = ALERTS.iter().enumerate().filter(|(bit, _)| alerts >> bit & 1 == 1);
         let vlan = VlanRule::from_options(spec.access, spec.trunk, spec.native).unwrap_or_default();
         PortStatus {
             port: self.number,
@@ -207,8 +255,14 @@ impl Entry {
             tx_bytes: self.counters.tx_bytes.load(Relaxed),
             rx_bytes: self.counters.rx_bytes.load(Relaxed),
             drops: self.counters.drops().map(|(_, count)| count).sum(),
-            state: if shut { "shut" } else { life.state.name() }.to_owned(),
-            reason: life.reason,
+            state: match &blocked {
+                _ if shut => "shut",
+                Some(_) => "blocked",
+                None => life.state.name(),
+            }
+            .to_owned(),
+            reason: blocked.or(life.reason),
+            alerts: alerts.map(|(_, reason)| reason.name().to_owned()).collect(),
             peer: life.peer,
             user: self.user.clone(),
             vlan: vlan.to_string(),

@@ -7,6 +7,7 @@ mod add;
 mod change;
 mod client;
 mod entry;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,11 +18,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::entry::{Entry, State};
+use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
 use super::spec::{GuardSettings, PortKind, PortRef, PortSpec, Profile};
@@ -108,6 +110,7 @@ pub struct Ports {
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
     guards: Mutex<GuardSettings>,
+    events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
     /// Log lines about incoming links.
@@ -121,6 +124,8 @@ impl Ports {
         for seed in &mut seeds {
             getrandom::fill(seed).map_err(io::Error::other)?;
         }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(io::Error::other)?;
         let seconds = settings.ageout.as_secs();
         let fdb = Fdb::new(settings.fdb_limit, saturated(seconds), seeds.map(u64::from_ne_bytes));
         let prof = Profiler::new(settings.prof);
@@ -135,12 +140,19 @@ impl Ports {
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
             guards: Mutex::new(settings.guard),
+            events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
+        tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         Ok(ports)
+    }
+
+    /// What happens to ports from now on. A listener that is slow misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Happened> {
+        self.events.listen()
     }
 
     /// What frames cost.
@@ -426,6 +438,7 @@ impl Ports {
             }
             (life.state, life.reason) = (state, reason.clone());
         }
+        entry.tell();
         match reason {
             Some(reason) => warn!(port = entry.number, "{reason}"),
             None => info!(port = entry.number, "{} is up", device.name),
