@@ -117,6 +117,8 @@ pub enum Command {
         #[arg(value_parser = port)]
         port: Option<PortRef>,
     },
+    /// Print what happens to ports, a line each, until interrupted.
+    Watch,
     /// Write the running state to the switch's configuration file, or to another file on its host.
     Saveconf {
         /// Path on the switch's host.

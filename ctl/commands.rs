@@ -48,7 +48,8 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
-            Command::Top(_)
+            Command::Watch
+            | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
             | Command::Stats { .. }
@@ -229,7 +230,8 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             let api::Version { version, name } = read(result)?;
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
-        Command::Top(_)
+        Command::Watch
+        | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)
         | Command::Stats { .. }
@@ -247,7 +249,7 @@ pub fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
 fn ports(entries: &[PortStatus]) -> String {
     let header = [
         "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Offload",
-        "Drops", "Reason",
+        "Drops", "Alerts", "Reason",
     ];
     let rows = entries.iter().map(|entry| {
         let state = match entry.state.as_str() {
@@ -274,6 +276,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
             unless_zero(entry.drops),
+            entry.alerts.join(","),
             entry.reason.clone().unwrap_or_default(),
         ]
     });

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod check;
+pub mod events;
 pub mod prof;
 
 use crate::port::dial;

@@ -10,6 +10,7 @@ mod connection;
 mod cpu_prof;
 mod data;
 mod door;
+mod events;
 mod htpasswd;
 pub mod http;
 mod lobby;
