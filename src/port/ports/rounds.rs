@@ -86,11 +86,11 @@ impl Rounds {
     }
 
     fn watch_drops(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
-        self.drops.retain(|port, _| entries.iter().any(|entry| entry.number == *port));
+        let mut before = std::mem::take(&mut self.drops);
         for entry in entries {
-            let watched = self.drops.entry(entry.number).or_default();
+            let mut watched = before.remove(&entry.number).unwrap_or_default();
             let mut alerts = 0;
-            for (bit, (reason, watched)) in ALERTS.iter().zip(watched).enumerate() {
+            for (bit, (reason, watched)) in ALERTS.iter().zip(&mut watched).enumerate() {
                 let kind = match reason {
                     Reason::StormBroadcast => "broadcast",
                     Reason::StormMulticast => "multicast",
@@ -114,6 +114,7 @@ impl Rounds {
                 alerts |= u8::from(watched.on) << bit;
             }
             entry.alerts.store(alerts, Relaxed);
+            self.drops.insert(entry.number, watched);
         }
     }
 
@@ -191,8 +192,9 @@ impl Rounds {
             false => format!("loop with port {} ({})", other.number, other.name()),
         };
         entry.block(text.clone());
-        // What was heard there may be heard by another port now.
-        ports.fabric.switch.fdb.flush(entry.slot);
+        // Whatever was heard meanwhile, and by whatever port, may have come round the loop.
+        let slots: Vec<_> = ports.entries().values().map(|entry| entry.slot).collect();
+        slots.into_iter().for_each(|slot| _ = ports.fabric.switch.fdb.flush(slot));
         entry.raise(What::LoopBlocked, text);
         Some(())
     }
