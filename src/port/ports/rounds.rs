@@ -105,6 +105,7 @@ impl Rounds {
                     }
                     (Some(Turn::Began), _) => {
                         entry.raise(What::StormBegan, format!("{kind} is over its limit"));
+                        self.guard.changed(ports.fabric.now().0);
                     }
                     (Some(Turn::Ended(dropped)), reason) if *reason != Reason::MacLimit => {
                         entry.raise(What::StormEnded, format!("{kind}, {dropped} frames dropped"));
