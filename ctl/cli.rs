@@ -3,12 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
-use etherws::control::api::{Bpdu, MacAddr, PortRef, Vid, VidSet};
+use etherws::control::api::{Bpdu, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
 use crate::flame::FlameArgs;
@@ -62,7 +63,7 @@ pub struct ServerArgs {
 pub enum Command {
     /// Add a port.
     #[command(subcommand, infer_long_args = true)]
-    Addport(AddPort),
+    Addport(Box<AddPort>),
     /// Change a port: shut or open it, its name, its VLANs.
     #[command(infer_long_args = true)]
     Setport(SetPort),
@@ -116,6 +117,8 @@ pub enum Command {
         #[arg(value_parser = port)]
         port: Option<PortRef>,
     },
+    /// Print what happens to ports, a line each, until interrupted.
+    Watch,
     /// Write the running state to the switch's configuration file, or to another file on its host.
     Saveconf {
         /// Path on the switch's host.
@@ -201,6 +204,11 @@ pub struct PortArgs {
     /// What to do with reserved multicast, 01:80:c2:00:00:0x [default: drop].
     #[arg(long, value_parser = bpdu())]
     pub bpdu: Option<Bpdu>,
+    #[command(flatten)]
+    pub guard: GuardArgs,
+    /// Do not look for loops through this port.
+    #[arg(long)]
+    pub no_loop_guard: bool,
     /// No super-frames to and from the device, or over the link.
     #[arg(long)]
     pub no_offload: bool,
@@ -218,6 +226,30 @@ pub struct VlanArgs {
     #[arg(long, value_name = "VID", requires = "trunk")]
     pub native: Option<Vid>,
 }
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "What is let in")]
+pub struct GuardArgs {
+    /// Bits a second from this port; 0 is no limit.
+    #[arg(long, value_name = "BITS")]
+    pub rate: Option<u64>,
+    /// Frames a second that go to many: off, default or broadcast=N,multicast=N,unknown=N.
+    #[arg(long, value_name = "LIMIT")]
+    pub storm: Option<StormLimit>,
+    /// Stations learned here at most; 0 is the switch's limit.
+    #[arg(long, value_name = "N")]
+    pub max_macs: Option<u32>,
+    /// Source addresses let in, separated by commas, or all.
+    #[arg(long, value_name = "MACS", value_parser = words::<MacAddr>)]
+    pub macs: Option<Words<MacAddr>>,
+    /// EtherTypes let in (arp,ipv4,ipv6,0x88cc), or all.
+    #[arg(long, value_name = "TYPES", value_parser = words::<EtherType>)]
+    pub ethertypes: Option<Words<EtherType>>,
+}
+
+/// What stands between commas; `all` is nothing.
+#[derive(Clone, Debug)]
+pub struct Words<T>(pub Vec<T>);
 
 #[derive(Args, Debug)]
 pub struct InterfaceArgs {
@@ -288,6 +320,11 @@ pub struct SetPort {
     /// What to do with reserved multicast, 01:80:c2:00:00:0x.
     #[arg(long, value_parser = bpdu())]
     pub bpdu: Option<Bpdu>,
+    #[command(flatten)]
+    pub guard: GuardArgs,
+    /// Look for loops through this port (1), or do not (0).
+    #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
+    pub loop_guard: Option<bool>,
 }
 
 #[derive(Args, Debug)]
@@ -316,6 +353,13 @@ fn port(text: &str) -> Result<PortRef, String> {
         Ok(PortRef::Name(name)) if name.is_empty() => Err("expected a port's number or name".into()),
         Ok(port) => Ok(port),
         Err(never) => match never {},
+    }
+}
+
+fn words<T: FromStr<Err = String>>(text: &str) -> Result<Words<T>, String> {
+    match text {
+        "all" => Ok(Words(Vec::new())),
+        text => text.split(',').map(|word| word.trim().parse()).collect::<Result<_, _>>().map(Words),
     }
 }
 
@@ -360,6 +404,9 @@ mod tests {
             ("setport 1 --transparent --access 10", "--access"),
             ("setport 1 --native 10", "--trunk"),
             ("setport 1 --access 4095", "not a VID"),
+            ("setport 1 --storm on", "--storm"),
+            ("setport 1 --ethertypes ip", "--ethertypes"),
+            ("setport 1 --macs 1", "--macs"),
             ("setif 1 --mtu 575", "--mtu"),
             ("setif 1 --mtu 65536", "--mtu"),
             ("setif 1 --netmask 24", "--netmask"),

@@ -69,10 +69,10 @@ pub async fn call(server: &Server, request: &Request, limit: Duration) -> Result
     timeout(limit, exchange(server, request, stream)).await.map_err(|_| late("no answer", limit))?
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-async fn connect(server: &Server) -> Result<Box<dyn Stream>, Failure> {
+pub async fn connect(server: &Server) -> Result<Box<dyn Stream>, Failure> {
     let unreachable = |e: io::Error| {
         let hint = match e.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -136,11 +136,7 @@ fn http_request(server: &Server, request: &Request) -> Result<HttpRequest<Full<B
 
 fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
     if status == StatusCode::UNAUTHORIZED {
-        let mut text = format!("{url} wants a user and a password (--ctluser and --ctlpasswd)");
-        if let Some(said) = said(body) {
-            text.push_str(&format!("; it says: {said}"));
-        }
-        return Err(Failure::Unauthorized(text));
+        return Err(unauthorized(url, body));
     }
     let unexpected = || {
         let said = said(body).map(|said| format!(": {said}")).unwrap_or_default();
@@ -155,6 +151,15 @@ fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
         (_, Some(result)) if status.is_success() => Ok(result.clone()),
         _ => Err(unexpected()),
     }
+}
+
+/// What a 401 means, and says.
+pub fn unauthorized(url: &Url, body: &[u8]) -> Failure {
+    let mut text = format!("{url} wants a user and a password (--ctluser and --ctlpasswd)");
+    if let Some(said) = said(body) {
+        text.push_str(&format!("; it says: {said}"));
+    }
+    Failure::Unauthorized(text)
 }
 
 /// The first line of an answer that is not for us, for people; nothing of a page of HTML.

@@ -48,7 +48,8 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
-            Command::Top(_)
+            Command::Watch
+            | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
             | Command::Stats { .. }
@@ -92,6 +93,12 @@ fn with_port(spec: PortSpec, port: &PortArgs) -> PortSpec {
         native: port.vlan.native,
         isolated: port.isolated,
         bpdu: port.bpdu.unwrap_or_default(),
+        macs: port.guard.macs.clone().map_or(Vec::new(), |words| words.0),
+        ethertypes: port.guard.ethertypes.clone().map_or(Vec::new(), |words| words.0),
+        rate: port.guard.rate.filter(|rate| *rate != 0),
+        storm: port.guard.storm.unwrap_or_default(),
+        max_macs: port.guard.max_macs.filter(|most| *most != 0),
+        loop_guard: !port.no_loop_guard,
         offload: !port.no_offload,
         ..spec
     }
@@ -153,6 +160,12 @@ fn set_port(set: &SetPort) -> api::SetPort {
         transparent: set.transparent.then_some(true),
         isolated: set.isolated,
         bpdu: set.bpdu,
+        macs: set.guard.macs.clone().map(|words| words.0),
+        ethertypes: set.guard.ethertypes.clone().map(|words| words.0),
+        rate: set.guard.rate,
+        storm: set.guard.storm,
+        max_macs: set.guard.max_macs,
+        loop_guard: set.loop_guard,
         ..api::SetPort::of(set.port.clone())
     }
 }
@@ -217,7 +230,8 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             let api::Version { version, name } = read(result)?;
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
-        Command::Top(_)
+        Command::Watch
+        | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)
         | Command::Stats { .. }
@@ -235,7 +249,7 @@ pub fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
 fn ports(entries: &[PortStatus]) -> String {
     let header = [
         "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Offload",
-        "Drops", "Reason",
+        "Drops", "Alerts", "Reason",
     ];
     let rows = entries.iter().map(|entry| {
         let state = match entry.state.as_str() {
@@ -262,6 +276,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
             unless_zero(entry.drops),
+            entry.alerts.join(","),
             entry.reason.clone().unwrap_or_default(),
         ]
     });

@@ -9,6 +9,7 @@
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
 //! * [`top`]: the live screen; [`flame`]: flame graphs
+//! * [`watch`]: events, as they happen
 //! * [`manual`]: man page and completions
 
 mod cli;
@@ -21,6 +22,7 @@ mod server;
 mod stats;
 mod table;
 mod top;
+mod watch;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -82,6 +84,10 @@ fn run(cli: Cli) -> Result<(), Wrong> {
             ));
         }
         Command::Flame(args) => return flame::run(args, || server_of(cli.server)),
+        Command::Watch => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(watch::run(server, cli.json));
+        }
         Command::Stats { files } => return stats::run(files),
         Command::Prof(Prof::Diff { a, b }) => return Ok(print(&prof::diff(a, b, cli.json)?)?),
         Command::Prof(command) => {

@@ -7,7 +7,7 @@
 
 mod args;
 mod columns;
-mod places;
+pub mod places;
 mod record;
 mod show;
 mod styles;

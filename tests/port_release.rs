@@ -23,6 +23,7 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
             threads: 2,
             ping: None,
             prof: Default::default(),
+            guard: Default::default(),
         };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {

@@ -50,11 +50,12 @@ fn a_trunk_lets_its_vlans_in_and_no_other() {
     let (_switch, wires) =
         switch_with(&host, &[("tr", &["--trunk", "5-7,100", "--native", "9"]), ("any", &[])]);
     let [trunk, any] = [&wires[0], &wires[1]];
-    let marker = frame(BROADCAST, mac(1), &[(C, 100)], &payload(64));
-    for vid in [4, 8, 99, 4094] {
-        let foreign = frame(BROADCAST, mac(1), &[(C, vid)], &payload(64));
-        only_passes(trunk, any, &marker, &foreign);
-        only_passes(any, trunk, &marker, &foreign);
+    // A station on each side: one that were on both would be held on one.
+    for (station, from, to) in [(1, trunk, any), (2, any, trunk)] {
+        let marker = frame(BROADCAST, mac(station), &[(C, 100)], &payload(64));
+        for vid in [4, 8, 99, 4094] {
+            only_passes(from, to, &marker, &frame(BROADCAST, mac(station), &[(C, vid)], &payload(64)));
+        }
     }
     for vid in [5, 6, 7, 100] {
         passes(trunk, any, &frame(BROADCAST, mac(1), &[(C, vid)], &payload(64)));

@@ -91,7 +91,8 @@ impl Path {
         for bytes in frames {
             tape.mark(Stage::RxTapRead);
             let frame = Frame::checked(bytes).expect("a frame");
-            let Verdict::Unicast(LINK, retag) = self.sender.forward(&table, ingress, frame, NOW, tape) else {
+            let Verdict::Unicast(LINK, retag) = self.sender.forward(&table, ingress, frame, 1, NOW, tape)
+            else {
                 panic!("the station is behind the link")
             };
             tape.to(link);
@@ -120,7 +121,7 @@ impl Path {
                 tape.mark(Stage::RxWsUnmask);
             }
             let frame = Frame::checked(payload.raw()).expect("a frame");
-            let Verdict::Unicast(TAP, retag) = self.receiver.forward(&table, ingress, frame, NOW, tape)
+            let Verdict::Unicast(TAP, retag) = self.receiver.forward(&table, ingress, frame, 1, NOW, tape)
             else {
                 panic!("the station is behind the TAP")
             };
@@ -154,7 +155,10 @@ fn switch(far_at: Slot) -> Switch<()> {
             macs: Vec::new(),
             remote: slot == LINK,
             rate: None,
-            shut: Arc::default(),
+            ethertypes: Vec::new(),
+            storm: None,
+            max_macs: u32::MAX,
+            gate: Arc::default(),
             counters: Arc::default(),
             egress: (),
         });

@@ -209,7 +209,7 @@ pub fn slow(frames: &[SlowFrame], ports: &Snapshot) -> String {
 }
 
 /// 23:59:59.999999.
-fn time_of_day(unix_ns: u64) -> String {
+pub fn time_of_day(unix_ns: u64) -> String {
     let us = unix_ns / 1_000 % 86_400_000_000;
     let (s, us) = (us / 1_000_000, us % 1_000_000);
     format!("{:02}:{:02}:{:02}.{us:06}", s / 3600, s / 60 % 60, s % 60)

@@ -12,12 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod check;
+pub mod events;
 pub mod prof;
 
 use crate::port::dial;
 
-pub use crate::frame::{MacAddr, Vid, VidSet};
-pub use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortRef, PortSpec};
+pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
+pub use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 pub use check::{check_spec, did_you_mean, without_credentials};
 
@@ -189,6 +190,22 @@ pub struct SetPort {
     pub isolated: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bpdu: Option<Bpdu>,
+    /// `[]` lets all in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub macs: Option<Vec<MacAddr>>,
+    /// `[]` lets all in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ethertypes: Option<Vec<EtherType>>,
+    /// Bits a second; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storm: Option<StormLimit>,
+    /// 0 is the switch's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_macs: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_switch")]
+    pub loop_guard: Option<bool>,
 }
 
 impl SetPort {
@@ -204,6 +221,12 @@ impl SetPort {
             transparent: None,
             isolated: None,
             bpdu: None,
+            macs: None,
+            ethertypes: None,
+            rate: None,
+            storm: None,
+            max_macs: None,
+            loop_guard: None,
         }
     }
 }

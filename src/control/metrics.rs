@@ -158,6 +158,12 @@ impl Collector for Scrape {
             ConstCounter::new(*count).encode(family.encode_family(&[("event", *name)])?)?;
         }
 
+        let help = "1 while the loop guard blocks the port";
+        let mut family = encoder.encode_descriptor("etherws_port_blocked", help, None, gauge)?;
+        for (labels, port, _) in self.rows() {
+            ConstGauge::new(i64::from(port.state == "blocked")).encode(family.encode_family(&labels)?)?;
+        }
+
         let help = "Stations in the forwarding database";
         let metric = encoder.encode_descriptor("etherws_fdb_entries", help, None, gauge)?;
         ConstGauge::new(self.stations).encode(metric)?;
@@ -227,6 +233,7 @@ mod tests {
             format!("etherws_port_dropped_frames_total{{{labels},reason=\"runt\"}} 5"),
             format!("etherws_port_up{{{labels}}} 1"),
             "etherws_events_total{event=\"login-failed\"} 7".to_owned(),
+            format!("etherws_port_blocked{{{labels}}} 0"),
             "etherws_fdb_entries 6".to_owned(),
             format!("etherws_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")),
             "etherws_start_time_seconds 1.5".to_owned(),

@@ -11,6 +11,7 @@ mod connection;
 mod cpu_prof;
 mod data;
 mod door;
+mod events;
 mod failures;
 pub mod htpasswd;
 pub mod http;

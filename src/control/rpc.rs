@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::api::{self, Entries, Method, NoParams, check};
 use super::cpu_prof;
+use super::events;
 use super::openrpc::{self, Described};
 use super::prof;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
@@ -56,6 +57,18 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
         |params, pending, context, _| async move {
             match parse::<api::prof::SubscribeProf>(params.as_str()) {
                 Ok(subscribe) => prof::subscribe(context.ports.clone(), subscribe, pending).await,
+                Err(error) => pending.reject(error).await,
+            }
+        },
+    );
+    debug_assert!(subscribed.is_ok(), "a subscription's name is taken");
+    let subscribed = module.register_subscription(
+        api::events::SUBSCRIBE,
+        api::events::NOTIFICATION,
+        api::events::UNSUBSCRIBE,
+        |params, pending, context, _| async move {
+            match parse::<api::events::SubscribeEvents>(params.as_str()) {
+                Ok(_) => events::subscribe(context.ports.clone(), pending).await,
                 Err(error) => pending.reject(error).await,
             }
         },
@@ -137,14 +150,22 @@ fn entry(method: Method) -> Entry {
 
 /// The OpenRPC document of all methods.
 pub fn discover() -> Value {
-    let subscription = [
+    let subscriptions = [
         Described::named::<api::prof::SubscribeProf, String>(
             api::prof::SUBSCRIBE,
             "Over WebSocket: snapshots of the profiler as notifications (etherws.control.prof); their number",
         ),
         Described::named::<[String; 1], bool>(api::prof::UNSUBSCRIBE, "Ends the subscription of that number"),
+        Described::named::<api::events::SubscribeEvents, String>(
+            api::events::SUBSCRIBE,
+            "Over WebSocket: what happens to ports as notifications (etherws.control.event); their number",
+        ),
+        Described::named::<[String; 1], bool>(
+            api::events::UNSUBSCRIBE,
+            "Ends the subscription of that number",
+        ),
     ];
-    openrpc::document(table().into_iter().map(|entry| entry.described).chain(subscription))
+    openrpc::document(table().into_iter().map(|entry| entry.described).chain(subscriptions))
 }
 
 fn on<P, R, Fun, Fut>(method: Method, handler: Fun) -> Entry
@@ -294,6 +315,7 @@ mod tests {
             threads: 1,
             ping: None,
             prof: Default::default(),
+            guard: Default::default(),
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
@@ -321,6 +343,7 @@ mod tests {
             .map(Method::name)
             .into_iter()
             .chain([api::prof::SUBSCRIBE, api::prof::UNSUBSCRIBE])
+            .chain([api::events::SUBSCRIBE, api::events::UNSUBSCRIBE])
             .collect()
     }
 

@@ -158,6 +158,7 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
         change.bpdu = Some(new.bpdu);
         what.push(format!("bpdu {:?}", new.bpdu).to_lowercase());
     }
+    guard_difference(base, running, new, &mut change, &mut what);
     let renamed = new.name.as_ref().filter(|new_name| **new_name != name);
     if let Some(new_name) = renamed.filter(|_| differs!(name)) {
         change.name = Some(new_name.clone());
@@ -168,6 +169,53 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
     }
     interface_difference(base, running, new, &mut steps);
     steps
+}
+
+fn guard_difference(
+    base: Option<&PortSpec>,
+    running: &Running,
+    new: &PortSpec,
+    change: &mut PortChange,
+    what: &mut Vec<String>,
+) {
+    let run = &running.spec;
+    macro_rules! differs {
+        ($field:ident) => {
+            base.is_none_or(|base| base.$field != new.$field) && run.$field != new.$field
+        };
+    }
+    if differs!(macs) {
+        change.macs = Some(new.macs.clone());
+        what.push(format!("macs {}", words(&new.macs)));
+    }
+    if differs!(ethertypes) {
+        change.ethertypes = Some(new.ethertypes.clone());
+        what.push(format!("ethertypes {}", words(&new.ethertypes)));
+    }
+    if differs!(rate) {
+        change.rate = Some(new.rate);
+        what.push(new.rate.map_or("no rate limit".to_owned(), |rate| format!("rate {rate}")));
+    }
+    if differs!(storm) {
+        change.storm = Some(new.storm);
+        what.push(format!("storm {}", new.storm));
+    }
+    if differs!(max_macs) {
+        change.max_macs = Some(new.max_macs);
+        what.push(new.max_macs.map_or("max_macs default".to_owned(), |most| format!("max_macs {most}")));
+    }
+    if differs!(loop_guard) {
+        change.loop_guard = Some(new.loop_guard);
+        what.push(format!("loop_guard {}", new.loop_guard));
+    }
+}
+
+/// `all` when there is none to name.
+fn words<T: ToString>(items: &[T]) -> String {
+    match items {
+        [] => "all".to_owned(),
+        items => items.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    }
 }
 
 fn interface_difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec, steps: &mut Vec<Step>) {
@@ -255,6 +303,9 @@ pub async fn apply(
         if current.switch.ageout != new.switch.ageout {
             lines.push(format!("ageout {} s", new.switch.ageout.as_secs()));
         }
+        if current.switch.guard != new.switch.guard {
+            lines.push("guards of all ports changed".to_owned());
+        }
         if current.switch.fdb_limit != new.switch.fdb_limit {
             lines.push("fdb_limit: takes effect at the next start".to_owned());
         }
@@ -265,7 +316,7 @@ pub async fn apply(
             let seconds = new.switch.ping.map_or(15, |ping| ping.as_secs());
             lines.push(format!("ping {seconds} s, from each link's next connection"));
         }
-        ports.reconfigure(&new.switch);
+        ports.reconfigure(&new.switch).await;
     }
     *current = new;
     Ok(lines)

@@ -4,8 +4,9 @@ use crate::control::api::{
     self,
     check::{check_device_name, check_port_name},
 };
+use crate::frame::MacAddr;
 use crate::port::dial::Target;
-use crate::port::spec::{LinkOptions, PortKind, PortSpec};
+use crate::port::spec::{LinkOptions, PortKind, PortSpec, StormLimit};
 
 /// Everything wrong with a port: `(key, why)`.
 pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
@@ -38,6 +39,7 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(!device && spec.mac.is_some(), "mac", "tap and netdev");
     only(spec.kind != PortKind::Tap && spec.persist, "persist", "tap");
     only(device && spec.options != LinkOptions::default(), "options", "client");
+    wrong.extend(check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs));
     // What addPort would refuse of the rest, so that a file and a request are measured alike.
     if wrong.is_empty()
         && let Err(why) = api::check_spec(spec)
@@ -70,6 +72,18 @@ pub fn check_vlan(access: bool, trunk: bool, native: bool) -> Option<(&'static s
     } else {
         None
     }
+}
+
+/// What is wrong with what a port or profile is guarded by.
+pub fn check_guards(
+    macs: &[MacAddr],
+    rate: Option<u64>,
+    storm: StormLimit,
+    max_macs: Option<u32>,
+) -> Option<(&'static str, String)> {
+    let why = api::check::check_guards(macs, rate, storm, max_macs).err()?;
+    let key = ["macs", "rate", "storm", "max_macs"].into_iter().find(|key| why.starts_with(key))?;
+    Some((key, unprefixed(&why, key)))
 }
 
 /// A port's name must not be taken for a number or an option, and must fit in a table.

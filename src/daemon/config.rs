@@ -15,7 +15,7 @@ use crate::control::http::{
 use crate::control::metrics;
 use crate::port::dial::Target;
 use crate::port::ports::SwitchSettings;
-use crate::port::spec::{PortKind, PortSpec};
+use crate::port::spec::{GuardSettings, PortKind, PortSpec, StormLimit};
 use crate::prof::Want;
 use crate::prof::snapshot::Level;
 
@@ -49,6 +49,9 @@ pub fn target_text(spec: &PortSpec) -> String {
 pub struct Layer {
     pub ageout: Option<u64>,
     pub fdb_limit: Option<usize>,
+    pub max_macs: Option<u32>,
+    pub storm: Option<StormLimit>,
+    pub loop_guard: Option<bool>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
     pub prof: Option<Level>,
@@ -121,7 +124,7 @@ impl Layer {
                 }
             };
         }
-        merge!(ageout fdb_limit threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
+        merge!(ageout fdb_limit max_macs storm loop_guard threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics limits)
     }
@@ -175,6 +178,13 @@ impl Layer {
         range("switch.threads", threads as u64, 1, 256);
         let ping = self.ping.map(|ping| Duration::from_secs(u64::from(ping)));
         range("switch.ping", u64::from(self.ping.unwrap_or(15)), 1, 3600);
+        let usual = GuardSettings::default();
+        let max_macs = self.max_macs.unwrap_or(usual.max_macs);
+        range("switch.max_macs", max_macs.into(), 1, 1 << 24);
+        let storm = self.storm.unwrap_or_default();
+        if let Err(why) = storm.check() {
+            wrong("switch.storm", why);
+        }
         if let Some(Err(why)) = self.log.as_deref().map(super::logs::check_filter) {
             wrong("switch.log", why);
         }
@@ -288,6 +298,11 @@ impl Layer {
                 threads,
                 ping,
                 prof: Want { level: self.prof.unwrap_or_default(), ..Want::default() },
+                guard: GuardSettings {
+                    storm: storm.over(usual.storm),
+                    max_macs,
+                    loop_guard: self.loop_guard.unwrap_or(usual.loop_guard),
+                },
             },
             log: self.log,
             door: DoorSettings {

@@ -2,21 +2,23 @@
 //! its syntax.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::check::{check_name, check_port, check_vlan, same_line};
+use super::check::{check_guards, check_name, check_port, check_vlan, same_line};
 use super::config::{Layer, target_text};
 use super::limits;
 use super::source::{Source, Table};
 use crate::control::http::{UserRule, Who};
-use crate::frame::MacAddr;
+use crate::frame::{EtherType, MacAddr};
 use crate::port::Profile;
 use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
 
 /// Keys of the top level.
 const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "port", "user"];
-const SWITCH: &[&str] = &["ageout", "fdb_limit", "threads", "ping", "prof", "log"];
+const SWITCH: &[&str] =
+    &["ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
     "enabled",
     "host",
@@ -37,8 +39,27 @@ const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", 
 const METRICS: &[&str] = &["listen"];
 /// Keys of `[[port]]`: the fields of [`PortSpec`] in the order in which they are written.
 pub const PORT: &[&str] = &[
-    "name", "type", "target", "shut", "access", "trunk", "native", "isolated", "bpdu", "persist", "address",
-    "mtu", "mac", "offload", "options",
+    "name",
+    "type",
+    "target",
+    "shut",
+    "access",
+    "trunk",
+    "native",
+    "isolated",
+    "bpdu",
+    "macs",
+    "ethertypes",
+    "rate",
+    "storm",
+    "max_macs",
+    "loop_guard",
+    "persist",
+    "address",
+    "mtu",
+    "mac",
+    "offload",
+    "options",
 ];
 /// Keys of `port.options`.
 pub const OPTIONS: &[&str] =
@@ -53,7 +74,10 @@ const USER: &[&str] = &[
     "native",
     "isolated",
     "macs",
+    "ethertypes",
     "rate",
+    "storm",
+    "max_macs",
     "links",
 ];
 /// A configuration larger than this is something else.
@@ -111,6 +135,9 @@ fn settings(top: &Table, layer: &mut Layer) {
             switch,
             ageout = "switch.ageout",
             fdb_limit = "switch.fdb_limit",
+            max_macs = "switch.max_macs",
+            storm = "switch.storm",
+            loop_guard = "switch.loop_guard",
             threads = "switch.threads",
             ping = "switch.ping",
             prof = "switch.prof",
@@ -172,6 +199,12 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             native: table.read("native"),
             isolated: table.read("isolated").unwrap_or_default(),
             bpdu: table.read::<Bpdu>("bpdu").unwrap_or_default(),
+            macs: table.read_each("macs", MacAddr::from_str).unwrap_or_default(),
+            ethertypes: table.read_each("ethertypes", EtherType::from_str).unwrap_or_default(),
+            rate: table.read("rate"),
+            storm: table.read("storm").unwrap_or_default(),
+            max_macs: table.read("max_macs"),
+            loop_guard: table.read("loop_guard").unwrap_or(true),
             persist: table.read("persist").unwrap_or_default(),
             address: table.read_each("address", address).unwrap_or_default(),
             mtu: table.read("mtu"),
@@ -227,8 +260,11 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
             trunk: table.read("trunk"),
             native: table.read("native"),
             isolated: table.read("isolated").unwrap_or_default(),
-            macs: table.read_each("macs", |text| text.parse::<MacAddr>()).unwrap_or_default(),
+            macs: table.read_each("macs", MacAddr::from_str).unwrap_or_default(),
+            ethertypes: table.read_each("ethertypes", EtherType::from_str).unwrap_or_default(),
             rate: table.read("rate"),
+            storm: table.read("storm").unwrap_or_default(),
+            max_macs: table.read("max_macs"),
             links: table.read("links"),
         };
         let Some(name) = table.read::<String>(key) else { continue };
@@ -242,14 +278,11 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
         if let Some((key, why)) = vlan {
             table.error(key, why);
         }
-        if profile.rate == Some(0) {
-            table.error("rate", "0 bits a second lets nothing in; leave it out for no limit");
+        if let Some((key, why)) = check_guards(&profile.macs, profile.rate, profile.storm, profile.max_macs) {
+            table.error(key, why);
         }
         if profile.links == Some(0) {
             table.error("links", "0 links lets nobody in; leave it out for no limit");
-        }
-        if let Some(mac) = profile.macs.iter().find(|mac| mac.is_group() || mac.is_zero()) {
-            table.error("macs", format!("{mac} cannot be a source address"));
         }
         let who = match key {
             "user" => Who::User(name),
@@ -277,11 +310,15 @@ pub fn network(text: &str) -> Result<IpNet, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::spec::StormLimit;
 
     const WHOLE: &str = r#"
 [switch]
 ageout = 60
 fdb_limit = 100
+max_macs = 50
+storm = { broadcast = 10 }
+loop_guard = false
 threads = 2
 ping = 20
 log = "warn"
@@ -309,6 +346,12 @@ name = "lan"
 trunk = "1,5-9"
 native = 1
 bpdu = "forward"
+macs = ["02:00:00:00:00:03"]
+ethertypes = ["arp", "ipv4", "0x88b6"]
+rate = 8000
+storm = "off"
+max_macs = 2
+loop_guard = false
 persist = true
 address = ["192.0.2.1/24", "2001:db8::1/64"]
 mtu = 9000
@@ -326,7 +369,10 @@ user = "alice"
 port = "alice"
 access = 7
 macs = ["02:00:00:00:00:02"]
+ethertypes = ["ipv6"]
 rate = 1000000
+storm = { unknown = 3, multicast = 4 }
+max_macs = 1
 links = 1
 [[user]]
 certificate = "bob"
@@ -356,6 +402,11 @@ trunk = "2-3"
         );
         assert_eq!((tap.address.len(), tap.mtu, tap.bpdu, tap.persist), (2, Some(9000), Bpdu::Forward, true));
         assert!(tap.offload, "on unless it is turned off");
+        assert_eq!((tap.macs.len(), tap.ethertypes.len(), tap.rate), (1, 3, Some(8000)));
+        assert_eq!((tap.storm, tap.max_macs, tap.loop_guard), (StormLimit::Off, Some(2), false));
+        let guard = config.switch.guard;
+        assert_eq!((guard.storm.broadcast, guard.storm.multicast), (Some(10), Some(5_000)));
+        assert_eq!((guard.max_macs, guard.loop_guard), (50, false));
         let link = &config.ports[1];
         assert_eq!(
             (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
@@ -363,6 +414,8 @@ trunk = "2-3"
         );
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
+        assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));
+        assert_eq!(alice.profile.storm.to_string(), "multicast=4,unknown=3");
         assert_eq!(bob.who, Who::Certificate("bob".to_owned()));
     }
 
@@ -459,6 +512,13 @@ trunk = "2-3"
             ("[[user]]\nuser='x'\n[[user]]\nuser='x'", "f:4:1: user.user: has a [[user]] table already"),
             ("[[user]]\nuser='x'\nlinks=0", "f:3:1: user.links: 0 links lets nobody in"),
             ("[[user]]\nuser='x'\nrate=-1", "user.rate: invalid value"),
+            (&format!("{tap}rate=0"), "f:4:1: port.rate: 0 bits a second"),
+            (&format!("{tap}macs=['01:00:00:00:00:01']"), "f:4:1: port.macs: 01:00:00:00:00:01 cannot be"),
+            (&format!("{tap}ethertypes=['ip']"), "f:4:13: port.ethertypes: \"ip\" is no EtherType"),
+            (&format!("{tap}storm='on'"), "port.storm: \"on\" is no storm limit"),
+            (&format!("{tap}storm={{broadcast=0}}"), "f:4:1: port.storm: broadcast: 0 frames a second"),
+            (&format!("{tap}storm={{all=1}}"), "port.storm: unknown field `all`"),
+            (&format!("{tap}max_macs=0"), "f:4:1: port.max_macs: 0 stations"),
             ("a = ", "f:1:5: "),
         ] {
             let errors = parse("f", text).unwrap_err();

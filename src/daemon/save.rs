@@ -15,8 +15,9 @@ use super::config::{Config, Layer};
 use super::limits;
 use super::read::{self, OPTIONS, PORT};
 use crate::control::http::{TlsFiles, UserRule, Who};
-use crate::port::spec::{Bpdu, LinkOptions, PortSpec};
+use crate::port::spec::{Bpdu, LinkOptions, PortSpec, Rates, StormLimit};
 use crate::prof::snapshot::Level;
+use crate::switch::guard::StormRates;
 
 /// The text of a file that starts a switch as this one runs. `existing` is the text to be updated,
 /// `name` how messages call it.
@@ -155,11 +156,17 @@ fn entries(config: &Config) -> Vec<Setting> {
     const TCP: &[&str] = &["control", "tcp"];
     const METRICS: &[&str] = &["metrics"];
     const LIMITS: &[&str] = &["limits"];
-    let number = |n: u64| Some(Value::from(i64::try_from(n).unwrap_or(i64::MAX)));
+    let number = |n: u64| Some(number(n));
     let level = |level: Level| (level != Level::default()).then(|| Value::from(level.name()));
     let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
     let string = |text: &str| Some(Value::from(text));
     let list = |items: Vec<String>| (!items.is_empty()).then(|| Value::Array(items.into_iter().collect()));
+    let guard = config.switch.guard;
+    let StormRates { broadcast, multicast, unknown } = guard.storm;
+    let storm = match guard.storm == StormRates::default() {
+        true => StormLimit::Off,
+        false => StormLimit::Rates(Rates { broadcast, multicast, unknown }),
+    };
     let off = config.door.listen.is_none();
     let listen = config.door.listen.clone().unwrap_or_default();
     let tcp = config.door.control.tcp.clone().unwrap_or_default();
@@ -169,6 +176,9 @@ fn entries(config: &Config) -> Vec<Setting> {
     let mut all = vec![
         (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
         (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
+        (SWITCH, "max_macs", number(guard.max_macs.into())),
+        (SWITCH, "storm", storm_value(storm)),
+        (SWITCH, "loop_guard", Some(Value::from(guard.loop_guard))),
         (SWITCH, "threads", number(config.switch.threads as u64)),
         (SWITCH, "prof", level(config.switch.prof.level)),
         (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),
@@ -330,13 +340,38 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
         "native" => spec.native.map(|native| vid(native.get())),
         "isolated" => flag(spec.isolated),
         "bpdu" => (spec.bpdu == Bpdu::Forward).then(|| Value::from("forward")),
+        "macs" => list(&spec.macs),
+        "ethertypes" => list(&spec.ethertypes),
+        "rate" => spec.rate.map(number),
+        "storm" => storm_value(spec.storm),
+        "max_macs" => spec.max_macs.map(|most| number(most.into())),
+        "loop_guard" => (!spec.loop_guard).then(|| Value::from(false)),
         "persist" => flag(spec.persist),
-        "address" => (!spec.address.is_empty())
-            .then(|| Value::Array(spec.address.iter().map(ToString::to_string).collect::<Array>())),
+        "address" => list(&spec.address),
         "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),
         "offload" => (!spec.offload).then(|| Value::from(false)),
         _ => None,
+    }
+}
+
+fn number(n: u64) -> Value {
+    Value::from(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
+/// An array of what the items are written as; an empty one is left out.
+fn list<T: ToString>(items: &[T]) -> Option<Value> {
+    (!items.is_empty()).then(|| Value::Array(items.iter().map(ToString::to_string).collect::<Array>()))
+}
+
+fn storm_value(limit: StormLimit) -> Option<Value> {
+    match limit {
+        StormLimit::Default => None,
+        StormLimit::Off => Some(Value::from("off")),
+        StormLimit::Rates(rates) => {
+            let given = rates.named().into_iter().filter_map(|(kind, rate)| Some((kind, i64::from(rate?))));
+            Some(Value::InlineTable(given.collect()))
+        }
     }
 }
 
@@ -365,8 +400,6 @@ fn user_table(rule: &UserRule) -> Table {
         Who::Certificate(name) => ("certificate", name),
     };
     let profile = &rule.profile;
-    let number = |n: u64| Value::from(i64::try_from(n).unwrap_or(i64::MAX));
-    let macs = || profile.macs.iter().map(ToString::to_string).collect::<Array>();
     for (key, value) in [
         (key, Some(Value::from(name.as_str()))),
         ("port", profile.name.as_deref().map(Value::from)),
@@ -374,8 +407,11 @@ fn user_table(rule: &UserRule) -> Table {
         ("trunk", profile.trunk.as_ref().map(|trunk| Value::from(trunk.to_string()))),
         ("native", profile.native.map(|vid| number(vid.get().into()))),
         ("isolated", profile.isolated.then(|| Value::from(true))),
-        ("macs", (!profile.macs.is_empty()).then(|| Value::Array(macs()))),
+        ("macs", list(&profile.macs)),
+        ("ethertypes", list(&profile.ethertypes)),
         ("rate", profile.rate.map(number)),
+        ("storm", storm_value(profile.storm)),
+        ("max_macs", profile.max_macs.map(|most| number(most.into()))),
         ("links", profile.links.map(|links| number(links.into()))),
     ] {
         set(&mut table, key, value);
@@ -436,14 +472,15 @@ mod tests {
 
     #[test]
     fn saved_and_loaded_is_the_same() {
-        let text = "[switch]\nageout=5\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
+        let text = "[switch]\nageout=5\nmax_macs=9\nstorm={unknown=5}\nloop_guard=false\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
             trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
             [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
-            bpdu='forward'\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
+            bpdu='forward'\nmacs=['02:00:00:00:00:07']\nethertypes=['arp','0x88b6']\nrate=9\nstorm={broadcast=1,unknown=2}\n\
+            max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
             [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
-            [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\n\
-            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nrate=5\nlinks=2\n";
+            [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nlinks=2\n";
         let whole = config(text);
         for existing in
             [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]

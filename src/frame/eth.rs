@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::EtherType;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Destination, source and EtherType: the least that can be switched.
@@ -54,6 +55,19 @@ impl<'a> Frame<'a> {
     /// The EtherType (or length) behind the addresses; a TPID when the frame is tagged.
     pub fn ethertype(self) -> u16 {
         u16::from_be_bytes([self.0[field::TYPE.start], self.0[field::TYPE.start + 1]])
+    }
+
+    /// What stands behind at most two tags; a TPID when there are more, or the frame ends inside them.
+    pub fn inner_ethertype(self) -> EtherType {
+        let at = |at: usize| self.0.get(at..at + 2).map(|two| u16::from_be_bytes([two[0], two[1]]));
+        let mut found = self.ethertype();
+        for place in [field::INNER_TYPE.start, field::INNER_TYPE.start + Tag::LEN] {
+            match at(place) {
+                Some(inner) if is_tpid(found) => found = inner,
+                _ => break,
+            }
+        }
+        EtherType(found)
     }
 
     /// The outer 802.1Q or 802.1ad tag. A frame that ends inside its tag has none.

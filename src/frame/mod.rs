@@ -4,6 +4,7 @@
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;
+mod ethertype;
 pub mod flow;
 pub mod offload;
 mod packet;
@@ -12,3 +13,4 @@ mod recipe;
 pub mod segment;
 
 pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Outgoing, Retag, Tag, Vid, VidSet};
+pub use ethertype::EtherType;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::egress::{Departing, Egress};
+use super::loop_guard::{self, Returned};
 use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
@@ -18,6 +19,7 @@ use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
 use crate::prof::recorder::Head;
 use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
+use crate::switch::guard::loops;
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
@@ -31,6 +33,8 @@ pub struct Fabric {
     pub prof: Arc<Profiler>,
     /// What no port can count.
     pub tally: Tally,
+    /// Probes of the loop guard that came back.
+    pub returned: Returned,
     start: Instant,
 }
 
@@ -39,7 +43,9 @@ pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
 
 impl Fabric {
     pub fn new(fdb: Fdb, prof: Arc<Profiler>) -> Self {
-        Self { switch: Switch::new(fdb), prof, tally: Tally::default(), start: Instant::now() }
+        let mut switch = Switch::new(fdb);
+        switch.probe_source = Some(loop_guard::source());
+        Self { switch, prof, returned: Returned::new(), tally: Tally::default(), start: Instant::now() }
     }
 
     pub fn now(&self) -> Now {
@@ -48,6 +54,24 @@ impl Fabric {
 
     pub fn table(&self) -> Snapshot {
         self.switch.table().load()
+    }
+
+    /// Sends a finished frame of the switch's own out of port `number` in `slot`, whatever its gate says.
+    pub fn send_own(&self, slot: Slot, number: u32, bytes: &[u8]) {
+        let table = self.table();
+        let port = table.get(slot).filter(|port| port.number == number);
+        let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
+        let departing = Departing::new(frame, Retag::Keep, None);
+        let taken = match &port.egress {
+            Egress::Device(device) => device.send(&departing, &port.counters),
+            Egress::Link(link) => link.send(&departing, &mut ()),
+        };
+        match (taken, &port.egress) {
+            (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
+            (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
+            (Ok(false), _) => (),
+            (Err(reason), _) => port.counters.dropped(reason),
+        }
     }
 
     /// Begins a batch of frames from port `number` in `slot`; `None` once the port is gone, another one
@@ -161,6 +185,9 @@ impl<T: Tape> Batch<'_, T> {
             self.tape.mark(Stage::RxWsUnmask);
         }
         let len = payload.len();
+        if Frame::checked(payload.raw()).is_some_and(|frame| self.fabric.switch.is_own_probe(frame)) {
+            payload.peek(loops::MAX_LEN);
+        }
         let head = self.tape.head(payload.raw());
         let arrived = match Frame::checked(payload.raw()) {
             None if len < MIN_FRAME => Err(Reason::Runt),
@@ -246,8 +273,13 @@ impl<T: Tape> Batch<'_, T> {
         let reason = match Frame::checked(bytes) {
             Some(frame) => {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
-                match self.fabric.switch.forward(table, ingress, frame, now, self.tape) {
-                    Verdict::Drop(reason) => reason,
+                match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
+                    Verdict::Drop(reason) => {
+                        if reason == Reason::LoopProbe {
+                            self.fabric.returned.put(ingress.number, bytes);
+                        }
+                        reason
+                    }
                     verdict => return Some(verdict),
                 }
             }

@@ -3,9 +3,11 @@
 
 pub mod dial;
 mod egress;
+pub mod events;
 mod fabric;
 mod ingress;
 mod link;
+mod loop_guard;
 mod netdev;
 pub mod netif;
 pub mod ports;

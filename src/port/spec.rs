@@ -8,7 +8,11 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{MacAddr, Vid, VidSet};
+pub use self::storm::{Rates, StormLimit};
+use crate::frame::{EtherType, MacAddr, Vid, VidSet};
+use crate::switch::guard::StormRates;
+
+mod storm;
 
 /// The kinds of port. `Server` ports come from incoming links and cannot be asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
@@ -58,6 +62,24 @@ pub struct PortSpec {
     pub isolated: bool,
     #[serde(default, skip_serializing_if = "is_default")]
     pub bpdu: Bpdu,
+    /// Source addresses let in; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub macs: Vec<MacAddr>,
+    /// EtherTypes let in, behind any VLAN tags; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ethertypes: Vec<EtherType>,
+    /// Ingress limit in bits a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// Broadcast, multicast and unknown unicast let in a second.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub storm: StormLimit,
+    /// Stations learned here at most; absent: as the switch has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_macs: Option<u32>,
+    /// The loop guard probes this port, and blocks it when it closes a loop. Default true.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub loop_guard: bool,
     /// The TAP outlives its port and the daemon.
     #[serde(default, skip_serializing_if = "is_default")]
     pub persist: bool,
@@ -89,6 +111,12 @@ impl PortSpec {
             native: None,
             isolated: false,
             bpdu: Bpdu::Drop,
+            macs: Vec::new(),
+            ethertypes: Vec::new(),
+            rate: None,
+            storm: StormLimit::Default,
+            max_macs: None,
+            loop_guard: true,
             persist: false,
             address: Vec::new(),
             mtu: None,
@@ -191,10 +219,30 @@ pub struct Profile {
     pub isolated: bool,
     /// Source addresses let in; empty: all.
     pub macs: Vec<MacAddr>,
+    /// EtherTypes let in; empty: all.
+    pub ethertypes: Vec<EtherType>,
     /// Ingress limit in bits a second.
     pub rate: Option<u64>,
+    pub storm: StormLimit,
+    /// Stations learned there at most.
+    pub max_macs: Option<u32>,
     /// Links at a time; with 1 a new session replaces the old one. Absent: any number.
     pub links: Option<u32>,
+}
+
+/// What all ports are guarded by that say nothing else.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuardSettings {
+    pub storm: StormRates,
+    /// Stations learned on a port at most.
+    pub max_macs: u32,
+    pub loop_guard: bool,
+}
+
+impl Default for GuardSettings {
+    fn default() -> Self {
+        Self { storm: StormRates::USUAL, max_macs: 1_024, loop_guard: true }
+    }
 }
 
 /// A change to a running port; absent fields stay as they are.
@@ -205,6 +253,14 @@ pub struct PortChange {
     pub vlan: Option<VlanChange>,
     pub isolated: Option<bool>,
     pub bpdu: Option<Bpdu>,
+    pub macs: Option<Vec<MacAddr>>,
+    pub ethertypes: Option<Vec<EtherType>>,
+    /// `Some(None)`: no limit.
+    pub rate: Option<Option<u64>>,
+    pub storm: Option<StormLimit>,
+    /// `Some(None)`: as the switch has it.
+    pub max_macs: Option<Option<u32>>,
+    pub loop_guard: Option<bool>,
 }
 
 /// The VLAN rule as a whole: all absent means transparent.

@@ -31,7 +31,7 @@ pub struct PortStatus {
     /// Frames dropped at this port's ingress or egress, all reasons.
     #[serde(default)]
     pub drops: u64,
-    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `failed`.
+    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `down`, `failed`, `blocked` (by the loop guard).
     #[serde(default)]
     pub state: String,
     /// Why the state is not `up`, for people.
@@ -55,6 +55,10 @@ pub struct PortStatus {
     /// what may be left to the kernel: `tso` or `tso,uso`. Absent: frames go whole and finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
+    /// Limits that frames ran into within the last seconds, by the name of the drop: `storm-broadcast`,
+    /// `storm-multicast`, `storm-unknown`, `mac-limit`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alerts: Vec<String>,
     /// Times the link was established.
     #[serde(default)]
     pub connects: u64,

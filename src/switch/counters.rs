@@ -45,6 +45,22 @@ reasons! {
     FixedElsewhere = "fixed-elsewhere",
     /// The source is not in the port's MAC list.
     SourceNotAllowed = "source-not-allowed",
+    /// The EtherType is not in the port's list.
+    EthertypeNotAllowed = "ethertype-not-allowed",
+    /// The port holds as many stations as it may, and this one is new.
+    MacLimit = "mac-limit",
+    /// The station moves too often, and is held on another port.
+    MacMove = "mac-move",
+    /// More broadcast than the port may send.
+    StormBroadcast = "storm-broadcast",
+    /// More multicast than the port may send.
+    StormMulticast = "storm-multicast",
+    /// More unicast to unknown stations than the port may send.
+    StormUnknown = "storm-unknown",
+    /// The ingress or egress port is blocked because it closes a loop.
+    LoopBlocked = "loop-blocked",
+    /// A probe of our own loop guard, back again.
+    LoopProbe = "loop-probe",
     /// 01:80:c2:00:00:0x, which bridges keep to themselves.
     ReservedGroup = "reserved-group",
     /// The destination is on the ingress port.
@@ -190,12 +206,13 @@ impl Counters {
         self.drops[reason as usize].fetch_add(frames, Relaxed);
     }
 
+    pub fn dropped_by(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize].load(Relaxed)
+    }
+
     /// Drops by reason, those that never happened left out.
     pub fn drops(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
-        Reason::ALL
-            .iter()
-            .map(|reason| (*reason, self.drops[*reason as usize].load(Relaxed)))
-            .filter(|(_, count)| *count > 0)
+        Reason::ALL.iter().map(|reason| (*reason, self.dropped_by(*reason))).filter(|(_, count)| *count > 0)
     }
 }
 

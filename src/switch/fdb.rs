@@ -25,9 +25,13 @@
 //! The database is bounded. When it is full, the port that holds most entries pays for a new one with
 //! its stalest of the oldest few, so that a MAC flood on one port evicts only that port's entries.
 //!
+//! A port may hold so many entries and no more: a station beyond that is not learned. One that moves
+//! too often is held where it is (see [`moves`]). Both are looked at only where the book is held anyway.
+//!
 //! Static entries are never aged, moved to another port, evicted or flushed.
 
 mod book;
+mod moves;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +41,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::forward::Slot;
 use crate::frame::MacAddr;
 use book::{Book, STATICS};
+use moves::Moves;
 
 /// Learned and static stations. Time is whole seconds since any fixed start.
 pub struct Fdb {
@@ -47,6 +52,8 @@ pub struct Fdb {
     /// What the entries of a slot have for a place, with its present generation.
     places: Box<[AtomicU32; MAX_SLOTS]>,
     book: Mutex<Book>,
+    /// Taken with the book held, or alone.
+    moves: Mutex<Moves>,
 }
 
 /// What [`Fdb::learn`] found.
@@ -60,6 +67,19 @@ pub enum Learned {
     },
     /// A static entry says another port; nothing was learned.
     Fixed(Slot),
+    /// The port holds as many stations as it may; nothing was learned.
+    Full,
+    /// It moves too often and is held on another port; nothing was learned.
+    Held,
+}
+
+/// A station was held on the port in `slot` because it moves too often, or is free to move again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hold {
+    pub vid: u16,
+    pub mac: MacAddr,
+    pub slot: Slot,
+    pub held: bool,
 }
 
 /// One entry, for people.
@@ -85,6 +105,7 @@ impl Fdb {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             places: Box::new(std::array::from_fn(|slot| AtomicU32::new(slot as u32))),
             book: Mutex::new(Book::new(buckets * WAYS)),
+            moves: Mutex::new(Moves::new()),
         }
     }
 
@@ -94,6 +115,24 @@ impl Fdb {
 
     pub fn set_ageout(&self, seconds: u32) {
         self.ageout.store(seconds, Relaxed);
+    }
+
+    /// The port in `slot` may hold `most` learned stations from now on; those that it has stay.
+    pub fn limit_port(&self, slot: Slot, most: u32) {
+        self.book().set_most(slot, most);
+    }
+
+    /// How many stations moved from port to port so far, and who was held or released since the last call.
+    pub fn moves(&self, now: u32) -> (u64, Vec<Hold>) {
+        let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = moves.tell(now);
+        let hold = |told: moves::Told| Hold {
+            vid: vid_of(told.key),
+            mac: MacAddr::from_bits(told.key),
+            slot: told.slot,
+            held: told.held,
+        };
+        (moves.count(), told.into_iter().map(hold).collect())
     }
 
     /// The port of a station heard within the ageing time, or of a static entry.
@@ -188,7 +227,7 @@ impl Fdb {
         let (key, place, seen) = self.entry(index).read();
         let fixed = place & FIXED != 0;
         (key != EMPTY && self.is_live(place, seen, now)).then(|| Station {
-            vid: (key >> 48) as u16 & 0x0fff,
+            vid: vid_of(key),
             mac: MacAddr::from_bits(key),
             slot: slot_of(place),
             age: if fixed { 0 } else { now.saturating_sub(seen) },
@@ -201,6 +240,9 @@ impl Fdb {
         let mut book = self.book();
         let here = self.place(slot);
         let Some(index) = self.index_of(key) else {
+            if !self.has_room(&mut book, slot, now) {
+                return Learned::Full;
+            }
             self.insert(&mut book, key, here, now);
             return Learned::New;
         };
@@ -210,6 +252,14 @@ impl Fdb {
             return fixed(place, slot);
         }
         let was_live = self.is_live(place, seen, now);
+        let from = slot_of(place);
+        if was_live && from != slot && !self.may_move(key, from, now) {
+            return Learned::Held;
+        }
+        // One that stays on this port's list needs no room there.
+        if (from != slot || place != here) && !self.has_room(&mut book, slot, now) {
+            return Learned::Full;
+        }
         book.unlink(index);
         let list = book.list_of(slot);
         book.push(list, index);
@@ -220,6 +270,26 @@ impl Fdb {
             _ if was_live => Learned::Known,
             _ => Learned::New,
         }
+    }
+
+    /// Whether the port in `slot` may hold one more station; some of its oldest are forgotten for that when
+    /// they are not live.
+    fn has_room(&self, book: &mut Book, slot: Slot, now: u32) -> bool {
+        if !book.is_full(slot) {
+            return true;
+        }
+        let list = book.list_of(slot);
+        let stale = book.list(list).take(EVICTION_LOOK).find(|index| {
+            let (_, place, seen) = self.entry(*index).read();
+            !self.is_live(place, seen, now)
+        });
+        stale.map(|index| self.remove(book, index)).is_some()
+    }
+
+    /// Whether a station of this key may leave the port where it is.
+    fn may_move(&self, key: u64, from: Slot, now: u32) -> bool {
+        let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
+        moves.admits(key, self.hash_of(key), from, now)
     }
 
     /// Puts a new entry into a free place, or one made free. `false` when all room is static.
@@ -315,11 +385,16 @@ impl Fdb {
     /// is that a station is forgotten, and that follows from the hash only where two full buckets and
     /// all that their entries could move to meet.
     fn buckets_of(&self, key: u64) -> [usize; 2] {
-        let product = u128::from(key ^ self.seeds[0]) * u128::from(self.seeds[1]);
-        let hash = product as u64 ^ (product >> 64) as u64;
+        let hash = self.hash_of(key);
         let within = self.buckets.len() - 1;
         let first = hash as usize & within;
         [first, first ^ ((hash >> 32) as usize | 1) & within]
+    }
+
+    #[inline(always)]
+    fn hash_of(&self, key: u64) -> u64 {
+        let product = u128::from(key ^ self.seeds[0]) * u128::from(self.seeds[1]);
+        product as u64 ^ (product >> 64) as u64
     }
 
     fn entry(&self, index: u32) -> &Entry {
@@ -404,6 +479,10 @@ impl Entry {
 
 fn key(vid: u16, mac: MacAddr) -> u64 {
     1 << 60 | u64::from(vid & 0x0fff) << 48 | mac.bits()
+}
+
+fn vid_of(key: u64) -> u16 {
+    (key >> 48) as u16 & 0x0fff
 }
 
 fn slot_of(place: u32) -> Slot {

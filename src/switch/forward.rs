@@ -3,7 +3,6 @@
 //! The table of ports is a snapshot that the control side replaces as a whole; a data thread reads it
 //! without a lock. What hangs on a port besides its rules is the shell's (`E`).
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use arc_swap::ArcSwap;
 
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
-use super::guard::Policer;
+use super::guard::{Gate, Policer, Storm, loops};
 use super::vlan::{Class, VlanRule};
-use crate::frame::{Frame, MacAddr, Retag};
+use crate::frame::{EtherType, Frame, MacAddr, Retag};
 use crate::prof::{Probe, Stage};
 
 /// A port's place in the table. Slots are reused; port numbers never are.
@@ -49,16 +48,16 @@ pub struct Port<E> {
     pub macs: Vec<MacAddr>,
     /// A remote peer: what it sends may not claim to come from this host's own devices.
     pub remote: bool,
+    /// In bits a second.
     pub rate: Option<Arc<Policer>>,
-    pub shut: Arc<AtomicBool>,
+    /// EtherTypes let in; empty: all.
+    pub ethertypes: Vec<EtherType>,
+    pub storm: Option<Arc<Storm>>,
+    /// Stations that may be learned.
+    pub max_macs: u32,
+    pub gate: Arc<Gate>,
     pub counters: Arc<Counters>,
     pub egress: E,
-}
-
-impl<E> Port<E> {
-    pub fn is_shut(&self) -> bool {
-        self.shut.load(Relaxed)
-    }
 }
 
 /// All ports at one moment.
@@ -89,6 +88,8 @@ pub struct Flood {
 /// The forwarding database and the table of ports.
 pub struct Switch<E> {
     pub fdb: Fdb,
+    /// Where probes of our own loop guard come from; `None`: there is none.
+    pub probe_source: Option<MacAddr>,
     table: ArcSwap<Table<E>>,
     /// Ports that were removed while somebody may still read a table that has them. Held while the table
     /// changes.
@@ -98,7 +99,7 @@ pub struct Switch<E> {
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
         let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() });
-        Self { fdb, table, leaving: Mutex::default() }
+        Self { fdb, probe_source: None, table, leaving: Mutex::default() }
     }
 
     /// The table; take it anew for each batch.
@@ -108,6 +109,7 @@ impl<E> Switch<E> {
 
     /// Puts `port` into its slot, which is free or its own.
     pub fn put(&self, port: Port<E>) {
+        self.fdb.limit_port(port.slot, port.max_macs);
         self.update(|table, _| {
             let index = port.slot.index();
             if table.slots.len() <= index {
@@ -151,19 +153,25 @@ impl<E> Switch<E> {
         Some(slot)
     }
 
-    /// Who gets `frame`, which came in at `ingress`. Learns the source.
+    /// Who gets `frame`, which came in at `ingress` and is `frames` on a cable. Learns the source.
     pub fn forward(
         &self,
         table: &Table<E>,
         ingress: &Port<E>,
         frame: Frame<'_>,
+        frames: u32,
         now: Now,
         probe: &mut impl Probe,
     ) -> Verdict {
-        match self.judge(table, ingress, frame, now, probe) {
+        match self.judge(table, ingress, frame, frames, now, probe) {
             Ok(verdict) => verdict,
             Err(reason) => Verdict::Drop(reason),
         }
+    }
+
+    /// Whether a frame looks like a probe of our own loop guard; only [`loops::LoopGuard`] knows.
+    pub fn is_own_probe(&self, frame: Frame<'_>) -> bool {
+        frame.dst() == loops::GROUP && Some(frame.src()) == self.probe_source
     }
 
     fn judge(
@@ -171,13 +179,18 @@ impl<E> Switch<E> {
         table: &Table<E>,
         ingress: &Port<E>,
         frame: Frame<'_>,
+        frames: u32,
         now: Now,
         probe: &mut impl Probe,
     ) -> Result<Verdict, Reason> {
-        if ingress.is_shut() {
-            return Err(Reason::PortShut);
-        }
         let (src, dst) = (frame.src(), frame.dst());
+        if let Some(reason) = ingress.gate.closed() {
+            let is_probe = reason == Reason::LoopBlocked && self.is_own_probe(frame);
+            return Err(if is_probe { Reason::LoopProbe } else { reason });
+        }
+        if self.is_own_probe(frame) {
+            return Err(Reason::LoopProbe);
+        }
         if src.is_group() || src.is_zero() {
             return Err(Reason::BadSource);
         }
@@ -187,16 +200,28 @@ impl<E> Switch<E> {
         if ingress.remote && table.own.binary_search(&src).is_ok() {
             return Err(Reason::OwnSource);
         }
-        if ingress.rate.as_ref().is_some_and(|rate| !rate.admits(frame.bytes().len(), now.0)) {
+        let bits = || frame.bytes().len() as u64 * 8;
+        if ingress.rate.as_ref().is_some_and(|rate| !rate.admits(bits(), now.0)) {
             return Err(Reason::RateLimit);
+        }
+        if !ingress.ethertypes.is_empty() && !ingress.ethertypes.contains(&frame.inner_ethertype()) {
+            return Err(Reason::EthertypeNotAllowed);
         }
         let class = ingress.vlan.classify(frame)?;
         if dst.is_reserved() && !ingress.bpdu {
             return Err(Reason::ReservedGroup);
         }
+        let may_flood = || ingress.storm.as_ref().map_or(Ok(()), |storm| storm.admits(dst, frames, now.0));
+        if dst.is_group() {
+            // Before it is learned: a storm is to cost as little as can be.
+            may_flood()?;
+        }
         probe.mark(Stage::SwParse);
-        if let Learned::Fixed(_) = self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
-            return Err(Reason::FixedElsewhere);
+        match self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
+            Learned::Known | Learned::New | Learned::Moved { .. } => (),
+            Learned::Fixed(_) => return Err(Reason::FixedElsewhere),
+            Learned::Full => return Err(Reason::MacLimit),
+            Learned::Held => return Err(Reason::MacMove),
         }
         probe.mark(Stage::SwLearn);
         let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated };
@@ -205,14 +230,14 @@ impl<E> Switch<E> {
         }
         let slot = self.fdb.lookup(class.vid, dst, now.seconds());
         probe.mark(Stage::SwLookup);
-        let Some(slot) = slot else { return Ok(Verdict::Flood(flood)) };
+        let Some(slot) = slot else { return may_flood().map(|()| Verdict::Flood(flood)) };
         if slot == ingress.slot {
             return Err(Reason::Filtered);
         }
         // An entry may outlive its port by a moment: then nobody is known to have the station.
-        let Some(egress) = table.get(slot) else { return Ok(Verdict::Flood(flood)) };
-        if egress.is_shut() {
-            return Err(Reason::PortShut);
+        let Some(egress) = table.get(slot) else { return may_flood().map(|()| Verdict::Flood(flood)) };
+        if let Some(reason) = egress.gate.closed() {
+            return Err(reason);
         }
         if ingress.isolated && egress.isolated {
             return Err(Reason::Isolated);
@@ -246,7 +271,7 @@ impl<E> Table<E> {
     pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
         self.ports().filter_map(move |port| {
             let out = port.slot == flood.ingress
-                || port.is_shut()
+                || port.gate.closed().is_some()
                 || flood.isolated && port.isolated
                 || reserved && !port.bpdu;
             if out { None } else { port.vlan.egress(flood.class).map(|retag| (port, retag)) }
@@ -264,6 +289,7 @@ impl<E> Clone for Table<E> {
 mod tests {
     use super::*;
     use crate::frame::Vid;
+    use crate::switch::guard::StormRates;
 
     const NOW: Now = Now(Duration::from_secs(1));
 
@@ -279,7 +305,10 @@ mod tests {
                 macs: Vec::new(),
                 remote: slot == 2,
                 rate: None,
-                shut: Arc::default(),
+                ethertypes: Vec::new(),
+                storm: None,
+                max_macs: u32::MAX,
+                gate: Arc::default(),
                 counters: Arc::default(),
                 egress: (),
             };
@@ -298,7 +327,7 @@ mod tests {
         let table = switch.table().load();
         let bytes = frame(dst, src);
         let ingress = table.get(Slot(slot)).unwrap();
-        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), NOW, &mut ())
+        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), 1, NOW, &mut ())
     }
 
     fn flooded(switch: &Switch<()>, verdict: Verdict) -> Vec<u32> {
@@ -360,7 +389,14 @@ mod tests {
         assert_eq!(switch.free_slot(), Some(Slot(3)));
         // The batch learns for the port that it knows.
         let bytes = frame(ALL, X);
-        switch.forward(&before, before.get(Slot(1)).unwrap(), Frame::checked(&bytes).unwrap(), NOW, &mut ());
+        switch.forward(
+            &before,
+            before.get(Slot(1)).unwrap(),
+            Frame::checked(&bytes).unwrap(),
+            1,
+            NOW,
+            &mut (),
+        );
         drop(before);
         assert_eq!(switch.free_slot(), Some(Slot(1)));
         assert_eq!(switch.fdb.lookup(0, X.parse().unwrap(), 1), None);
@@ -379,7 +415,7 @@ mod tests {
     fn a_shut_port_neither_sends_nor_receives() {
         let switch = switch(|_| ());
         send(&switch, 0, ALL, X);
-        switch.table().load().get(Slot(0)).unwrap().shut.store(true, Relaxed);
+        switch.table().load().get(Slot(0)).unwrap().gate.set_shut(true);
         assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::PortShut));
         assert_eq!(send(&switch, 1, X, Y), Verdict::Drop(Reason::PortShut));
         assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [2]);
@@ -390,6 +426,62 @@ mod tests {
         let switch = switch(|port| port.macs = vec![X.parse().unwrap()]);
         assert_eq!(send(&switch, 0, ALL, Y), Verdict::Drop(Reason::SourceNotAllowed));
         assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [1, 2]);
+    }
+
+    #[test]
+    fn bad_39_a_storm_is_limited_and_unicast_passes() {
+        let one = StormRates { broadcast: Some(1), multicast: Some(1), unknown: Some(1) };
+        let switch = switch(|port| port.storm = Some(Arc::new(Storm::new(one))));
+        send(&switch, 1, ALL, Y);
+        for (dst, reason) in [
+            (ALL, Reason::StormBroadcast),
+            ("01:00:5e:00:00:01", Reason::StormMulticast),
+            ("02:00:00:00:00:99", Reason::StormUnknown),
+        ] {
+            let verdicts: Vec<_> = (0..10).map(|_| send(&switch, 0, dst, X)).collect();
+            let dropped = verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(reason)).count();
+            assert_eq!(dropped, 7, "{dst}: two seconds' worth and the frame that reaches it pass");
+            assert_eq!(send(&switch, 0, Y, X), Verdict::Unicast(Slot(1), Retag::Keep));
+        }
+        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [0, 2], "each port has limits of its own");
+    }
+
+    #[test]
+    fn only_the_ethertypes_of_the_list_come_in_tagged_or_not() {
+        let switch = switch(|port| port.ethertypes = vec![EtherType(0x0806)]);
+        let table = switch.table().load();
+        let verdict = |types: &[u16]| {
+            let types: Vec<u8> = types.iter().flat_map(|t| [t.to_be_bytes(), [0, 1]].concat()).collect();
+            let bytes = [&frame(ALL, X)[..12], &types, &[0; 46]].concat();
+            let frame = Frame::checked(&bytes).unwrap();
+            switch.forward(&table, table.get(Slot(0)).unwrap(), frame, 1, NOW, &mut ())
+        };
+        for types in [&[0x0806][..], &[0x8100, 0x0806], &[0x88a8, 0x8100, 0x0806]] {
+            assert!(matches!(verdict(types), Verdict::Flood(_)), "{types:x?}");
+        }
+        for types in [&[0x0800][..], &[0x8100, 0x86dd], &[0x8100, 0x8100, 0x8100, 0x0806]] {
+            assert_eq!(verdict(types), Verdict::Drop(Reason::EthertypeNotAllowed), "{types:x?}");
+        }
+    }
+
+    #[test]
+    fn a_probe_of_ours_is_never_forwarded_and_anybody_elses_is() {
+        let mut switch = switch(|_| ());
+        switch.probe_source = Some(X.parse().unwrap());
+        let group = &loops::GROUP.to_string();
+        let gate = |bit: fn(&Gate, bool), on| bit(&switch.table().load().get(Slot(0)).unwrap().gate, on);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
+        assert_eq!(flooded(&switch, send(&switch, 0, group, Y)), [1, 2]);
+        gate(Gate::set_blocked, true);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
+        assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::LoopBlocked));
+        assert_eq!(
+            send(&switch, 1, Y, X),
+            Verdict::Drop(Reason::LoopBlocked),
+            "nor does anything leave there"
+        );
+        gate(Gate::set_shut, true);
+        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::PortShut));
     }
 
     #[test]

@@ -179,7 +179,10 @@ fn port(slot: u32, rule: Rule) -> Port<()> {
         macs: Vec::new(),
         remote: false,
         rate: None,
-        shut: Default::default(),
+        ethertypes: Vec::new(),
+        storm: None,
+        max_macs: u32::MAX,
+        gate: Default::default(),
         counters: Default::default(),
         egress: (),
     }
@@ -191,7 +194,7 @@ fn forward(switch: &Switch<()>, ingress: u32, bytes: &[u8], now: u32) -> Deliver
     let Some(ingress) = table.get(Slot(ingress)) else { return Delivered::new() };
     let frame = Frame::checked(bytes).unwrap();
     let leaves = |slot: Slot, retag| (slot.0, Outgoing::new(frame, retag).parts().concat());
-    match switch.forward(&table, ingress, frame, Now(Duration::from_secs(now.into())), &mut ()) {
+    match switch.forward(&table, ingress, frame, 1, Now(Duration::from_secs(now.into())), &mut ()) {
         Verdict::Drop(_) => Delivered::new(),
         Verdict::Unicast(slot, retag) => [leaves(slot, retag)].into(),
         Verdict::Flood(flood) => {

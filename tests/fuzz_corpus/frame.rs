@@ -23,7 +23,7 @@ pub fn run(data: &[u8]) {
         };
         let ingress = table.get(Slot(u32::from(ingress & 3))).expect("one of four");
         let now = Now(Duration::from_secs(second));
-        let verdict = switch.forward(&table, ingress, frame, now, &mut ());
+        let verdict = switch.forward(&table, ingress, frame, 1, now, &mut ());
         let heard = ingress.vlan.classify(frame);
         match verdict {
             Verdict::Unicast(slot, retag) => {
@@ -108,7 +108,10 @@ fn port(slot: u32, choice: u8) -> Port<()> {
         macs: Vec::new(),
         remote: false,
         rate: None,
-        shut: Default::default(),
+        ethertypes: Vec::new(),
+        storm: None,
+        max_macs: u32::MAX,
+        gate: Default::default(),
         counters: Default::default(),
         egress: (),
     }

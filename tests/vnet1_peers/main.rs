@@ -205,7 +205,7 @@ fn a_tag_that_comes_or_goes_moves_the_header() {
     let hosts = TwoHosts::new();
     let target = Target::new(&hosts, &["--access", "10"]);
     let mut peer = target.vnet1();
-    let marker = frame(BROADCAST, mac(1), &[(C, 10)], &payload(60));
+    let marker = frame(BROADCAST, mac(2), &[(C, 10)], &payload(60));
     peer.send(BINARY, &Vnet::default().message(&marker));
     let plain = [&marker[..12], &marker[16..]].concat();
     assert!(target.wire.receives(&plain, SOON), "{}", target.switch.all_drops());
@@ -213,11 +213,15 @@ fn a_tag_that_comes_or_goes_moves_the_header() {
     let stack = Injector::open(&hosts.b, "t0");
     for (v6, protocol) in FLOWS {
         let body = payload(3500);
-        let build =
-            |tags| Build { v6, protocol, tags, payload: &body, gso_size: 1000, ..Build::default() }.build();
-        let ((plain, untagged), (with_tag, tagged)) = (build(&[]), build(&[(C, 10)]));
+        // A station on each side.
+        let build = |station, tags| {
+            let src = mac(station);
+            Build { src, v6, protocol, tags, payload: &body, gso_size: 1000, ..Build::default() }.build()
+        };
+        let ((plain, untagged), (with_tag, tagged)) = (build(1, &[]), build(1, &[(C, 10)]));
         stack.send(&plain, &untagged);
         assert_eq!(next_of(|limit| peer.wait(BINARY, limit), &tagged), with_tag);
+        let ((plain, untagged), (with_tag, tagged)) = (build(2, &[]), build(2, &[(C, 10)]));
         let capture = frames_at(&hosts.b, "t0");
         peer.send(BINARY, &with_tag.message(&tagged));
         assert!(target.wire.receives(&untagged, SOON), "{}", target.switch.all_drops());

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{Addresses, SetPort};
 use crate::frame::{MacAddr, Vid, VidSet};
 use crate::port::dial::Target;
-use crate::port::spec::{LinkOptions, PortChange, PortKind, PortSpec, VlanChange};
+use crate::port::spec::{LinkOptions, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
 
 /// The least MTU of an interface: what every IPv4 host must take in (RFC 791 3.1), and 1.3's bound.
 pub const MIN_MTU: u32 = 576;
@@ -35,6 +35,7 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
     }
     spec.name.as_deref().map_or(Ok(()), check_port_name)?;
     check_vlan(spec.access, spec.trunk.as_ref(), spec.native)?;
+    check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs)?;
     if spec.kind == PortKind::Client {
         let given =
             [("address", !spec.address.is_empty()), ("mtu", spec.mtu.is_some()), ("mac", spec.mac.is_some())];
@@ -68,7 +69,43 @@ pub fn port_change(set: SetPort) -> Result<PortChange, String> {
         }
         _ => None,
     };
-    Ok(PortChange { shut: set.shut, name: set.name, vlan, isolated: set.isolated, bpdu: set.bpdu })
+    // Here 0 takes a limit away; in a spec, absence does.
+    let nonzero = |limit: u64| Some(limit).filter(|limit| *limit != 0);
+    let rate = set.rate.map(nonzero);
+    let max_macs = set.max_macs.map(|most| Some(most).filter(|most| *most != 0));
+    check_guards(set.macs.as_deref().unwrap_or_default(), None, set.storm.unwrap_or_default(), None)?;
+    Ok(PortChange {
+        shut: set.shut,
+        name: set.name,
+        vlan,
+        isolated: set.isolated,
+        bpdu: set.bpdu,
+        macs: set.macs,
+        ethertypes: set.ethertypes,
+        rate,
+        storm: set.storm,
+        max_macs,
+        loop_guard: set.loop_guard,
+    })
+}
+
+/// What a port is guarded by.
+pub fn check_guards(
+    macs: &[MacAddr],
+    rate: Option<u64>,
+    storm: StormLimit,
+    max_macs: Option<u32>,
+) -> Result<(), String> {
+    if let Some(mac) = macs.iter().find(|mac| mac.is_group() || mac.is_zero()) {
+        return Err(format!("macs: {mac} cannot be a source address"));
+    }
+    if rate == Some(0) {
+        return Err("rate: 0 bits a second lets nothing in; leave it out for no limit".into());
+    }
+    if max_macs == Some(0) {
+        return Err("max_macs: 0 stations let nothing in; leave it out for the switch's limit".into());
+    }
+    storm.check().map_err(|why| format!("storm: {why}"))
 }
 
 /// `setInterface`'s addresses with their prefix lengths. `current` is the interface's first IPv4
@@ -305,6 +342,10 @@ mod tests {
             (json!({"type": "tap", "target": "t", "address": ["224.0.0.1/24"]}), "address: "),
             (json!({"type": "tap", "target": "t", "address": ["::/64"]}), "address: "),
             (json!({"type": "tap", "target": "t", "options": {"user": "u"}}), "options: "),
+            (json!({"type": "tap", "target": "t", "macs": ["01:00:5e:00:00:01"]}), "macs: "),
+            (json!({"type": "tap", "target": "t", "rate": 0}), "rate: "),
+            (json!({"type": "tap", "target": "t", "max_macs": 0}), "max_macs: "),
+            (json!({"type": "tap", "target": "t", "storm": {"unknown": 0}}), "storm: unknown: "),
             (json!({"type": "netdev", "target": "t", "persist": true}), "persist: "),
             (json!({"type": "client", "target": "ws://h", "mtu": 1500}), "mtu: "),
             (json!({"type": "client", "target": "ws://h", "persist": true}), "persist: "),

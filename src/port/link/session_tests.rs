@@ -80,7 +80,10 @@ fn port(slot: u32, number: u32, link: Arc<Link>) -> Port<Egress> {
         macs: Vec::new(),
         remote: true,
         rate: None,
-        shut: Arc::default(),
+        ethertypes: Vec::new(),
+        storm: None,
+        max_macs: u32::MAX,
+        gate: Arc::default(),
         counters: link.counters.clone(),
         egress: Egress::Link(link),
     }

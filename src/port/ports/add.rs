@@ -12,6 +12,7 @@ use super::entry::{Closed, Entry, Life, Parts, State, Way};
 use super::{Incoming, PortError, Ports};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
+use crate::port::events::What;
 use crate::port::link::{Link, Session, Wire};
 use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
@@ -91,8 +92,6 @@ impl Ports {
                     connects: 1,
                     ..Life::default()
                 },
-                macs: profile.macs,
-                rate: profile.rate,
                 user,
             },
         );
@@ -165,6 +164,11 @@ impl Ports {
             trunk: profile.trunk.clone(),
             native: profile.native,
             isolated: profile.isolated,
+            macs: profile.macs.clone(),
+            ethertypes: profile.ethertypes.clone(),
+            rate: profile.rate,
+            storm: profile.storm,
+            max_macs: profile.max_macs,
             ..PortSpec::new(PortKind::Server, peer.to_string())
         };
         // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
@@ -209,8 +213,6 @@ impl Ports {
                 spec,
                 way: Way::Device(device.clone()),
                 life: Life { state: State::Up, ..Life::default() },
-                macs: Vec::new(),
-                rate: None,
                 user: None,
             },
         );
@@ -242,11 +244,13 @@ impl Ports {
                 },
                 () = entry.ended() => return abort.abort(),
             };
-            if !entry.shut.load(Relaxed) {
+            if !entry.gate.is_shut() {
                 warn!(port = number, "{reason}");
             }
             let mut life = entry.life();
             (life.state, life.reason) = (State::Failed, Some(reason));
+            drop(life);
+            entry.tell();
         });
     }
 
@@ -268,8 +272,6 @@ impl Ports {
                 spec,
                 way: Way::Link(Arc::new(Link::dialled())),
                 life: Life { state: State::Connecting, ..Life::default() },
-                macs: Vec::new(),
-                rate: None,
                 user: None,
             },
         );
@@ -280,9 +282,11 @@ impl Ports {
     /// Gives a new port its number and lets frames at it. `changing` is held.
     fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
         let number = self.next_number.fetch_add(1, Relaxed);
-        let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }));
-        self.fabric.switch.put(entry.port(vlan));
+        let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }, self.events.clone()));
+        self.fabric.switch.put(entry.port(vlan, &self.guards()));
         self.entries().insert(number, entry.clone());
+        entry.raise(What::PortAdded, entry.kind.to_string());
+        entry.tell();
         entry
     }
 
@@ -291,6 +295,7 @@ impl Ports {
         if self.entries().remove(&entry.number).is_some() {
             self.fabric.switch.remove(entry.slot);
             self.refresh_own();
+            entry.raise(What::PortRemoved, String::new());
         }
     }
 

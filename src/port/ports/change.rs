@@ -1,7 +1,6 @@
 //! Changes to ports that are there, and their end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -32,17 +31,24 @@ impl Ports {
         spec.isolated = change.isolated.unwrap_or(spec.isolated);
         spec.bpdu = change.bpdu.unwrap_or(spec.bpdu);
         spec.shut = change.shut.unwrap_or(spec.shut);
+        spec.macs = change.macs.unwrap_or(spec.macs);
+        spec.ethertypes = change.ethertypes.unwrap_or(spec.ethertypes);
+        spec.rate = change.rate.unwrap_or(spec.rate);
+        spec.storm = change.storm.unwrap_or(spec.storm);
+        spec.max_macs = change.max_macs.unwrap_or(spec.max_macs);
+        spec.loop_guard = change.loop_guard.unwrap_or(spec.loop_guard);
         let before = std::mem::replace(&mut *entry.spec(), spec.clone());
         if before == spec {
             return Ok(entry.status());
         }
-        entry.shut.store(spec.shut, Relaxed);
-        self.fabric.switch.put(entry.port(vlan));
+        entry.gate.set_shut(spec.shut);
+        self.fabric.switch.put(entry.port(vlan, &self.guards()));
         // Stations behind a shut port, or of another VLAN, are not there any more.
         let moved = (before.access, &before.trunk, before.native) != (spec.access, &spec.trunk, spec.native);
         if spec.shut || moved {
             self.fabric.switch.fdb.flush(entry.slot);
         }
+        entry.tell();
         info!(port = entry.number, name = entry.name(), "changed");
         Ok(entry.status())
     }

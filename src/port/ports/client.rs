@@ -57,6 +57,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
                     life.vnet = vnet;
                     life.connects += 1;
                 }
+                entry.tell();
                 info!(port = entry.number, peer, "connected to {}", target.display());
                 let ended = match dialed.stream.into_std() {
                     Ok(stream) => {
@@ -160,6 +161,8 @@ fn set_state(entry: &Entry, state: State, reason: Option<String>) {
     if reason.is_some() || state == State::Up {
         life.reason = reason;
     }
+    drop(life);
+    entry.tell();
 }
 
 const SETTLE: Duration = Duration::from_millis(200);

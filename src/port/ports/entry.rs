@@ -1,17 +1,18 @@
 //! One port as the control side knows it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
+use super::super::events::{Events, What};
 use super::super::link::{Link, Stop};
-use super::super::spec::{PortKind, PortSpec};
+use super::super::spec::{Bpdu, GuardSettings, PortKind, PortSpec};
 use super::super::status::PortStatus;
-use crate::frame::MacAddr;
-use crate::switch::guard::Policer;
+use super::rounds::ALERTS;
+use crate::switch::guard::{Gate, Policer, Storm, StormRates};
 use crate::switch::vlan::VlanRule;
 use crate::switch::{Counters, Port, Slot};
 
@@ -23,17 +24,22 @@ pub struct Entry {
     /// What `listPort` shows: the device, the URL without credentials, or the peer.
     pub target: String,
     pub counters: Arc<Counters>,
-    pub shut: Arc<AtomicBool>,
+    pub gate: Arc<Gate>,
     pub way: Way,
-    /// Source addresses let in, and the rate, of a profile.
-    pub macs: Vec<MacAddr>,
-    pub rate: Option<Arc<Policer>>,
     pub user: Option<String>,
     spec: Mutex<PortSpec>,
+    limits: Mutex<Limits>,
     life: Mutex<Life>,
     closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
     pub stop: watch::Sender<Option<Stop>>,
+    events: Arc<Events>,
+    /// It was told last that frames pass.
+    told_up: AtomicBool,
+    /// What is told by drops: a bit for each of [`ALERTS`], set while there are some.
+    pub alerts: AtomicU8,
+    /// Why the loop guard has blocked it.
+    blocked: Mutex<Option<String>>,
 }
 
 /// Ends when the port's device is closed.
@@ -43,6 +49,13 @@ pub type Closed = oneshot::Receiver<Infallible>;
 pub enum Way {
     Device(Arc<Device>),
     Link(Arc<Link>),
+}
+
+/// What a port's rates have become; kept as long as the rates stay what they are.
+#[derive(Default)]
+struct Limits {
+    rate: Option<(u64, Arc<Policer>)>,
+    storm: Option<(StormRates, Arc<Storm>)>,
 }
 
 /// How the port fares.
@@ -87,13 +100,11 @@ pub struct Parts {
     pub spec: PortSpec,
     pub way: Way,
     pub life: Life,
-    pub macs: Vec<MacAddr>,
-    pub rate: Option<u64>,
     pub user: Option<String>,
 }
 
 impl Entry {
-    pub fn new(parts: Parts) -> Self {
+    pub fn new(parts: Parts, events: Arc<Events>) -> Self {
         Self {
             number: parts.number,
             slot: parts.slot,
@@ -103,15 +114,18 @@ impl Entry {
                 Way::Device(_) => Arc::default(),
                 Way::Link(link) => link.counters.clone(),
             },
-            shut: Arc::new(AtomicBool::new(parts.spec.shut)),
+            gate: Arc::new(Gate::new(parts.spec.shut)),
             way: parts.way,
-            macs: parts.macs,
-            rate: parts.rate.map(|rate| Arc::new(Policer::new(rate))),
             user: parts.user,
             spec: Mutex::new(parts.spec),
+            limits: Mutex::default(),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             stop: watch::Sender::new(None),
+            events,
+            told_up: AtomicBool::new(false),
+            alerts: AtomicU8::new(0),
+            blocked: Mutex::default(),
         }
     }
 
@@ -156,19 +170,63 @@ impl Entry {
         let _ = self.stop.subscribe().wait_for(Option::is_some).await;
     }
 
-    /// The port as the switch sees it, by its present settings.
-    pub fn port(&self, vlan: VlanRule) -> Port<Egress> {
+    /// Tells when frames begin or cease to pass.
+    pub fn tell(&self) {
+        let life = self.life().clone();
+        let shut = self.gate.is_shut();
+        let up = life.state == State::Up && !shut;
+        if self.told_up.swap(up, Relaxed) == up {
+            return;
+        }
+        let (what, text) = match (up, shut) {
+            (true, _) => (What::PortUp, life.peer),
+            (false, true) => (What::PortDown, Some("shut".to_owned())),
+            (false, false) => (What::PortDown, life.reason),
+        };
+        self.raise(what, text.unwrap_or_default());
+    }
+
+    pub fn raise(&self, what: What, text: String) {
+        self.events.raise(what, self.number, self.name(), text);
+    }
+
+    /// The loop guard lets nothing pass any more.
+    pub fn block(&self, why: String) {
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.gate.set_blocked(true);
+    }
+
+    pub fn unblock(&self) {
+        self.gate.set_blocked(false);
+        *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The port as the switch sees it, by its present settings; `usual` where they say nothing.
+    pub fn port(&self, vlan: VlanRule, usual: &GuardSettings) -> Port<Egress> {
         let spec = self.spec();
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.rate = spec.rate.map(|rate| match limits.rate.take() {
+            Some(known) if known.0 == rate => known,
+            _ => (rate, Arc::new(Policer::of_bits(rate))),
+        });
+        let rates = spec.storm.over(usual.storm);
+        limits.storm = (rates != StormRates::default()).then(|| match limits.storm.take() {
+            Some(known) if known.0 == rates => known,
+            _ => (rates, Arc::new(Storm::new(rates))),
+        });
         Port {
             slot: self.slot,
             number: self.number,
             vlan,
             isolated: spec.isolated,
-            bpdu: spec.bpdu == super::super::spec::Bpdu::Forward,
-            macs: self.macs.clone(),
+            bpdu: spec.bpdu == Bpdu::Forward,
+            macs: spec.macs.clone(),
             remote: self.link().is_some(),
-            rate: self.rate.clone(),
-            shut: self.shut.clone(),
+            rate: limits.rate.as_ref().map(|(_, policer)| policer.clone()),
+            ethertypes: spec.ethertypes.clone(),
+            storm: limits.storm.as_ref().map(|(_, storm)| storm.clone()),
+            max_macs: spec.max_macs.unwrap_or(usual.max_macs),
+            gate: self.gate.clone(),
             counters: self.counters.clone(),
             egress: match &self.way {
                 Way::Device(device) => Egress::Device(device.clone()),
@@ -180,7 +238,11 @@ impl Entry {
     pub fn status(&self) -> PortStatus {
         let spec = self.spec().clone();
         let life = self.life().clone();
-        let shut = self.shut.load(Relaxed);
+        let shut = self.gate.is_shut();
+        let blocked = self.blocked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let blocked = blocked.filter(|_| life.state == State::Up && !shut);
+        let alerts = self.alerts.load(Relaxed);
+        let alerts = ALERTS.iter().enumerate().filter(|(bit, _)| alerts >> bit & 1 == 1);
         let vlan = VlanRule::from_options(spec.access, spec.trunk, spec.native).unwrap_or_default();
         PortStatus {
             port: self.number,
@@ -193,8 +255,14 @@ impl Entry {
             tx_bytes: self.counters.tx_bytes.load(Relaxed),
             rx_bytes: self.counters.rx_bytes.load(Relaxed),
             drops: self.counters.drops().map(|(_, count)| count).sum(),
-            state: if shut { "shut" } else { life.state.name() }.to_owned(),
-            reason: life.reason,
+            state: match &blocked {
+                _ if shut => "shut",
+                Some(_) => "blocked",
+                None => life.state.name(),
+            }
+            .to_owned(),
+            reason: blocked.or(life.reason),
+            alerts: alerts.map(|(_, reason)| reason.name().to_owned()).collect(),
             peer: life.peer,
             user: self.user.clone(),
             vlan: vlan.to_string(),

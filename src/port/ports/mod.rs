@@ -7,6 +7,7 @@ mod add;
 mod change;
 mod client;
 mod entry;
+mod rounds;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,14 +18,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use self::entry::{Entry, State};
+use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
-use super::spec::{PortKind, PortRef, PortSpec, Profile};
+use super::spec::{GuardSettings, PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::tally::Tally;
 use super::threads::Threads;
@@ -77,6 +79,7 @@ pub struct SwitchSettings {
     pub ping: Option<Duration>,
     /// How closely frames are looked at while nobody asks.
     pub prof: Want,
+    pub guard: GuardSettings,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -109,6 +112,8 @@ pub struct Ports {
     ageout: AtomicU64,
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
+    guards: Mutex<GuardSettings>,
+    events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
     /// Log lines about incoming links.
@@ -122,6 +127,8 @@ impl Ports {
         for seed in &mut seeds {
             getrandom::fill(seed).map_err(io::Error::other)?;
         }
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(io::Error::other)?;
         let seconds = settings.ageout.as_secs();
         let fdb = Fdb::new(settings.fdb_limit, saturated(seconds), seeds.map(u64::from_ne_bytes));
         let prof = Profiler::new(settings.prof);
@@ -135,12 +142,20 @@ impl Ports {
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
+            guards: Mutex::new(settings.guard),
+            events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
+        tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         Ok(ports)
+    }
+
+    /// What happens to ports from now on. A listener that is slow misses the oldest.
+    pub fn events(&self) -> broadcast::Receiver<Happened> {
+        self.events.listen()
     }
 
     /// What frames cost.
@@ -163,15 +178,34 @@ impl Ports {
         self.entries().values().map(name).collect()
     }
 
-    /// Applies what can change while running: the ageing time, and the PING interval, from each client's next
-    /// connection on.
-    pub fn reconfigure(&self, settings: &SwitchSettings) {
+    /// Applies what can change while running: the ageing time, the PING interval, from each client's next
+    /// connection on, and what all ports are guarded by.
+    pub async fn reconfigure(&self, settings: &SwitchSettings) {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
         }
+        let _changing = self.changing.lock().await;
+        let before = std::mem::replace(&mut *self.guards_mut(), settings.guard);
+        if before != settings.guard {
+            let entries: Vec<_> = self.entries().values().cloned().collect();
+            let table = self.fabric.table();
+            for entry in entries {
+                let Some(port) = table.get(entry.slot) else { continue };
+                self.fabric.switch.put(entry.port(port.vlan.clone(), &settings.guard));
+            }
+        }
+    }
+
+    /// What ports are guarded by that say nothing else.
+    fn guards(&self) -> GuardSettings {
+        *self.guards_mut()
+    }
+
+    fn guards_mut(&self) -> MutexGuard<'_, GuardSettings> {
+        self.guards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The PING interval of clients that do not set their own.
@@ -421,6 +455,7 @@ impl Ports {
             }
             (life.state, life.reason) = (state, reason.clone());
         }
+        entry.tell();
         match reason {
             Some(reason) => warn!(port = entry.number, "{reason}"),
             None => info!(port = entry.number, "{} is up", device.name),

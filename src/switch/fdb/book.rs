@@ -13,6 +13,8 @@ pub struct Book {
     lists: BTreeMap<u32, List>,
     /// The list of each slot that has learned entries.
     current: BTreeMap<Slot, u32>,
+    /// How many learned entries a slot may have; absent: any number.
+    most: BTreeMap<Slot, u32>,
     /// Lists whose port was flushed, as long as anything is in them.
     stale: Vec<u32>,
     next_list: u32,
@@ -47,6 +49,7 @@ impl Book {
             links: vec![Link::default(); places].into(),
             lists: BTreeMap::new(),
             current: BTreeMap::new(),
+            most: BTreeMap::new(),
             stale: Vec::new(),
             next_list: 0,
         }
@@ -54,6 +57,17 @@ impl Book {
 
     pub fn entries(&self) -> usize {
         self.entries
+    }
+
+    pub fn set_most(&mut self, slot: Slot, most: u32) {
+        self.most.insert(slot, most);
+    }
+
+    /// Whether a slot has as many learned entries as it may.
+    pub fn is_full(&self, slot: Slot) -> bool {
+        let Some(most) = self.most.get(&slot) else { return false };
+        let list = self.current.get(&slot).and_then(|id| self.lists.get(id));
+        list.map_or(0, |list| list.count) >= *most
     }
 
     /// The entries of a list, oldest first.

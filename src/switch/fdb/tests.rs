@@ -107,7 +107,7 @@ fn a_flushed_port_gives_way_before_a_live_one() {
 /// The same operations on a plain map give the same answers while there is room.
 #[test]
 fn agrees_with_a_map() {
-    let fdb = fdb(4096);
+    let fdb = Fdb::new(4096, u32::MAX, [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321]);
     let mut oracle = std::collections::HashMap::new();
     let mut random = 1u64;
     for step in 0..50_000u32 {
@@ -120,17 +120,61 @@ fn agrees_with_a_map() {
             }
             1 => {
                 let known = oracle.remove(&station);
-                assert_eq!(fdb.delete(0, station, 0).map(|s| s.slot), known, "step {step}");
+                assert_eq!(fdb.delete(0, station, step).map(|s| s.slot), known, "step {step}");
             }
-            2 => fdb.sweep(0),
+            2 => fdb.sweep(step),
             _ => {
-                fdb.learn(0, station, slot, 0);
+                // A second each: nobody moves too often.
+                fdb.learn(0, station, slot, step);
                 oracle.insert(station, slot);
             }
         }
-        assert_eq!(fdb.lookup(0, station, 0), oracle.get(&station).copied(), "step {step}");
+        assert_eq!(fdb.lookup(0, station, step), oracle.get(&station).copied(), "step {step}");
     }
-    assert_eq!(fdb.stations(0).len(), oracle.len());
+    assert_eq!(fdb.stations(50_000).len(), oracle.len());
+}
+
+#[test]
+fn bad_37_a_port_learns_no_more_than_it_may() {
+    let fdb = fdb(64);
+    fdb.limit_port(B, 4);
+    (0..4).for_each(|n| assert_eq!(fdb.learn(0, mac(n), B, 0), Learned::New));
+    assert_eq!(fdb.learn(0, mac(4), B, 0), Learned::Full);
+    assert_eq!(fdb.learn(0, mac(0), B, 1), Learned::Known, "who is there stays");
+    assert_eq!(fdb.learn(0, mac(9), A, 1), Learned::New);
+    assert_eq!(fdb.learn(0, mac(9), B, 1), Learned::Full, "nor does one move in");
+    assert_eq!(fdb.lookup(0, mac(9), 1), Some(A));
+    // Whoever is silent for too long gives way, and a flush makes room for all.
+    assert_eq!(fdb.learn(0, mac(4), B, 301), Learned::New);
+    assert_eq!(fdb.flush(B), 4);
+    (10..14).for_each(|n| assert_eq!(fdb.learn(0, mac(n), B, 301), Learned::New));
+    assert_eq!(fdb.learn(0, mac(14), B, 301), Learned::Full);
+    fdb.limit_port(B, 5);
+    assert_eq!(fdb.learn(0, mac(14), B, 301), Learned::New);
+}
+
+#[test]
+fn bad_38_a_station_that_moves_too_often_is_held_where_it_is() {
+    let fdb = fdb(64);
+    fdb.learn(0, mac(1), A, 0);
+    for n in 1..=5 {
+        let (to, from) = if n % 2 == 1 { (B, A) } else { (A, B) };
+        assert_eq!(fdb.learn(0, mac(1), to, 7), Learned::Moved { from });
+    }
+    assert_eq!(fdb.learn(0, mac(1), A, 7), Learned::Held);
+    let hold = |held| Hold { vid: 0, mac: mac(1), slot: B, held };
+    assert_eq!(fdb.moves(7), (5, vec![hold(true)]));
+    assert_eq!(fdb.learn(0, mac(1), B, 8), Learned::Known, "there it may speak");
+    assert_eq!(fdb.learn(0, mac(2), A, 8), Learned::New, "others are not concerned");
+    assert_eq!(fdb.learn(0, mac(1), A, 17), Learned::Held);
+    assert_eq!(fdb.moves(18), (5, vec![hold(false)]));
+    assert_eq!(fdb.learn(0, mac(1), A, 18), Learned::Moved { from: B });
+    // A port that goes takes the hold along.
+    (0..9).for_each(|n| _ = fdb.learn(0, mac(1), if n % 2 == 0 { B } else { A }, 20));
+    let held = fdb.lookup(0, mac(1), 20).unwrap();
+    fdb.flush(held);
+    let other = if held == A { B } else { A };
+    assert_eq!(fdb.learn(0, mac(1), other, 21), Learned::New);
 }
 
 /// Seeds under which a station's first bucket of 32 is `first`, its second one `first ^ step`.

@@ -1,0 +1,271 @@
+//! Once a second: what the data path counted becomes events, and the loop guard goes its rounds. On the
+//! control thread; a data thread only counts, and leaves what came back.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+
+use super::Ports;
+use super::entry::{Entry, State};
+use crate::frame::{Frame, Vid};
+use crate::port::events::What;
+use crate::port::loop_guard::Probe;
+use crate::switch::guard::loops::LoopGuard;
+use crate::switch::{Reason, Slot};
+
+const ROUND: Duration = Duration::from_secs(1);
+/// Between looks at what came back: forged probes take no more of the thread than that allows.
+const REST: Duration = Duration::from_millis(20);
+/// Rounds without a drop after which a storm is over.
+const QUIET: u32 = 3;
+
+/// What is told of a port by its drops, in the order of the bits of [`Entry::alerts`].
+pub const ALERTS: [Reason; 4] =
+    [Reason::StormBroadcast, Reason::StormMulticast, Reason::StormUnknown, Reason::MacLimit];
+
+/// What the rounds remember.
+struct Rounds {
+    guard: LoopGuard,
+    /// Of each port, what is told by its drops.
+    drops: BTreeMap<u32, [Watched; ALERTS.len()]>,
+    /// Moves of stations so far.
+    moves: u64,
+    came_back: Vec<Probe>,
+}
+
+/// A reason to drop, as it was a second ago.
+#[derive(Clone, Copy, Default)]
+struct Watched {
+    count: u64,
+    /// When it began.
+    before: u64,
+    quiet: u32,
+    on: bool,
+}
+
+/// Goes on until the ports are gone.
+pub async fn go(ports: Weak<Ports>, key: [u8; 32]) {
+    let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
+    let Some(source) = fabric.switch.probe_source else { return };
+    let mut rounds = Rounds {
+        guard: LoopGuard::new(key, source),
+        drops: BTreeMap::new(),
+        moves: 0,
+        came_back: Vec::new(),
+    };
+    // Two switches that were started together had better not probe at the same moment for ever.
+    let phase = ROUND.mul_f64(rand::random());
+    let mut ticks = interval_at(Instant::now() + phase, ROUND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let ticked = tokio::select! {
+            _ = ticks.tick() => true,
+            () = fabric.returned.some() => false,
+        };
+        let Some(ports) = ports.upgrade() else { return };
+        if ticked {
+            rounds.round(&ports);
+            continue;
+        }
+        rounds.judge(&ports);
+        drop(ports);
+        sleep(REST).await;
+    }
+}
+
+impl Rounds {
+    fn round(&mut self, ports: &Ports) {
+        let entries: Vec<_> = ports.entries().values().cloned().collect();
+        self.watch_drops(ports, &entries);
+        self.watch_moves(ports, &entries);
+        self.reopen(ports, &entries);
+        self.probe(ports, &entries);
+    }
+
+    fn watch_drops(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
+        let mut before = std::mem::take(&mut self.drops);
+        for entry in entries {
+            let mut watched = before.remove(&entry.number).unwrap_or_default();
+            let mut alerts = 0;
+            for (bit, (reason, watched)) in ALERTS.iter().zip(&mut watched).enumerate() {
+                let kind = match reason {
+                    Reason::StormBroadcast => "broadcast",
+                    Reason::StormMulticast => "multicast",
+                    Reason::StormUnknown => "unknown unicast",
+                    _ => "",
+                };
+                match (watched.look(entry.counters.dropped_by(*reason)), reason) {
+                    (Some(Turn::Began), Reason::MacLimit) => {
+                        let most = entry.spec().max_macs.unwrap_or(ports.guards().max_macs);
+                        let text = format!("{most} stations are learned there, others are dropped");
+                        entry.raise(What::MacLimit, text);
+                    }
+                    (Some(Turn::Began), _) => {
+                        entry.raise(What::StormBegan, format!("{kind} is over its limit"));
+                        self.guard.changed(ports.fabric.now().0);
+                    }
+                    (Some(Turn::Ended(dropped)), reason) if *reason != Reason::MacLimit => {
+                        entry.raise(What::StormEnded, format!("{kind}, {dropped} frames dropped"));
+                    }
+                    _ => {}
+                }
+                alerts |= u8::from(watched.on) << bit;
+            }
+            entry.alerts.store(alerts, Relaxed);
+            self.drops.insert(entry.number, watched);
+        }
+    }
+
+    fn watch_moves(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
+        let now = ports.fabric.now();
+        let (moves, holds) = ports.fabric.switch.fdb.moves(now.seconds());
+        if moves != self.moves {
+            self.guard.changed(now.0);
+        }
+        self.moves = moves;
+        for hold in holds {
+            let Some(entry) = entries.iter().find(|entry| entry.slot == hold.slot) else { continue };
+            let vlan = if hold.vid == 0 { String::new() } else { format!(" in VLAN {}", hold.vid) };
+            let (what, text) = match hold.held {
+                true => (What::MacMoveHeld, "moves too often, held here for 10 s"),
+                false => (What::MacMoveReleased, "may move again"),
+            };
+            entry.raise(what, format!("{}{vlan} {text}", hold.mac));
+        }
+    }
+
+    fn reopen(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
+        let guarded =
+            |port: &u32| entries.iter().any(|entry| entry.number == *port && ports.guards_loops(entry));
+        let now = ports.fabric.now().0;
+        let mut open: Vec<u32> = self.guard.blocked().filter(|port| !guarded(port)).collect();
+        open.iter().for_each(|port| self.guard.forget(*port));
+        open.extend(self.guard.reopened(now));
+        for entry in entries.iter().filter(|entry| open.contains(&entry.number)) {
+            entry.unblock();
+            entry.raise(What::LoopReopened, "no probe has come back for a while".to_owned());
+        }
+    }
+
+    fn probe(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
+        let now = ports.fabric.now().0;
+        let up = |entry: &&Arc<Entry>| {
+            let runs = entry.life().state == State::Up && !entry.gate.is_shut();
+            runs && ports.guards_loops(entry)
+        };
+        let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
+        for port in self.guard.due(up.keys().copied(), now) {
+            let Some(entry) = up.get(&port) else { continue };
+            let probe = self.guard.probe(port, tag_for(entry), now);
+            ports.fabric.send_own(entry.slot, port, &probe);
+        }
+    }
+
+    /// Looks at what came back.
+    fn judge(&mut self, ports: &Ports) {
+        let mut came_back = std::mem::take(&mut self.came_back);
+        ports.fabric.returned.take(&mut came_back);
+        for probe in &came_back {
+            self.judge_one(ports, probe);
+        }
+        self.came_back = came_back;
+    }
+
+    fn judge_one(&mut self, ports: &Ports, probe: &Probe) -> Option<()> {
+        let now = ports.fabric.now().0;
+        let frame = Frame::checked(probe.bytes())?;
+        let left = self.guard.came_back(frame, probe.port, now)?;
+        let (out, back) = {
+            let entries = ports.entries();
+            (entries.get(&left)?.clone(), entries.get(&probe.port)?.clone())
+        };
+        let guarded = |entry: &Arc<Entry>| ports.guards_loops(entry) && !entry.gate.is_shut();
+        if !guarded(&out) || !guarded(&back) || !goes_round(ports, frame, back.slot, out.slot) {
+            return None;
+        }
+        let port = self.guard.looped(left, probe.port, now, rand::random())?;
+        let (entry, other) = if port == left { (&out, &back) } else { (&back, &out) };
+        let text = match port == left && port == probe.port {
+            true => "loop beyond it".to_owned(),
+            false => format!("loop with port {} ({})", other.number, other.name()),
+        };
+        entry.block(text.clone());
+        // Whatever was heard meanwhile, and by whatever port, may have come round the loop.
+        let slots: Vec<_> = ports.entries().values().map(|entry| entry.slot).collect();
+        slots.into_iter().for_each(|slot| _ = ports.fabric.switch.fdb.flush(slot));
+        entry.raise(What::LoopBlocked, text);
+        Some(())
+    }
+}
+
+/// How something began or ended.
+enum Turn {
+    Began,
+    /// So much of it there was.
+    Ended(u64),
+}
+
+impl Watched {
+    fn look(&mut self, count: u64) -> Option<Turn> {
+        let grown = count != self.count;
+        let began = self.count;
+        self.count = count;
+        if grown {
+            self.quiet = 0;
+            if !self.on {
+                (self.on, self.before) = (true, began);
+                return Some(Turn::Began);
+            }
+        } else if self.on {
+            self.quiet += 1;
+            if self.quiet >= QUIET {
+                self.on = false;
+                return Some(Turn::Ended(count - self.before));
+            }
+        }
+        None
+    }
+}
+
+impl Ports {
+    fn guards_loops(&self, entry: &Entry) -> bool {
+        self.guards().loop_guard && entry.spec().loop_guard
+    }
+}
+
+/// A frame as it came in at `from` may leave by `to` again.
+fn goes_round(ports: &Ports, frame: Frame<'_>, from: Slot, to: Slot) -> bool {
+    let table = ports.fabric.table();
+    let (Some(from), Some(to)) = (table.get(from), table.get(to)) else { return false };
+    let passes = |class| to.vlan.egress(class).is_some();
+    from.slot == to.slot || from.vlan.classify(frame).is_ok_and(passes) && !(from.isolated && to.isolated)
+}
+
+/// A trunk without a native VLAN takes tagged frames only: a probe goes in its first VLAN.
+fn tag_for(entry: &Entry) -> Option<Vid> {
+    let spec = entry.spec();
+    let trunk = spec.trunk.as_ref().filter(|_| spec.native.is_none())?;
+    (1..=4094).filter_map(Vid::new).find(|vid| trunk.contains(vid.get()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_storm_begins_once_and_is_over_when_it_was_quiet_for_a_while() {
+        let mut watched = Watched::default();
+        let mut told = Vec::new();
+        for (second, count) in [0, 5, 9, 9, 9, 12, 12, 12, 12, 12, 20].into_iter().enumerate() {
+            match watched.look(count) {
+                Some(Turn::Began) => told.push((second, 0)),
+                Some(Turn::Ended(dropped)) => told.push((second, dropped)),
+                None => {}
+            }
+        }
+        assert_eq!(told, [(1, 0), (8, 12), (10, 0)]);
+    }
+}
