@@ -205,7 +205,13 @@ fn realm(key: Key) -> impl Fn(&[u8]) -> (Realm, bool, Vec<String>) + Send + Sync
 /// The thread that checks passwords. It ends with the last clone of this.
 #[derive(Clone)]
 pub struct Hasher {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<Work>,
+}
+
+enum Work {
+    Check(Job),
+    /// Anything that is to happen on that thread.
+    Other(Box<dyn FnOnce() + Send>),
 }
 
 struct Job {
@@ -225,6 +231,11 @@ impl Hasher {
         Ok(Self { jobs })
     }
 
+    /// Runs `work` on the thread.
+    pub fn on_thread(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.try_send(Work::Other(Box::new(work)));
+    }
+
     /// Nothing when too many are waiting.
     async fn verify(
         &self,
@@ -238,15 +249,22 @@ impl Hasher {
         // Refused by length all the same; the queue need not carry it.
         password.truncate(MAX_PASSWORD + 1);
         let (reply, answer) = oneshot::channel();
-        match self.jobs.try_send(Job { realm, user, password, reply }) {
+        match self.jobs.try_send(Work::Check(Job { realm, user, password, reply })) {
             Ok(()) => Some(answer.await.unwrap_or(false)),
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => None,
         }
     }
 }
 
-fn run(queue: &Receiver<Job>) {
-    while let Ok(Job { realm, user, password, reply }) = queue.recv() {
+fn run(queue: &Receiver<Work>) {
+    while let Ok(work) = queue.recv() {
+        let Job { realm, user, password, reply } = match work {
+            Work::Check(job) => job,
+            Work::Other(work) => {
+                work();
+                continue;
+            }
+        };
         if reply.is_closed() {
             continue;
         }

@@ -267,6 +267,9 @@ pub async fn apply(
         }
         ports.reconfigure(&new.switch);
     }
+    if current.sandbox != new.sandbox {
+        lines.push("sandbox: takes effect at the next start".to_owned());
+    }
     *current = new;
     Ok(lines)
 }

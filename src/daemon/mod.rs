@@ -5,6 +5,7 @@
 //!   of [`check`]
 //! * [`config`]: file and flags merged and checked: one [`Config`]
 //! * [`run`]: start, signals, the end; [`detach`]: `--daemon`; [`logs`]: where log lines go
+//! * [`sandbox`]: what the running daemon may do, and as whom; [`self_test`]: whether that is so
 //! * [`apply`]: the difference between two configurations, applied to a running switch
 //! * [`save`]: the running state written back
 //! * [`prof`]: the profiler without a viewer: SIGUSR2, `--prof-dump`
@@ -18,7 +19,9 @@ pub mod logs;
 pub mod prof;
 pub mod read;
 pub mod run;
+pub mod sandbox;
 pub mod save;
+pub mod self_test;
 pub mod source;
 
 pub use config::Config;

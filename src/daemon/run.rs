@@ -1,7 +1,8 @@
 //! Start, signals, the end.
 //!
-//! The order of the start: read and check, detach, log, threads, bind, ports, serve, READY=1. So
-//! whoever waits for readiness finds everything listening, and a failure leaves nothing behind.
+//! The order of the start: read and check, detach, bind, enter the sandbox, threads, ports, serve, READY=1. So
+//! whoever waits for readiness finds everything listening, a failure leaves nothing behind, and what privileges
+//! are for is done before there is a thread.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -22,7 +23,7 @@ use super::apply::{Running, apply};
 use super::cli::Sw;
 use super::config::{Config, Layer, label};
 use super::logs::Logs;
-use super::{detach, prof, read, save};
+use super::{detach, prof, read, sandbox, save, self_test};
 use crate::control::api::token_file;
 use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
@@ -181,15 +182,18 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
     // Control is a trickle; frames run on the data threads, which `Ports` starts.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A thread that has resolved a name to listen on has to be gone when the sandbox is entered.
+        .thread_keep_alive(Duration::from_millis(10))
         .build()
         .map_err(|e| format!("could not start: {e}"))?;
     let logs = Arc::new(logs);
-    let result = runtime.block_on(live(origin, config, Arc::clone(&logs), inherited, detached));
+    let start =
+        Start { origin, config, logs: Arc::clone(&logs), inherited, detached, self_test: sw.self_test };
+    let result = runtime.block_on(start.live());
     // Connections still open end with the process.
     runtime.shutdown_background();
     logs.flush();
-    result?;
-    Ok(ExitCode::SUCCESS)
+    Ok(result?)
 }
 
 /// Sockets from systemd.
@@ -264,61 +268,85 @@ struct Daemon {
     config: Mutex<Config>,
 }
 
-async fn live(
+/// What a daemon starts from.
+struct Start {
     origin: Origin,
     config: Config,
     logs: Arc<Logs>,
     inherited: Vec<TcpListener>,
     detached: bool,
-) -> Result<(), String> {
-    let mut signals = Signals::catch().map_err(|e| format!("could not catch signals: {e}"))?;
-    let ports =
-        Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
-    // Cancelled by a signal, a start leaves as little behind as a failed one.
-    let daemon = tokio::select! {
-        daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), logs, inherited) => daemon,
-        () = signals.end() => {
-            ports.drain(Duration::from_secs(1)).await;
-            remove_files(&config);
-            return Ok(());
+    self_test: bool,
+}
+
+impl Start {
+    async fn live(mut self) -> Result<ExitCode, String> {
+        let mut signals = Signals::catch().map_err(|e| format!("could not catch signals: {e}"))?;
+        let door = tokio::select! {
+            door = self.open() => door?,
+            () = signals.end() => return Ok(ExitCode::SUCCESS),
+        };
+        self.logs.begin()?;
+        let Self { origin, config, logs, detached, self_test, .. } = self;
+        let ports =
+            Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
+        // Cancelled by a signal, a start leaves as little behind as a failed one.
+        let daemon = tokio::select! {
+            daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), door, logs) => daemon,
+            () = signals.end() => {
+                ports.drain(Duration::from_secs(1)).await;
+                remove_files(&config);
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        let daemon = match daemon {
+            Ok(daemon) => daemon,
+            Err(why) => {
+                ports.drain(Duration::from_secs(1)).await;
+                return Err(why);
+            }
+        };
+        if detached {
+            detach::listens()?;
         }
-    };
-    let daemon = match daemon {
-        Ok(daemon) => daemon,
-        Err(why) => {
-            ports.drain(Duration::from_secs(1)).await;
-            return Err(why);
+        for listener in daemon.say_ready().await {
+            info!("listening: {listener}");
         }
-    };
-    if detached {
-        detach::listens()?;
-    }
-    for listener in daemon.say_ready().await {
-        info!("listening: {listener}");
+
+        let reload = Arc::new(Notify::new());
+        tokio::spawn(Arc::clone(&daemon).reload_on(Arc::clone(&reload)));
+        if let Some(timeout) = sd_notify::watchdog_enabled() {
+            tokio::spawn(feed_watchdog(Arc::clone(&ports), timeout));
+        }
+        let dump = daemon.origin.prof_dump.clone();
+        let mut code = ExitCode::SUCCESS;
+        if self_test {
+            code = self_test::run(&daemon.ports, &daemon.door, &daemon.logs).await;
+        } else {
+            signals.until_end(&reload, || prof::toggle(&daemon.ports, dump.as_deref())).await;
+        }
+        prof::write(&daemon.ports, dump.as_deref());
+
+        info!("ending: links are closed");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        daemon.door.stop_accepting();
+        tokio::select! {
+            () = ports.drain(DRAIN) => {}
+            () = signals.end() => warn!("second signal: draining cut short"),
+        }
+        // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
+        match daemon.config.try_lock() {
+            Ok(now) => remove_files(&now),
+            Err(_) => remove_files(&config),
+        }
+        Ok(code)
     }
 
-    let reload = Arc::new(Notify::new());
-    tokio::spawn(Arc::clone(&daemon).reload_on(Arc::clone(&reload)));
-    if let Some(timeout) = sd_notify::watchdog_enabled() {
-        tokio::spawn(feed_watchdog(Arc::clone(&ports), timeout));
+    /// Binds and reads what takes privileges, and gives them up.
+    async fn open(&mut self) -> Result<Arc<Door>, String> {
+        let inherited = std::mem::take(&mut self.inherited);
+        let own = [self.origin.own(), self.origin.prof_dump.as_deref()];
+        Door::open_with(self.config.door.clone(), inherited, || sandbox::enter(&self.config, &own)).await
     }
-    let dump = daemon.origin.prof_dump.clone();
-    signals.until_end(&reload, || prof::toggle(&daemon.ports, dump.as_deref())).await;
-    prof::write(&daemon.ports, dump.as_deref());
-
-    info!("ending: links are closed");
-    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-    daemon.door.stop_accepting();
-    tokio::select! {
-        () = ports.drain(DRAIN) => {}
-        () = signals.end() => warn!("second signal: draining cut short"),
-    }
-    // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
-    match daemon.config.try_lock() {
-        Ok(now) => remove_files(&now),
-        Err(_) => remove_files(&config),
-    }
-    Ok(())
 }
 
 impl Daemon {
@@ -326,10 +354,9 @@ impl Daemon {
         origin: Origin,
         config: Config,
         ports: Arc<Ports>,
+        door: Arc<Door>,
         logs: Arc<Logs>,
-        inherited: Vec<TcpListener>,
     ) -> Result<Arc<Self>, String> {
-        let door = Door::open(config.door.clone(), inherited).await?;
         for spec in config.ports.clone() {
             let name = label(&spec);
             let kind = spec.kind;

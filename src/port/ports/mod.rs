@@ -283,6 +283,11 @@ impl Ports {
         }
     }
 
+    /// Runs `work` on each data thread.
+    pub fn on_each_thread(&self, work: impl Fn() + Clone + Send + 'static) {
+        self.threads.on_each(work);
+    }
+
     /// How long the slowest data thread has not shown life; for the watchdog, which asks repeatedly.
     pub fn stalled_for(&self) -> Duration {
         self.threads.stalled_for()
