@@ -4,7 +4,8 @@
 //! * [`source`]: a TOML file read key by key, every mistake with its place; [`read`]: ours, with the rules
 //!   of [`check`]
 //! * [`config`]: file and flags merged and checked: one [`Config`]
-//! * [`run`]: start, signals, the end; [`detach`]: `--daemon`; [`logs`]: where log lines go
+//! * [`run`]: start, signals, the end; [`origin`]: where the configuration is; [`detach`]: `--daemon`;
+//!   [`watchdog`]: who feeds it; [`logs`]: where log lines go
 //! * [`sandbox`]: what the running daemon may do, and as whom; [`self_test`]: whether that is so
 //! * [`apply`]: the difference between two configurations, applied to a running switch
 //! * [`save`]: the running state written back
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod detach;
 pub mod logs;
+pub mod origin;
 pub mod prof;
 pub mod read;
 pub mod run;
@@ -23,5 +25,6 @@ pub mod sandbox;
 pub mod save;
 pub mod self_test;
 pub mod source;
+pub mod watchdog;
 
 pub use config::Config;
