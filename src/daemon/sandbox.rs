@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::config::Config;
 use crate::control::api::SYSTEM_SOCKET;
 use crate::port::spec::PortSpec;
+use crate::sys::credential::located;
 use crate::sys::privileges::Account;
 use crate::sys::sandbox::{self, Entered, Plan};
 
@@ -47,7 +48,21 @@ pub fn enter(config: &Config, own: &[Option<&Path>]) -> Result<(), String> {
     let entered =
         sandbox::enter(&plan).map_err(|why| format!("sandbox: {why}; --no-sandbox does without"))?;
     tell(entered, stays.as_deref());
+    if let Some(user) = &entered.user {
+        warn_of_unreadable(config, user);
+    }
     Ok(())
+}
+
+/// Files that root has just read, and that the user it became cannot read again.
+fn warn_of_unreadable(config: &Config, user: &str) {
+    for file in named(config) {
+        let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+        if std::fs::File::open(located(&file)).is_err_and(denied) {
+            let file = file.display();
+            warn!("{file} cannot be read by user {user}: what is in it counts, but a reload will fail");
+        }
+    }
 }
 
 /// Whose process root's is to become, or why it stays root's.
@@ -133,8 +148,7 @@ fn plan(config: &Config, own: &[Option<&Path>], user: Option<Account>) -> Plan {
     let files = own.iter().flatten().copied().chain([config.door.control.sock.as_path()]);
     write.extend(files.flat_map(folders));
     write.extend(config.sandbox.write.iter().cloned());
-    let abstract_sockets = env("NOTIFY_SOCKET").is_some_and(|name| name.as_encoded_bytes().starts_with(b"@"));
-    Plan { read, write, devices: vec!["/dev/net".into()], user, abstract_sockets }
+    Plan { read, write, devices: vec!["/dev/net".into()], user }
 }
 
 /// Every file that the configuration names to be read.

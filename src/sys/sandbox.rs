@@ -30,8 +30,6 @@ pub struct Plan {
     pub devices: Vec<PathBuf>,
     /// Whose process this is to become.
     pub user: Option<Account>,
-    /// Sockets of the abstract namespace may be reached: the service manager's may be one.
-    pub abstract_sockets: bool,
 }
 
 /// What came of it.
@@ -97,7 +95,6 @@ fn alone() -> Result<(), String> {
 /// Landlock's rules, with every file of theirs open.
 struct Rules {
     beneath: Vec<(PathFd, BitFlags<AccessFs>)>,
-    scope: BitFlags<Scope>,
 }
 
 impl Rules {
@@ -107,11 +104,7 @@ impl Rules {
             let opened = paths.iter().filter_map(|path| PathFd::new(path).ok());
             opened.map(|path| (path, *access))
         });
-        let mut scope = make_bitflags!(Scope::{Signal | AbstractUnixSocket});
-        if plan.abstract_sockets {
-            scope.remove(Scope::AbstractUnixSocket);
-        }
-        Self { beneath: beneath.collect(), scope }
+        Self { beneath: beneath.collect() }
     }
 
     fn enforce(self) -> Result<i32, String> {
@@ -119,7 +112,7 @@ impl Rules {
         let mut created = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(LATEST))
-            .and_then(|rules| rules.scope(self.scope))
+            .and_then(|rules| rules.scope(SCOPE))
             .and_then(|rules| rules.create())
             .map_err(|e| fail(&e))?;
         for (path, access) in self.beneath {
@@ -209,6 +202,9 @@ fn real(paths: &[PathBuf]) -> Vec<PathBuf> {
 /// What is handled, and so denied where no rule allows it: as far as Linux 6.10 knows. Newer ones know more rights, which
 /// this was not tested with.
 const LATEST: ABI = ABI::V5;
+
+/// No signal to a process outside, and no socket of theirs in the abstract namespace (Linux 6.12).
+const SCOPE: BitFlags<Scope> = make_bitflags!(Scope::{Signal | AbstractUnixSocket});
 
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 
