@@ -76,6 +76,7 @@ fn the_service_may_do_what_a_switch_does() {
         "AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW",
         "DevicePolicy=closed",
         "DeviceAllow=/dev/net/tun rw",
+        "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp",
         "LimitNOFILE=65536",
         "RuntimeDirectory=etherws",
         "StateDirectory=etherws",

@@ -259,8 +259,14 @@ fn realm(key: Key) -> impl Fn(&[u8]) -> (Realm, bool, Vec<String>) + Send + Sync
 
 /// The thread that checks passwords, which ends with this, and who failed lately.
 pub struct Logins {
-    jobs: SyncSender<Job>,
+    jobs: SyncSender<Work>,
     failures: Mutex<Failures>,
+}
+
+enum Work {
+    Check(Job),
+    /// Anything that is to happen on that thread.
+    Other(Box<dyn FnOnce() + Send>),
 }
 
 struct Job {
@@ -285,6 +291,11 @@ impl Logins {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs `work` on the thread.
+    pub fn on_thread(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = self.jobs.try_send(Work::Other(Box::new(work)));
+    }
+
     /// Nothing when too many are waiting.
     async fn verify(
         &self,
@@ -296,7 +307,7 @@ impl Logins {
         // Refused by length all the same; the queue need not carry it.
         password.truncate(MAX_PASSWORD + 1);
         let (reply, answer) = oneshot::channel();
-        match self.jobs.try_send(Job { realm: Arc::clone(realm), key, user, password, reply }) {
+        match self.jobs.try_send(Work::Check(Job { realm: Arc::clone(realm), key, user, password, reply })) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return None,
         }
@@ -309,7 +320,7 @@ impl Logins {
     }
 }
 
-fn run(queue: &Receiver<Job>) {
+fn run(queue: &Receiver<Work>) {
     // Before frames come logins. Where that is not allowed they are served all the same.
     if let Err(e) = run_when_idle() {
         tracing::debug!("the login thread has the priority of the others: {e}");
@@ -318,14 +329,21 @@ fn run(queue: &Receiver<Job>) {
     let mut lately: HashSet<[u8; 32]> = HashSet::new();
     let mut of: Option<Arc<Realm>> = None;
     loop {
-        let job = match queue.try_recv() {
+        let work = match queue.try_recv() {
             Err(TryRecvError::Empty) => {
                 lately.clear();
                 queue.recv().ok()
             }
             other => other.ok(),
         };
-        let Some(Job { realm, key, user, password, reply }) = job else { return };
+        let Job { realm, key, user, password, reply } = match work {
+            None => return,
+            Some(Work::Check(job)) => job,
+            Some(Work::Other(work)) => {
+                work();
+                continue;
+            }
+        };
         if reply.is_closed() {
             continue;
         }

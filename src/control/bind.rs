@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 
+use crate::sys::sandbox::{self, Want, hint};
+
 /// Where a service is to listen, as configured.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bind {
@@ -87,7 +89,8 @@ impl Bind {
                 self.service.options().0
             )),
             io::ErrorKind::PermissionDenied if self.port < 1024 => BindError::Other(format!(
-                "{text}; ports below 1024 need CAP_NET_BIND_SERVICE or etherws.socket"
+                "{text}; ports below 1024 need CAP_NET_BIND_SERVICE or etherws.socket{}",
+                sandbox::bind_hint()
             )),
             _ => BindError::Other(text),
         }
@@ -162,13 +165,13 @@ pub struct UnixSocket {
 impl UnixSocket {
     /// Mode 0660; a file left behind is replaced when nobody answers on it.
     pub fn listen(path: &Path) -> Result<Self, String> {
-        let fail = |e: io::Error| format!("could not listen on {}: {e}", path.display());
+        let fail = |e: io::Error| {
+            format!("could not listen on {}: {e}{}", path.display(), hint(path, &e, Want::Write))
+        };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o755)
-                .create(parent)
-                .map_err(|e| format!("could not create {}: {e}", parent.display()))?;
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| {
+                format!("could not create {}: {e}{}", parent.display(), hint(path, &e, Want::Write))
+            })?;
         }
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(fail)?;
@@ -222,7 +225,8 @@ fn remove_stale(path: &Path) -> Result<(), String> {
 
 /// Writes a secret whole or not at all, readable by its owner alone.
 pub fn write_secret(path: &Path, text: &str) -> Result<(), String> {
-    let fail = |e: io::Error| format!("could not write {}: {e}", path.display());
+    let fail =
+        |e: io::Error| format!("could not write {}: {e}{}", path.display(), hint(path, &e, Want::Write));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}", std::process::id()));
     let fresh = path.with_file_name(name);

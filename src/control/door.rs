@@ -25,6 +25,7 @@ use super::tokens::Key;
 use crate::port::Ports;
 use crate::port::tally::{Event, Tally};
 use crate::port::throttle::Throttle;
+use crate::sys::sandbox;
 
 /// Every listener of the daemon, what is behind them, and the files that they read.
 pub struct Door {
@@ -56,6 +57,16 @@ impl Door {
         settings: DoorSettings,
         inherited: Vec<std::net::TcpListener>,
     ) -> Result<Arc<Self>, String> {
+        Self::open_with(settings, inherited, || Ok(())).await
+    }
+
+    /// The same; `bound` is called when all is bound and read that may take privileges, before there is
+    /// another thread.
+    pub async fn open_with(
+        settings: DoorSettings,
+        inherited: Vec<std::net::TcpListener>,
+        bound: impl FnOnce() -> Result<(), String>,
+    ) -> Result<Arc<Self>, String> {
         let key = Key::random()?;
         let token = key_text(&Key::random()?);
         let rules = Rules::load(settings, &token, &key).await?;
@@ -70,6 +81,7 @@ impl Door {
         }
         check_anonymous_addresses(&rules, &tcp)?;
         let unix = UnixSocket::listen(&rules.settings.control.sock)?;
+        bound()?;
         let shared = Arc::new(Shared {
             rules: ArcSwap::from_pointee(rules),
             logins: Logins::start()?,
@@ -144,19 +156,19 @@ impl Door {
         let (keep, gone): (Vec<_>, Vec<_>) = std::mem::take(&mut self.sockets().tcp)
             .into_iter()
             .partition(|listener| rules.plan(&listener.bind).is_some());
-        let gone_binds: Vec<Bind> = gone.iter().map(|listener| listener.bind.clone()).collect();
         let mut tcp = keep;
-        let mut retired = Some(gone);
+        let (mut retired, mut closed) = (gone, Vec::new());
         let mut failure = None;
         for plan in &rules.plans {
             if tcp.iter().any(|listener| listener.bind == plan.bind) {
                 continue;
             }
             let mut bound = plan.bind.listen().await;
-            if matches!(bound, Err(BindError::InUse(_)))
-                && let Some(gone) = retired.take()
-            {
-                for listener in gone {
+            if matches!(bound, Err(BindError::InUse(_))) {
+                // What could not be bound again stays until all the rest has succeeded.
+                let again = |listener: &mut Listener| sandbox::may_bind(listener.bind.port);
+                for listener in retired.extract_if(.., again) {
+                    closed.push(listener.bind.clone());
                     listener.close().await;
                 }
                 bound = plan.bind.listen().await;
@@ -171,11 +183,11 @@ impl Door {
         }
         let failure = failure.or_else(|| check_anonymous_addresses(&rules, &tcp).err());
         if let Some(text) = failure {
-            self.restore(tcp, retired, &gone_binds, &old).await;
+            self.restore(tcp, retired, &closed, &old).await;
             self.restore_token(token_file, &old);
             return Err(text);
         }
-        for listener in retired.into_iter().flatten() {
+        for listener in retired {
             listener.close().await;
         }
         let changes = rules.changes_since(&old);
@@ -218,6 +230,11 @@ impl Door {
         found
     }
 
+    /// Runs `work` on the thread that checks passwords.
+    pub fn on_login_thread(&self, work: impl FnOnce() + Send + 'static) {
+        self.shared.logins.on_thread(work);
+    }
+
     /// Closes the listeners; connections and links stay.
     pub fn stop_accepting(&self) {
         let mut sockets = std::mem::take(&mut *self.sockets());
@@ -233,8 +250,8 @@ impl Door {
     }
 
     /// Puts the listeners back as they were before a reload that failed.
-    async fn restore(&self, tcp: Vec<Listener>, retired: Option<Vec<Listener>>, gone: &[Bind], old: &Rules) {
-        let mut back = Vec::new();
+    async fn restore(&self, tcp: Vec<Listener>, retired: Vec<Listener>, closed: &[Bind], old: &Rules) {
+        let mut back = retired;
         for listener in tcp {
             if old.plan(&listener.bind).is_some() {
                 back.push(listener);
@@ -242,15 +259,10 @@ impl Door {
                 listener.close().await;
             }
         }
-        match retired {
-            Some(listeners) => back.extend(listeners),
-            None => {
-                for bind in gone {
-                    match bind.listen().await {
-                        Ok(sockets) => back.push(Listener::new(bind.clone(), sockets)),
-                        Err(e) => tracing::error!("after a failed reload: {}", e.text()),
-                    }
-                }
+        for bind in closed {
+            match bind.listen().await {
+                Ok(sockets) => back.push(Listener::new(bind.clone(), sockets)),
+                Err(e) => tracing::error!("after a failed reload: {}", e.text()),
             }
         }
         if self.shared.handlers.get().is_some() {

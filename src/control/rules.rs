@@ -1,6 +1,5 @@
 //! The settings made usable: files loaded, conflicts found, who listens where. Replaced as a whole by reload.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -12,6 +11,7 @@ use super::settings::{ControlTcp, DoorSettings, ListenSettings, MetricsListen, T
 use super::tls;
 use super::tokens::Key;
 use crate::port::Profile;
+use crate::sys::credential::located;
 
 pub struct Rules {
     pub settings: DoorSettings,
@@ -229,5 +229,5 @@ fn certificates(settings: &DoorSettings) -> Vec<Vec<u8>> {
     let data = settings.listen.iter().filter_map(|listen| listen.tls.as_ref());
     let control = settings.control.tcp.iter().filter_map(|tcp| tcp.tls.as_ref());
     let paths = data.chain(control).flat_map(|files| [Some(&files.cert), files.client_ca.as_ref()]);
-    paths.flatten().map(|path| std::fs::read(Path::new(path)).unwrap_or_default()).collect()
+    paths.flatten().map(|path| std::fs::read(located(path)).unwrap_or_default()).collect()
 }

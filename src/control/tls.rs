@@ -13,6 +13,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::settings::TlsFiles;
+use crate::sys::credential::located;
+use crate::sys::sandbox::{Want, hint};
 
 /// Reads the files and checks that they belong together. Errors name the file and the rule.
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
@@ -114,7 +116,9 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|e| format!("could not read {}: {e}", path.display()))
+    let located = located(path);
+    std::fs::read(&located)
+        .map_err(|e| format!("could not read {}: {e}{}", path.display(), hint(&located, &e, Want::Read)))
 }
 
 /// The error without any of the file's text: the path may have been a slip.

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::sys::credential::located;
+use crate::sys::sandbox::{Want, hint};
+
 /// How often, at most, the file is looked at.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -53,7 +56,7 @@ impl<T> Watched<T> {
             tracing::warn!(file = %path.display(), "the file is empty: nobody can log in with it");
         }
         let state = State { value: Arc::new(value), stamp, checked: Instant::now(), trouble: None };
-        Ok(Self { path: path.to_owned(), parse: Box::new(parse), state: Mutex::new(state) })
+        Ok(Self { path: located(path).into_owned(), parse: Box::new(parse), state: Mutex::new(state) })
     }
 
     /// The current content, read again when the file has changed.
@@ -101,9 +104,12 @@ fn report(path: &Path, refused: &[String]) {
 
 /// The stamp is the opened file's own and taken before its bytes: a change in between is seen next time.
 fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
-    let fail = |e: std::io::Error| format!("could not read {}: {e}", path.display());
+    let located = located(path);
+    let fail = |e: std::io::Error| {
+        format!("could not read {}: {e}{}", path.display(), hint(&located, &e, Want::Read))
+    };
     // Not blocking: opening a FIFO would otherwise wait for its writer.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(fail)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&located).map_err(fail)?;
     let meta = file.metadata().map_err(fail)?;
     if !meta.is_file() {
         return Err(format!("could not read {}: not a regular file", path.display()));

@@ -318,6 +318,9 @@ pub async fn apply(
         }
         ports.reconfigure(&new.switch).await;
     }
+    if current.sandbox != new.sandbox {
+        lines.push("sandbox: takes effect at the next start".to_owned());
+    }
     *current = new;
     Ok(lines)
 }

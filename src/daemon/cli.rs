@@ -103,6 +103,16 @@ pub struct Sw {
     /// control alone]
     #[arg(long, value_name = "ADDR")]
     pub metrics: Option<String>,
+    /// User whose process a switch started as root becomes, but for two capabilities [default: etherws, if there is
+    /// such a user]
+    #[arg(long, value_name = "NAME", conflicts_with = "no_sandbox")]
+    pub user: Option<String>,
+    /// Keep all privileges, files and system calls
+    #[arg(long)]
+    pub no_sandbox: bool,
+    /// Start, check that every thread is in the sandbox, and end: exit code 0 or 1
+    #[arg(long, conflicts_with = "daemon")]
+    pub self_test: bool,
     #[command(flatten, next_help_heading = "WebSocket service")]
     pub listen: Listen,
     #[command(flatten, next_help_heading = "Control service")]
@@ -223,6 +233,8 @@ impl Sw {
             ctlhtpasswd: control.ctlhtpasswd.clone(),
             ctlanonymous: some(control.ctlanonymous),
             metrics: self.metrics.clone(),
+            sandbox: self.no_sandbox.then_some(false),
+            sandbox_user: self.user.clone(),
             ..Layer::default()
         };
         for (given, key, flag) in [
@@ -241,6 +253,7 @@ impl Sw {
             (layer.ctlhtpasswd.is_some(), "control.tcp.htpasswd", "--ctlhtpasswd"),
             (layer.ctlanonymous.is_some(), "control.tcp.anonymous", "--ctlanonymous"),
             (layer.metrics.is_some(), "metrics.listen", "--metrics"),
+            (layer.sandbox_user.is_some(), "sandbox.user", "--user"),
         ] {
             if given {
                 layer.places.insert(key, flag.to_owned());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::sandbox::SandboxSettings;
 use crate::control::api::{SYSTEM_SOCKET, default_socket};
 use crate::control::http::{
     ControlSettings, ControlTcp, DoorSettings, Limits, ListenSettings, MetricsListen, TlsFiles, UserRule,
@@ -18,6 +19,7 @@ use crate::port::ports::SwitchSettings;
 use crate::port::spec::{GuardSettings, PortKind, PortSpec, StormLimit};
 use crate::prof::Want;
 use crate::prof::snapshot::Level;
+use crate::sys::credential::located;
 
 /// The merged, checked configuration.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,6 +28,7 @@ pub struct Config {
     /// Log filter; absent: `info`.
     pub log: Option<String>,
     pub door: DoorSettings,
+    pub sandbox: SandboxSettings,
     /// The `[[port]]` tables.
     pub ports: Vec<PortSpec>,
 }
@@ -83,6 +86,10 @@ pub struct Layer {
     pub metrics: Option<String>,
     /// Of the file; no flag sets one.
     pub limits: Option<Limits>,
+    pub sandbox: Option<bool>,
+    pub sandbox_user: Option<String>,
+    pub sandbox_read: Option<Vec<PathBuf>>,
+    pub sandbox_write: Option<Vec<PathBuf>>,
     pub ports: Vec<PortSpec>,
     pub users: Vec<UserRule>,
     /// How messages call a given setting: `--sslkey`, or `FILE:3:1: listen.sslkey`.
@@ -126,7 +133,7 @@ impl Layer {
         }
         merge!(ageout fdb_limit max_macs storm loop_guard threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
-            ctlsslcert ctlhtpasswd ctlanonymous metrics limits)
+            ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
 
     /// Every file named here that cannot be used: `PLACE: FILE: why`.
@@ -143,7 +150,7 @@ impl Layer {
         ];
         let unreadable = files.into_iter().filter_map(|(key, file)| {
             let file = file.as_ref()?;
-            let why = std::fs::read(file).err()?;
+            let why = std::fs::read(located(file)).err()?;
             Some(format!("{}: {}: {why}", self.place(key), file.display()))
         });
         let links = self.ports.iter().filter(|spec| spec.kind == PortKind::Client);
@@ -288,6 +295,10 @@ impl Layer {
             }
             None => None,
         };
+        let enabled = self.sandbox.unwrap_or(true);
+        if !enabled && self.sandbox_user.is_some() {
+            wrong("sandbox.user", "becoming a user is a part of the sandbox, which is off".to_owned());
+        }
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -311,6 +322,12 @@ impl Layer {
                 metrics,
                 users: self.users,
                 limits: self.limits.unwrap_or_default(),
+            },
+            sandbox: SandboxSettings {
+                enabled,
+                user: self.sandbox_user,
+                read: self.sandbox_read.unwrap_or_default(),
+                write: self.sandbox_write.unwrap_or_default(),
             },
             ports: self.ports,
         })

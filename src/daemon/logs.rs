@@ -8,9 +8,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::filter::filter_fn;
@@ -28,33 +28,41 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Logs {
     filter: reload::Handle<EnvFilter, Registry>,
     writer: Option<Lines>,
+    /// Where lines wait until there is a thread to write them.
+    waiting: Mutex<Option<Queue>>,
 }
 
 impl Logs {
-    /// Starts logging. `filter` is a checked one; `journal` prefers the journal even when stderr is
-    /// something else (a detached daemon has no stderr).
+    /// Takes lines from now on; stderr gets them once [`begin`](Self::begin) was called. `filter` is a checked
+    /// one; `journal` prefers the journal even when stderr is something else (a detached daemon has no stderr).
     pub fn start(filter: Option<&str>, journal: bool) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let journal = (journal || stderr_is_journal()).then(tracing_journald::layer).and_then(Result::ok);
-        let (layer, writer) = match journal {
+        let (layer, writer, waiting) = match journal {
             Some(layer) => {
-                (layer.with_field_prefix(None).with_syslog_identifier("etherws".to_owned()).boxed(), None)
+                let layer = layer.with_field_prefix(None).with_syslog_identifier("etherws".to_owned());
+                (layer.boxed(), None, None)
             }
             None => {
-                let lines = Lines::start(io::stderr())?;
+                let (lines, queue) = Lines::new();
                 let layer = tracing_subscriber::fmt::layer()
                     .with_ansi(false)
                     .with_target(false)
                     .log_internal_errors(false)
                     .with_writer(lines.clone());
-                (layer.boxed(), Some(lines))
+                (layer.boxed(), Some(lines), Some(queue))
             }
         };
         Registry::default()
             .with(filter_fn(is_discreet).and_then(filter).and_then(layer))
             .try_init()
             .map_err(|e| format!("logging could not be started: {e}"))?;
-        Ok(Self { filter: handle, writer })
+        Ok(Self { filter: handle, writer, waiting: Mutex::new(waiting) })
+    }
+
+    /// Starts the thread that writes to stderr.
+    pub fn begin(&self) -> Result<(), String> {
+        self.waiting().take().map_or(Ok(()), |queue| queue.write_to(io::stderr()))
     }
 
     /// Takes another filter from now on.
@@ -63,11 +71,24 @@ impl Logs {
         self.filter.reload(filter).map_err(|e| format!("log filter could not be changed: {e}"))
     }
 
+    /// Runs `work` on the thread that writes to stderr, if there is one.
+    pub fn on_thread(&self, work: impl FnOnce() + Send + 'static) {
+        if let Some(lines) = &self.writer {
+            let _ = lines.queue.try_send(Message::Work(Box::new(work)));
+        }
+    }
+
     /// Waits a little until the lines so far are out.
     pub fn flush(&self) {
+        // Of a start that failed before there was a thread.
+        let _ = self.begin();
         if let Some(lines) = &self.writer {
             lines.flush();
         }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Queue>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -97,6 +118,7 @@ fn stderr_is_journal() -> bool {
 
 enum Message {
     Line(Vec<u8>),
+    Work(Box<dyn FnOnce() + Send>),
     Flush(SyncSender<()>),
 }
 
@@ -107,16 +129,28 @@ struct Lines {
     dropped: Arc<AtomicU64>,
 }
 
-impl Lines {
-    fn start(out: impl Write + Send + 'static) -> Result<Self, String> {
-        let (queue, lines) = sync_channel(QUEUE);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
+/// Its other end.
+struct Queue {
+    lines: Receiver<Message>,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Queue {
+    /// In a thread of its own.
+    fn write_to(self, out: impl Write + Send + 'static) -> Result<(), String> {
         std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write_lines(out, &lines, &counter))
-            .map_err(|e| format!("log thread could not be started: {e}"))?;
-        Ok(Self { queue, dropped })
+            .spawn(move || write_lines(out, &self.lines, &self.dropped))
+            .map(drop)
+            .map_err(|e| format!("log thread could not be started: {e}"))
+    }
+}
+
+impl Lines {
+    fn new() -> (Self, Queue) {
+        let (queue, lines) = sync_channel(QUEUE);
+        let dropped = Arc::new(AtomicU64::new(0));
+        (Self { queue, dropped: Arc::clone(&dropped) }, Queue { lines, dropped })
     }
 
     fn flush(&self) {
@@ -154,6 +188,7 @@ fn write_lines(mut out: impl Write, lines: &Receiver<Message>, dropped: &AtomicU
         match message {
             // Nobody is left to tell about a dead stderr; the next line tries again.
             Message::Line(line) => drop(out.write_all(&line)),
+            Message::Work(work) => work(),
             Message::Flush(done) => {
                 let _ = out.flush();
                 let _ = done.try_send(());
@@ -168,9 +203,13 @@ fn write_lines(mut out: impl Write, lines: &Receiver<Message>, dropped: &AtomicU
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
+
+    fn start(out: impl Write + Send + 'static) -> Lines {
+        let (lines, queue) = Lines::new();
+        queue.write_to(out).unwrap();
+        lines
+    }
 
     #[derive(Clone, Default)]
     struct Out(Arc<Mutex<Vec<u8>>>);
@@ -199,7 +238,7 @@ mod tests {
     #[test]
     fn lines_come_out_whole_and_in_order() {
         let out = Out::default();
-        let mut lines = Lines::start(out.clone()).unwrap();
+        let mut lines = start(out.clone());
         lines.write_all(b"one\n").unwrap();
         lines.write_all(b"two\n").unwrap();
         Lines::flush(&lines);
@@ -208,7 +247,7 @@ mod tests {
 
     #[test]
     fn bad_74_a_dead_stderr_is_survived() {
-        let mut lines = Lines::start(Dead).unwrap();
+        let mut lines = start(Dead);
         for _ in 0..10 {
             lines.write_all(b"line\n").unwrap();
         }
@@ -220,7 +259,7 @@ mod tests {
     #[test]
     fn bad_74_a_stuck_stderr_blocks_nobody_and_the_loss_is_told() {
         let out = Out::default();
-        let mut lines = Lines::start(out.clone()).unwrap();
+        let mut lines = start(out.clone());
         {
             let _stuck = out.0.lock().unwrap();
             for _ in 0..2 * QUEUE {

@@ -14,9 +14,10 @@ use crate::control::http::{UserRule, Who};
 use crate::frame::{EtherType, MacAddr};
 use crate::port::Profile;
 use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortSpec};
+use crate::sys::sandbox::{Want, hint};
 
 /// Keys of the top level.
-const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "port", "user"];
+const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "sandbox", "port", "user"];
 const SWITCH: &[&str] =
     &["ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
@@ -37,6 +38,7 @@ const LISTEN: &[&str] = &[
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
 const METRICS: &[&str] = &["listen"];
+const SANDBOX: &[&str] = &["enabled", "user", "read", "write"];
 /// Keys of `[[port]]`: the fields of [`PortSpec`] in the order in which they are written.
 pub const PORT: &[&str] = &[
     "name",
@@ -92,14 +94,15 @@ pub fn file(path: &Path) -> Result<Layer, Vec<String>> {
 /// The text of a configuration file.
 pub fn text(path: &Path) -> Result<String, String> {
     let fail = |why: &dyn std::fmt::Display| format!("{}: could not be read: {why}", path.display());
-    let meta = std::fs::metadata(path).map_err(|e| fail(&e))?;
+    let io_fail = |e: std::io::Error| fail(&format!("{e}{}", hint(path, &e, Want::Read)));
+    let meta = std::fs::metadata(path).map_err(io_fail)?;
     if !meta.is_file() {
         return Err(fail(&"not a regular file"));
     }
     if meta.len() > MAX_FILE {
         return Err(fail(&"larger than 4 MiB, so hardly a configuration"));
     }
-    let bytes = std::fs::read(path).map_err(|e| fail(&e))?;
+    let bytes = std::fs::read(path).map_err(io_fail)?;
     String::from_utf8(bytes).map_err(|_| fail(&"not UTF-8 text"))
 }
 
@@ -167,6 +170,16 @@ fn settings(top: &Table, layer: &mut Layer) {
         take!(layer, metrics, metrics = "metrics.listen");
     }
     layer.limits = top.table("limits", "limits", limits::KEYS).map(|table| limits::read(&table));
+    if let Some(table) = top.table("sandbox", "sandbox", SANDBOX) {
+        take!(
+            layer,
+            table,
+            sandbox = "sandbox.enabled",
+            sandbox_user = "sandbox.user",
+            sandbox_read = "sandbox.read",
+            sandbox_write = "sandbox.write"
+        );
+    }
     let Some(control) = top.table("control", "control", CONTROL) else { return };
     take!(layer, control, sock = "control.sock");
     if let Some(tcp) = control.table("tcp", "control.tcp", TCP) {
@@ -339,6 +352,11 @@ port = 0
 anonymous = true
 [metrics]
 listen = "[::1]:0"
+[sandbox]
+enabled = true
+user = "nobody"
+read = ["/srv/keys"]
+write = ["/srv/profiles"]
 [[port]]
 type = "tap"
 target = "tap0"
@@ -395,6 +413,9 @@ trunk = "2-3"
         assert!(config.door.control.tcp.unwrap().anonymous);
         let metrics = config.door.metrics.unwrap();
         assert_eq!((metrics.host.as_str(), metrics.port), ("::1", 0));
+        let sandbox = config.sandbox;
+        assert_eq!((sandbox.enabled, sandbox.user.as_deref()), (true, Some("nobody")));
+        assert_eq!((sandbox.read, sandbox.write), (vec!["/srv/keys".into()], vec!["/srv/profiles".into()]));
         let tap = &config.ports[0];
         assert_eq!(
             (tap.trunk.as_ref().unwrap().to_string(), tap.native.unwrap().get()),

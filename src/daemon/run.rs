@@ -1,7 +1,8 @@
 //! Start, signals, the end.
 //!
-//! The order of the start: read and check, detach, log, threads, bind, ports, serve, READY=1. So
-//! whoever waits for readiness finds everything listening, and a failure leaves nothing behind.
+//! The order of the start: read and check, detach, bind, enter the sandbox, threads, ports, serve, READY=1. So
+//! whoever waits for readiness finds everything listening, a failure leaves nothing behind, and what privileges
+//! are for is done before there is a thread.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -15,14 +16,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 use tracing::{debug, error, info, warn};
 
 use super::apply::{Running, apply};
 use super::cli::Sw;
-use super::config::{Config, Layer, label};
+use super::config::{Config, label};
 use super::logs::Logs;
-use super::{detach, prof, read, save};
+use super::origin::{Failure, Origin, may_save};
+use super::watchdog::watch;
+use super::{detach, prof, read, sandbox, save, self_test};
 use crate::control::api::token_file;
 use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
@@ -32,86 +35,6 @@ use crate::port::Ports;
 const DRAIN: Duration = Duration::from_secs(10);
 /// SIGHUPs within this time are one.
 const STORM: Duration = Duration::from_millis(100);
-/// A data thread silent for longer is stuck: the watchdog is fed no more.
-const STALL: Duration = Duration::from_secs(10);
-
-/// Why the daemon could not start.
-#[derive(Debug)]
-pub struct Failure {
-    /// 2 for a mistake of the command line, 1 for the rest.
-    pub code: u8,
-    pub lines: Vec<String>,
-}
-
-impl Failure {
-    fn usage(text: impl Into<String>) -> Self {
-        Self { code: 2, lines: vec![text.into()] }
-    }
-}
-
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self { code: 1, lines: vec![text] }
-    }
-}
-
-/// Where the configuration comes from, again at each reload.
-#[derive(Clone, Debug)]
-struct Origin {
-    flags: Layer,
-    /// `--config`
-    file: Option<PathBuf>,
-    /// `$STATE_DIRECTORY/etherws.toml`
-    state: Option<PathBuf>,
-    /// `--prof-dump`
-    prof_dump: Option<PathBuf>,
-}
-
-impl Origin {
-    fn new(sw: &Sw) -> Result<Self, Failure> {
-        let prof_dump = prof::check(sw.prof_dump.as_deref()).map_err(|why| Failure::usage(&why))?;
-        let state = std::env::var_os("STATE_DIRECTORY").and_then(|list| state_file(list.to_str()?));
-        let rust_log = std::env::var("RUST_LOG").ok();
-        Ok(Self { flags: sw.layer(rust_log), file: sw.config.clone(), state, prof_dump })
-    }
-
-    /// The file to be read: the one named, or the saved one when there is one.
-    fn existing(&self) -> Option<&Path> {
-        self.file.as_deref().or_else(|| self.state.as_deref().filter(|state| state.exists()))
-    }
-
-    /// The file to be saved to when none is named.
-    fn own(&self) -> Option<&Path> {
-        self.file.as_deref().or(self.state.as_deref())
-    }
-
-    fn load(&self) -> Result<Config, Failure> {
-        let below = match self.existing() {
-            Some(file) => read::file(file).map_err(|lines| Failure { code: 1, lines })?,
-            None => Layer::default(),
-        };
-        self.flags.clone().over(below).resolve().map_err(|problems| Failure {
-            code: if problems.iter().any(|problem| problem.is_usage()) { 2 } else { 1 },
-            lines: problems.iter().map(ToString::to_string).collect(),
-        })
-    }
-}
-
-/// Whoever may control the switch names this file, and the daemon may be root: so nothing that a shell,
-/// cron or the like would read.
-fn may_save(path: &Path, own: Option<&Path>) -> Result<(), String> {
-    if own == Some(path) || path.extension().is_some_and(|extension| extension == "toml") {
-        return Ok(());
-    }
-    Err(format!("{}: not saved there: the name must end in .toml", path.display()))
-}
-
-/// systemd separates several directories by colons; the first is ours.
-fn state_file(list: &str) -> Option<PathBuf> {
-    let first = list.split(':').next().filter(|first| !first.is_empty())?;
-    Some(Path::new(first).join("etherws.toml"))
-}
-
 /// `etherws sw`
 pub fn sw(sw: &Sw) -> ExitCode {
     match start_up(sw) {
@@ -181,15 +104,18 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
     // Control is a trickle; frames run on the data threads, which `Ports` starts.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A thread that has resolved a name to listen on has to be gone when the sandbox is entered.
+        .thread_keep_alive(Duration::from_millis(10))
         .build()
         .map_err(|e| format!("could not start: {e}"))?;
     let logs = Arc::new(logs);
-    let result = runtime.block_on(live(origin, config, Arc::clone(&logs), inherited, detached));
+    let start =
+        Start { origin, config, logs: Arc::clone(&logs), inherited, detached, self_test: sw.self_test };
+    let result = runtime.block_on(start.live());
     // Connections still open end with the process.
     runtime.shutdown_background();
     logs.flush();
-    result?;
-    Ok(ExitCode::SUCCESS)
+    Ok(result?)
 }
 
 /// Sockets from systemd.
@@ -264,61 +190,85 @@ struct Daemon {
     config: Mutex<Config>,
 }
 
-async fn live(
+/// What a daemon starts from.
+struct Start {
     origin: Origin,
     config: Config,
     logs: Arc<Logs>,
     inherited: Vec<TcpListener>,
     detached: bool,
-) -> Result<(), String> {
-    let mut signals = Signals::catch().map_err(|e| format!("could not catch signals: {e}"))?;
-    let ports =
-        Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
-    // Cancelled by a signal, a start leaves as little behind as a failed one.
-    let daemon = tokio::select! {
-        daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), logs, inherited) => daemon,
-        () = signals.end() => {
-            ports.drain(Duration::from_secs(1)).await;
-            remove_files(&config);
-            return Ok(());
+    self_test: bool,
+}
+
+impl Start {
+    async fn live(mut self) -> Result<ExitCode, String> {
+        let mut signals = Signals::catch().map_err(|e| format!("could not catch signals: {e}"))?;
+        let door = tokio::select! {
+            door = self.open() => door?,
+            () = signals.end() => return Ok(ExitCode::SUCCESS),
+        };
+        self.logs.begin()?;
+        let Self { origin, config, logs, detached, self_test, .. } = self;
+        let ports =
+            Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
+        // Cancelled by a signal, a start leaves as little behind as a failed one.
+        let daemon = tokio::select! {
+            daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), door, logs) => daemon,
+            () = signals.end() => {
+                ports.drain(Duration::from_secs(1)).await;
+                remove_files(&config);
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        let daemon = match daemon {
+            Ok(daemon) => daemon,
+            Err(why) => {
+                ports.drain(Duration::from_secs(1)).await;
+                return Err(why);
+            }
+        };
+        if detached {
+            detach::listens()?;
         }
-    };
-    let daemon = match daemon {
-        Ok(daemon) => daemon,
-        Err(why) => {
-            ports.drain(Duration::from_secs(1)).await;
-            return Err(why);
+        for listener in daemon.say_ready().await {
+            info!("listening: {listener}");
         }
-    };
-    if detached {
-        detach::listens()?;
-    }
-    for listener in daemon.say_ready().await {
-        info!("listening: {listener}");
+
+        let reload = Arc::new(Notify::new());
+        tokio::spawn(Arc::clone(&daemon).reload_on(Arc::clone(&reload)));
+        if let Some(timeout) = sd_notify::watchdog_enabled() {
+            tokio::spawn(watch(Arc::clone(&ports), timeout, || notify(&[NotifyState::Watchdog])));
+        }
+        let dump = daemon.origin.prof_dump.clone();
+        let mut code = ExitCode::SUCCESS;
+        if self_test {
+            code = self_test::run(&daemon.ports, &daemon.door, &daemon.logs).await;
+        } else {
+            signals.until_end(&reload, || prof::toggle(&daemon.ports, dump.as_deref())).await;
+        }
+        prof::write(&daemon.ports, dump.as_deref());
+
+        info!("ending: links are closed");
+        notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        daemon.door.stop_accepting();
+        tokio::select! {
+            () = ports.drain(DRAIN) => {}
+            () = signals.end() => warn!("second signal: draining cut short"),
+        }
+        // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
+        match daemon.config.try_lock() {
+            Ok(now) => remove_files(&now),
+            Err(_) => remove_files(&config),
+        }
+        Ok(code)
     }
 
-    let reload = Arc::new(Notify::new());
-    tokio::spawn(Arc::clone(&daemon).reload_on(Arc::clone(&reload)));
-    if let Some(timeout) = sd_notify::watchdog_enabled() {
-        tokio::spawn(feed_watchdog(Arc::clone(&ports), timeout));
+    /// Binds and reads what takes privileges, and gives them up.
+    async fn open(&mut self) -> Result<Arc<Door>, String> {
+        let inherited = std::mem::take(&mut self.inherited);
+        let own = [self.origin.own(), self.origin.prof_dump.as_deref()];
+        Door::open_with(self.config.door.clone(), inherited, || sandbox::enter(&self.config, &own)).await
     }
-    let dump = daemon.origin.prof_dump.clone();
-    signals.until_end(&reload, || prof::toggle(&daemon.ports, dump.as_deref())).await;
-    prof::write(&daemon.ports, dump.as_deref());
-
-    info!("ending: links are closed");
-    notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
-    daemon.door.stop_accepting();
-    tokio::select! {
-        () = ports.drain(DRAIN) => {}
-        () = signals.end() => warn!("second signal: draining cut short"),
-    }
-    // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
-    match daemon.config.try_lock() {
-        Ok(now) => remove_files(&now),
-        Err(_) => remove_files(&config),
-    }
-    Ok(())
 }
 
 impl Daemon {
@@ -326,10 +276,9 @@ impl Daemon {
         origin: Origin,
         config: Config,
         ports: Arc<Ports>,
+        door: Arc<Door>,
         logs: Arc<Logs>,
-        inherited: Vec<TcpListener>,
     ) -> Result<Arc<Self>, String> {
-        let door = Door::open(config.door.clone(), inherited).await?;
         for spec in config.ports.clone() {
             let name = label(&spec);
             let kind = spec.kind;
@@ -439,21 +388,6 @@ async fn to_the_end<T: Send + 'static>(
     tokio::spawn(work).await.unwrap_or_else(|e| Err(format!("failed unexpectedly: {e}")))
 }
 
-/// Tells systemd that all is well while all is well: this thread runs, and no data thread is stuck.
-async fn feed_watchdog(ports: Arc<Ports>, timeout: Duration) {
-    let mut tick = interval(timeout / 3);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let stalled = ports.stalled_for();
-        if stalled < STALL.min(timeout / 2) {
-            notify(&[NotifyState::Watchdog]);
-        } else {
-            error!("a data thread has shown no life for {} s: watchdog not fed", stalled.as_secs());
-        }
-    }
-}
-
 fn notify(states: &[NotifyState]) {
     if let Err(e) = sd_notify::notify(states) {
         debug!("systemd could not be told: {e}");
@@ -469,41 +403,5 @@ fn remove_files(config: &Config) {
         {
             debug!("{} could not be removed: {e}", file.display());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_state_file_is_in_the_first_directory() {
-        assert_eq!(state_file("/var/lib/etherws"), Some("/var/lib/etherws/etherws.toml".into()));
-        assert_eq!(state_file("/a:/b"), Some("/a/etherws.toml".into()));
-        assert_eq!(state_file(""), None);
-    }
-
-    #[test]
-    fn only_toml_files_are_written_or_the_own_one() {
-        assert!(may_save(Path::new("/x/a.toml"), None).is_ok());
-        assert!(may_save(Path::new("/x/a.conf"), Some(Path::new("/x/a.conf"))).is_ok());
-        for path in ["/etc/cron.d/etherws", "/root/.profile", "/x/.toml", "a"] {
-            assert!(may_save(Path::new(path), Some(Path::new("/x/a.toml"))).is_err(), "{path}");
-        }
-    }
-
-    #[test]
-    fn a_named_file_must_be_there_and_a_saved_one_need_not() {
-        let missing = PathBuf::from("/nonexistent/etherws.toml");
-        let mut origin =
-            Origin { flags: Layer::default(), file: None, state: Some(missing.clone()), prof_dump: None };
-        assert!(origin.load().is_ok());
-        assert_eq!(origin.own(), Some(missing.as_path()));
-        origin.file = Some(missing);
-        let failure = origin.load().unwrap_err();
-        assert!(
-            failure.code == 1 && failure.lines[0].starts_with("/nonexistent/etherws.toml: "),
-            "{failure:?}"
-        );
     }
 }

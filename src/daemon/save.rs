@@ -18,6 +18,7 @@ use crate::control::http::{TlsFiles, UserRule, Who};
 use crate::port::spec::{Bpdu, LinkOptions, PortSpec, Rates, StormLimit};
 use crate::prof::snapshot::Level;
 use crate::switch::guard::StormRates;
+use crate::sys::sandbox::{self, hint};
 
 /// The text of a file that starts a switch as this one runs. `existing` is the text to be updated,
 /// `name` how messages call it.
@@ -73,7 +74,8 @@ pub fn write(path: &Path, text: &str) -> Result<PathBuf, String> {
     })();
     result.map_err(|e| {
         let _ = fs::remove_file(&temporary);
-        fail("could not be saved, the old file stays", &e)
+        let why = format!("{e}{}", hint(&path, &e, sandbox::Want::Write));
+        fail("could not be saved, the old file stays", &why)
     })?;
     Ok(path)
 }
@@ -104,7 +106,7 @@ fn settings(document: &mut DocumentMut, config: &Config, theirs: &Config, defaul
         set(table, key, keep);
     }
     // Tables that were opened for nothing.
-    for name in ["switch", "listen", "metrics", "limits"] {
+    for name in ["switch", "listen", "metrics", "limits", "sandbox"] {
         if document
             .get(name)
             .and_then(Item::as_table)
@@ -156,6 +158,7 @@ fn entries(config: &Config) -> Vec<Setting> {
     const TCP: &[&str] = &["control", "tcp"];
     const METRICS: &[&str] = &["metrics"];
     const LIMITS: &[&str] = &["limits"];
+    const SANDBOX: &[&str] = &["sandbox"];
     let number = |n: u64| Some(number(n));
     let level = |level: Level| (level != Level::default()).then(|| Value::from(level.name()));
     let path = |path: Option<&PathBuf>| path.map(|path| Value::from(path.display().to_string()));
@@ -216,6 +219,14 @@ fn entries(config: &Config) -> Vec<Setting> {
     all.push((METRICS, "listen", metrics.map(Value::from)));
     let numbers = limits::numbers(&config.door.limits);
     all.extend(limits::KEYS.iter().zip(numbers).map(|(key, limit)| (LIMITS, *key, number(limit))));
+    let sandbox = &config.sandbox;
+    let paths = |paths: &[PathBuf]| list(paths.iter().map(|path| path.display().to_string()).collect());
+    // Not whether there is one: --no-sandbox, for this run, must not become the next one's.
+    all.extend([
+        (SANDBOX, "user", sandbox.user.as_deref().and_then(string)),
+        (SANDBOX, "read", paths(&sandbox.read)),
+        (SANDBOX, "write", paths(&sandbox.write)),
+    ]);
     all.extend(listen_entries);
     all.extend(tcp_entries);
     all
@@ -474,7 +485,7 @@ mod tests {
     fn saved_and_loaded_is_the_same() {
         let text = "[switch]\nageout=5\nmax_macs=9\nstorm={unknown=5}\nloop_guard=false\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
             trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
-            [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n\
+            [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n[sandbox]\nenabled=true\nuser='u'\nread=['/a']\nwrite=['/b','/c']\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\nmacs=['02:00:00:00:00:07']\nethertypes=['arp','0x88b6']\nrate=9\nstorm={broadcast=1,unknown=2}\n\
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\

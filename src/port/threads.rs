@@ -74,6 +74,14 @@ impl Threads {
         Seat { handle: thread.handle.clone(), ports: thread.ports.clone() }
     }
 
+    /// Runs `work` on each thread.
+    pub fn on_each(&self, work: impl Fn() + Clone + Send + 'static) {
+        for thread in &self.threads {
+            let work = work.clone();
+            thread.handle.spawn(async move { work() });
+        }
+    }
+
     /// How long a thread has not answered; 0 when all did. Each call asks anew once all have
     /// answered, so only a caller that comes again learns anything.
     pub fn stalled_for(&self) -> Duration {

@@ -1,4 +1,4 @@
-//! The kernel's doors: ioctls, socket options, clocks. With `ws::mask` and `frame::checksum` the only
+//! The kernel's doors: ioctls, socket options, clocks, and what the process may no longer do. With `ws::mask` and `frame::checksum` the only
 //! place where `unsafe` is allowed.
 #![allow(unsafe_code)]
 
@@ -6,9 +6,13 @@ use std::fmt;
 
 pub mod clock;
 pub mod cpu_sampler;
+pub mod credential;
 pub mod packet;
 pub mod peer;
+pub mod privileges;
 mod readiness;
+pub mod sandbox;
+mod seccomp;
 pub mod tun;
 
 pub use readiness::{Device, Held, readable};

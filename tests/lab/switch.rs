@@ -31,7 +31,17 @@ impl<'h> Switch<'h> {
     pub fn start_with_env(host: &'h Host, args: &[&str], env: &[(&str, &str)]) -> Self {
         let sock = host.dir().join("ctl.sock");
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let process = launch(host, &sock, &args, env);
+        let process = launch(host, &sock, &[], &args, env);
+        let mut switch = Self { host, process, sock, args };
+        switch.wait_ready();
+        switch
+    }
+
+    /// The same, the switch being run by another command (which becomes it).
+    pub fn start_by(host: &'h Host, by: &[&str], args: &[&str]) -> Self {
+        let sock = host.dir().join("ctl.sock");
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let process = launch(host, &sock, by, &args, &[]);
         let mut switch = Self { host, process, sock, args };
         switch.wait_ready();
         switch
@@ -40,7 +50,7 @@ impl<'h> Switch<'h> {
     /// SIGKILL, then the same command line again.
     pub fn kill_and_restart(&mut self) {
         self.process.kill();
-        self.process = launch(self.host, &self.sock, &self.args, &[]);
+        self.process = launch(self.host, &self.sock, &[], &self.args, &[]);
         self.wait_ready();
     }
 
@@ -217,9 +227,15 @@ impl<'h> Switch<'h> {
     }
 }
 
-fn launch(host: &Host, sock: &std::path::Path, args: &[String], env: &[(&str, &str)]) -> Process {
+fn launch(
+    host: &Host,
+    sock: &std::path::Path,
+    by: &[&str],
+    args: &[String],
+    env: &[(&str, &str)],
+) -> Process {
     let sock = sock.to_str().expect("UTF-8 path");
-    let mut all = vec![ETHERWS, "sw", "--foreground", "--ctlsock", sock];
+    let mut all = [by, &[ETHERWS, "sw", "--foreground", "--ctlsock", sock]].concat();
     all.extend(args.iter().map(String::as_str));
     let mut command = host.command(&all);
     command.envs(env.iter().copied()).env("STATE_DIRECTORY", host.dir());

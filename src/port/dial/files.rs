@@ -6,6 +6,9 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
+use crate::sys::credential::located;
+use crate::sys::sandbox::{Want, hint};
+
 /// The first line of a file, without its end. The error names `what` and the path.
 pub(super) fn first_line(what: &str, path: &Path) -> Result<String, String> {
     let bytes = read(what, path)?;
@@ -34,13 +37,14 @@ pub(super) fn pem(what: &str, source: &str) -> Result<(Zeroizing<Vec<u8>>, Strin
 /// The whole file. Regular files only: a pipe could keep a dial, and a thread, for ever.
 fn read(what: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let fail = |why: &str| format!("could not read {what} {}: {why}", path.display());
-    let io_fail = |error: io::Error| fail(&super::plain(&error));
-    let metadata = std::fs::metadata(path).map_err(io_fail)?;
+    let located = located(path);
+    let io_fail = |error: io::Error| fail(&(super::plain(&error) + &hint(&located, &error, Want::Read)));
+    let metadata = std::fs::metadata(&located).map_err(io_fail)?;
     if !metadata.is_file() {
         return Err(fail("not a regular file"));
     }
     let mut bytes = Zeroizing::new(Vec::new());
-    File::open(path).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes)).map_err(io_fail)?;
+    File::open(&located).and_then(|file| file.take(LIMIT + 1).read_to_end(&mut bytes)).map_err(io_fail)?;
     if bytes.len() as u64 > LIMIT {
         return Err(fail("longer than 1 MiB"));
     }

@@ -264,7 +264,9 @@ impl fmt::Display for DialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(text) | Self::ProxySetting(text) => f.write_str(text),
-            Self::Resolve { host, error } => write!(f, "could not resolve {host}: {}", plain(error)),
+            Self::Resolve { host, error } => {
+                write!(f, "could not resolve {host}: {}{}", plain(error), race::resolver_hint())
+            }
             Self::Connect { to, error } => write!(f, "could not connect to {to}: {}", plain(error)),
             Self::Proxy { proxy, reason } => write!(f, "proxy {proxy} {reason}"),
             Self::Tls { to, reason } => write!(f, "TLS with {to} failed: {reason}"),

@@ -1,8 +1,10 @@
 //! From a name to a TCP connection: resolved at each call, IPv6 and IPv4 raced (RFC 8305, "happy
 //! eyeballs"), so that a broken family costs a quarter of a second and not a timeout.
 
+use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -11,6 +13,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::sleep;
 
 use super::{DialError, target};
+use crate::sys::sandbox::{Want, hint};
 
 /// Connects to the first address of `host` that answers, and sets the socket's options.
 pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
@@ -34,6 +37,15 @@ pub(super) async fn connect(host: &str, port: u16) -> Result<TcpStream, DialErro
     })?;
     set_options(&stream).map_err(|error| DialError::Connect { to: target::authority(host, port), error })?;
     Ok(stream)
+}
+
+/// What to say behind a name that was not found where the resolver has been robbed of its settings.
+pub(super) fn resolver_hint() -> String {
+    let settings = Path::new("/etc/resolv.conf");
+    let denied = File::open(settings).err().map(|error| hint(settings, &error, Want::Read));
+    denied
+        .filter(|hint| !hint.is_empty())
+        .map_or_else(String::new, |hint| format!("; /etc/resolv.conf was replaced{hint}"))
 }
 
 /// Tries the addresses in order, the next one after `stagger` or as soon as one fails; the first success

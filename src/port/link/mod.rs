@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-pub use session::{Ended, Session, Stop};
+pub use session::{Ended, Session, Stop, linger};
 pub use wire::Wire;
 
 use super::egress::Departing;

@@ -412,9 +412,7 @@ impl<'a> Serving<'a> {
         if let Some(wire) = self.session.link.lock().as_mut() {
             wire.end_tls();
         }
-        let _ = socket2::SockRef::from(&*self.socket).shutdown(std::net::Shutdown::Write);
-        // Unread bytes at close would turn into a reset that takes our Close away from the peer.
-        let _ = timeout(LINGER, self.discard()).await;
+        linger(&self.socket).await;
     }
 
     /// Lets out what waits; after our own Close also waits for the peer's.
@@ -439,17 +437,23 @@ impl<'a> Serving<'a> {
             tokio::task::yield_now().await;
         }
     }
+}
 
-    async fn discard(&self) {
+/// Ends our side of a connection whose last words are said. Unread bytes at close would turn into a reset that takes
+/// our Close away from the peer; so what comes is thrown away, until the peer ends too or has had its time.
+pub async fn linger(socket: &TcpStream) {
+    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    let discard = async {
         let mut bytes = [0; 4096];
-        while self.socket.readable().await.is_ok() {
-            match self.socket.try_read(&mut bytes) {
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut bytes) {
                 Ok(0) => return,
                 Err(e) if e.kind() != io::ErrorKind::WouldBlock => return,
                 _ => (),
             }
         }
-    }
+    };
+    let _ = timeout(LINGER, discard).await;
 }
 
 /// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).

@@ -13,7 +13,7 @@ use super::{Incoming, PortError, Ports};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
-use crate::port::link::{Link, Session, Wire};
+use crate::port::link::{Link, Session, Wire, linger};
 use crate::port::spec::{InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
 use crate::port::{netdev, netif, tap};
@@ -58,16 +58,16 @@ impl Ports {
                 drop(changing);
                 let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
                 let prof = (self.fabric.prof.clone(), at);
-                let mut wire = Wire::new(
-                    Arc::new(stream),
-                    tls.map(Into::into),
-                    Role::Server,
-                    false,
-                    Arc::default(),
-                    prof,
-                );
+                let stream = Arc::new(stream);
+                let mut wire =
+                    Wire::new(stream.clone(), tls.map(Into::into), Role::Server, false, Arc::default(), prof);
                 wire.close(Some(code), &error.to_string());
                 wire.end_tls();
+                let open = self.open.clone();
+                tokio::spawn(async move {
+                    linger(&stream).await;
+                    drop(open);
+                });
                 return Err(error);
             }
         };

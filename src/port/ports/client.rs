@@ -131,9 +131,14 @@ impl Patience {
 
 /// Runs a session on a data thread and waits for its end.
 pub async fn serve(ports: Arc<Ports>, session: Session) -> Ended {
-    let seat = ports.threads.seat();
+    let (seat, open) = (ports.threads.seat(), ports.open.clone());
     drop(ports);
-    match seat.handle.spawn(session.run()).await {
+    let whole = async move {
+        let ended = session.run().await;
+        drop(open);
+        ended
+    };
+    match seat.handle.spawn(whole).await {
         Ok(ended) => ended,
         // A panic is a bug of ours; it costs this connection and no other.
         Err(error) => Ended::Broken(std::io::Error::other(format!("internal error: {error}"))),

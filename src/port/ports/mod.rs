@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use self::entry::{Entry, State};
@@ -118,6 +118,8 @@ pub struct Ports {
     moved: watch::Sender<()>,
     /// Log lines about incoming links.
     arrivals: Throttle,
+    /// Each connection that is not at its end holds one more of it.
+    open: Arc<()>,
 }
 
 impl Ports {
@@ -146,6 +148,7 @@ impl Ports {
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
+            open: Arc::default(),
         });
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
@@ -316,20 +319,23 @@ impl Ports {
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
     pub async fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
-        let entries: Vec<_> = self.entries().values().cloned().collect();
-        for entry in entries.iter().filter(|entry| entry.link().is_some()) {
-            entry.end(1001, "going away");
-        }
-        for link in entries.iter().filter_map(|entry| entry.link()) {
-            let closed = async {
-                while link.is_connected() {
-                    sleep(Duration::from_millis(5)).await;
-                }
-            };
-            if timeout_at(deadline, closed).await.is_err() {
+        loop {
+            // Again and again: a link may just be coming in.
+            let links: Vec<_> = self.entries().values().filter(|e| e.link().is_some()).cloned().collect();
+            for entry in links.iter().filter(|entry| entry.stop.borrow().is_none()) {
+                entry.end(1001, "going away");
+            }
+            // Not what the entries say: links that ended a moment ago, or were refused, are at their last words.
+            if Arc::strong_count(&self.open) == 1 || Instant::now() >= deadline {
                 return;
             }
+            sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Runs `work` on each data thread.
+    pub fn on_each_thread(&self, work: impl Fn() + Clone + Send + 'static) {
+        self.threads.on_each(work);
     }
 
     /// How long the slowest data thread has not shown life; for the watchdog, which asks repeatedly.
