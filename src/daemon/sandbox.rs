@@ -214,6 +214,7 @@ const HOST: &[&str] = &[
     "/usr/local/share/ca-certificates",
     "/usr/share/pki",
     "/var/lib/ca-certificates",
+    "/etc/group",
     "/etc/localtime",
     "/usr/share/zoneinfo",
     "/usr/lib",
