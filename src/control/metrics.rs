@@ -124,6 +124,8 @@ impl Collector for Scrape {
             ("received", Some(Unit::Bytes), "Bytes of the frames that came in by the port", |c| c.rx_bytes),
             ("sent_frames", None, "Frames that went out by the port", |c| c.tx),
             ("sent", Some(Unit::Bytes), "Bytes of the frames that went out by the port", |c| c.tx_bytes),
+            ("marked_frames", None, "Frames sent with a congestion mark of the egress queue", |c| c.marked),
+            ("flood_copies", None, "Copies made by floods of frames received, beyond one each", |c| c.copies),
         ] {
             let name = format!("etherws_port_{name}");
             let kind = ConstCounter::new(0_u64).metric_type();

@@ -296,9 +296,11 @@ impl<T: Tape> Batch<'_, T> {
                 others.clear();
                 self.others = others;
                 self.tape.leave(within);
-                if copies == 0 {
-                    let frames = on_cable(bytes.len(), unfinished).0;
-                    self.ingress.counters.dropped_many(Reason::NoEgress, frames.into());
+                let frames = u64::from(on_cable(bytes.len(), unfinished).0);
+                match copies {
+                    0 => self.ingress.counters.dropped_many(Reason::NoEgress, frames),
+                    1 => (),
+                    _ => self.ingress.counters.copied((copies - 1) * frames),
                 }
             }
             Verdict::Drop(reason) => self.dropped(reason),

@@ -111,6 +111,12 @@ pub struct CounterStatus {
     pub rx_bytes: u64,
     pub tx: u64,
     pub tx_bytes: u64,
+    /// Of `tx`, frames that got a congestion mark in the egress queue instead of being dropped there.
+    #[serde(default)]
+    pub marked: u64,
+    /// Copies that floods of frames received here made, beyond one for each frame.
+    #[serde(default)]
+    pub copies: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }

@@ -59,8 +59,10 @@ reasons! {
     RateLimit = "rate-limit",
     /// The link is not connected, or ended before the frame was written.
     LinkDown = "link-down",
-    /// The egress queue is full.
+    /// The egress queue is full: of the longest flow in it.
     QueueFull = "queue-full",
+    /// It waited for too long in the egress queue, as others of its flow did before (CoDel).
+    QueueDelay = "queue-delay",
     /// Larger than the egress device's MTU, or than MAX_FRAME with its new tag.
     TooBig = "too-big",
     /// The device is down or gone.
@@ -138,6 +140,11 @@ pub struct Counters {
     pub rx_bytes: AtomicU64,
     pub tx: AtomicU64,
     pub tx_bytes: AtomicU64,
+    /// Of `tx`, those that got a congestion mark here.
+    pub marked: AtomicU64,
+    /// Copies that floods of what came in made, beyond one for each frame. Over all ports of a switch in which
+    /// nothing waits, rx and copies together are tx and drops.
+    pub copies: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -148,6 +155,8 @@ impl Default for Counters {
             rx_bytes: AtomicU64::new(0),
             tx: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; Reason::ALL.len()],
         }
     }
@@ -162,6 +171,15 @@ impl Counters {
     pub fn sent(&self, frames: u64, bytes: u64) {
         self.tx.fetch_add(frames, Relaxed);
         self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub fn copied(&self, frames: u64) {
+        self.copies.fetch_add(frames, Relaxed);
+    }
+
+    /// Sent with Congestion Experienced in their IP header, which they came without.
+    pub fn marked(&self, frames: u64) {
+        self.marked.fetch_add(frames, Relaxed);
     }
 
     pub fn dropped(&self, reason: Reason) {

@@ -262,9 +262,22 @@ impl<'a> From<&'a [u8]> for Piece<'a> {
     }
 }
 
+/// Where a message is encoded to.
+pub trait Room {
+    /// Appends `bytes`, masked with `key`.
+    fn append(&mut self, bytes: &[u8], key: Key);
+}
+
+impl Room for Vec<u8> {
+    #[inline]
+    fn append(&mut self, bytes: &[u8], key: Key) {
+        mask_into(self, bytes, key, 0);
+    }
+}
+
 /// Appends one message to `out`: header, then `pieces` in order, masked when there is a key.
 pub fn encode(
-    out: &mut Vec<u8>,
+    out: &mut impl Room,
     opcode: Opcode,
     pieces: &[Piece<'_>],
     key: Option<Key>,
@@ -273,14 +286,14 @@ pub fn encode(
     let payload = pieces.iter().map(|piece| piece.bytes.len()).sum();
     let mut header = [0; MAX_HEADER];
     let len = Header::write(&mut header, opcode, payload, key);
-    out.extend_from_slice(&header[..len]);
+    out.append(&header[..len], [0; 4]);
     if key.is_some() {
         probe.mark(Stage::TxWsEncode);
     }
     let mut at = 0;
     for piece in pieces {
         let both = combine(key.unwrap_or_default(), at, piece.key, piece.phase);
-        mask_into(out, piece.bytes, both, 0);
+        out.append(piece.bytes, both);
         at += piece.bytes.len();
     }
     probe.mark(match key {

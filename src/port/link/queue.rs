@@ -1,6 +1,8 @@
-//! Encoded messages on their way out, bounded in frames and bytes.
+//! Encoded messages on their way out. Few: what waits for long does so in [`super::fair`].
 
 use std::collections::VecDeque;
+
+use super::fair::Label;
 
 /// Bytes that wait to be written, and where each message among them ends.
 #[derive(Default)]
@@ -10,32 +12,17 @@ pub struct Queue {
     head: usize,
     /// Ends of the messages not yet wholly written, counted from the queue's beginning of time, and what
     /// each is on a cable: frames and bytes.
-    ends: VecDeque<Waiting>,
+    ends: VecDeque<(u64, Label)>,
     /// Bytes ever written.
     written: u64,
 }
 
-/// One message that waits.
-#[derive(Clone, Copy)]
-pub struct Waiting {
-    end: u64,
-    /// Frames on a cable, and bytes.
-    pub frames: (u32, u32),
-    /// When it came ([`crate::prof::Tape::stamp`]).
-    pub stamp: u64,
-}
-
 impl Queue {
-    /// Whether a message of about `len` bytes may still come in.
-    pub fn has_room(&self, len: usize) -> bool {
-        self.ends.len() < MAX_MESSAGES && self.waiting().len() + len <= MAX_BYTES
-    }
-
-    /// Appends one message, which `encode` writes, with so many frames and bytes of them in it.
-    pub fn push(&mut self, frames: (u32, u32), stamp: u64, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends one message, which `encode` writes.
+    pub fn push(&mut self, label: Label, encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.bytes);
         let end = self.written + self.waiting().len() as u64;
-        self.ends.push_back(Waiting { end, frames, stamp });
+        self.ends.push_back((end, label));
     }
 
     pub fn waiting(&self) -> &[u8] {
@@ -48,16 +35,16 @@ impl Queue {
 
     /// Frames of which something waits.
     pub fn frames(&self) -> u64 {
-        self.ends.iter().map(|waiting| u64::from(waiting.frames.0)).sum()
+        self.ends.iter().map(|(_, label)| u64::from(label.frames.0)).sum()
     }
 
     /// The first `n` waiting bytes are written; the frames that are written whole with that, and their
     /// bytes. `each` is called for each message with a stamp.
-    pub fn advance(&mut self, n: usize, mut each: impl FnMut(Waiting)) -> (u64, u64) {
+    pub fn advance(&mut self, n: usize, mut each: impl FnMut(Label)) -> (u64, u64) {
         self.head += n;
         self.written += n as u64;
         let (mut frames, mut bytes) = (0, 0);
-        while let Some(out) = self.ends.front().copied().filter(|waiting| waiting.end <= self.written) {
+        while let Some((_, out)) = self.ends.front().copied().filter(|(end, _)| *end <= self.written) {
             self.ends.pop_front();
             frames += u64::from(out.frames.0);
             bytes += u64::from(out.frames.1);
@@ -84,10 +71,6 @@ impl Queue {
     }
 }
 
-/// A port's queue holds at most so much.
-const MAX_MESSAGES: usize = 1024;
-const MAX_BYTES: usize = 4 << 20;
-
 /// Written bytes in front of waiting ones are worth a move from here on.
 const COMPACT: usize = 1 << 20;
 
@@ -95,23 +78,14 @@ const COMPACT: usize = 1 << 20;
 mod tests {
     use super::*;
 
-    fn push(queue: &mut Queue, len: usize) -> bool {
-        let room = queue.has_room(len);
-        if room {
-            queue.push((1, len as u32), 0, |out| out.resize(out.len() + len, 7));
-        }
-        room
-    }
-
     #[test]
-    fn bounded_in_messages_and_bytes() {
+    fn a_message_is_out_when_all_of_it_is() {
         let mut queue = Queue::default();
-        assert_eq!((0..2000).filter(|_| push(&mut queue, 10)).count(), MAX_MESSAGES);
-        assert_eq!(queue.advance(25, |_| ()), (2, 20), "two are out whole");
-        assert_eq!(queue.frames(), MAX_MESSAGES as u64 - 2);
-        assert_eq!((0..10).filter(|_| push(&mut queue, 10)).count(), 2, "two left whole");
-        let mut queue = Queue::default();
-        assert_eq!((0..100).filter(|_| push(&mut queue, 64 << 10)).count(), MAX_BYTES >> 16);
+        for _ in 0..3 {
+            queue.push(Label { frames: (1, 10), stamp: 0 }, |out| out.resize(out.len() + 10, 7));
+        }
+        assert_eq!(queue.advance(25, |_| ()), (2, 20));
+        assert_eq!((queue.frames(), queue.waiting().len()), (1, 5));
     }
 
     #[test]
@@ -119,9 +93,11 @@ mod tests {
         let mut queue = Queue::default();
         let (mut sent, mut next) = (Vec::new(), 0u32);
         while sent.len() < 8 << 20 {
-            while queue.has_room(60_000) {
+            while queue.waiting().len() < 4 << 20 {
                 next += 1;
-                queue.push((0, 0), 0, |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
+                queue.push(Label::default(), |out| {
+                    (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes()))
+                });
             }
             let n = queue.waiting().len().min(777_777);
             sent.extend_from_slice(&queue.waiting()[..n]);

@@ -1,4 +1,9 @@
-//! The write side of one connection: queue, masking keys, TLS records, socket.
+//! The write side of one connection: queues, masking keys, TLS records, socket.
+//!
+//! While the socket takes what it is given, a frame is encoded behind the others and written at the end of
+//! its batch. When the socket would block, frames wait by flow ([`FairQueue`]) until it takes more; a write's
+//! worth at a time leaves from there. The kernel is kept from taking much more than it sends ([`Backlog`]): what
+//! waits there waits in one line.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -7,6 +12,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
+use super::backlog::Backlog;
+use super::fair::{FairQueue, Label, Lost};
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
@@ -24,6 +31,9 @@ pub struct Wire {
     /// Frames go with a virtio_net_hdr in front.
     vnet: bool,
     queue: Queue,
+    /// Frames that came while the socket was blocked.
+    fair: FairQueue,
+    backlog: Backlog,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
     prof: Arc<Profiler>,
@@ -36,8 +46,9 @@ pub struct Wire {
     /// Somebody has promised to flush.
     dirty: bool,
     blocked: bool,
-    /// A Close is queued: nothing comes behind it.
+    /// A Close is queued, or will be behind what waits: nothing comes behind it.
     closing: bool,
+    late_close: Option<Vec<u8>>,
     broken: Option<io::Error>,
     pongs: u32,
     late_pong: Option<Vec<u8>>,
@@ -56,11 +67,12 @@ impl Wire {
             tls.set_buffer_limit(Some(SEAL_AT_MOST));
         }
         Self {
-            socket,
             tls,
             keys: (role == Role::Client).then(Keys::new),
             vnet,
             queue: Queue::default(),
+            fair: FairQueue::default(),
+            backlog: Backlog::new(&socket2::SockRef::from(&*socket)),
             counters,
             prof,
             at,
@@ -69,40 +81,44 @@ impl Wire {
             dirty: false,
             blocked: false,
             closing: false,
+            late_close: None,
             broken: None,
             pongs: 0,
             late_pong: None,
+            socket,
         }
     }
 
-    /// Encodes one frame of `len` bytes, which is `sent` on a cable; `true` when the caller has to see to
+    /// Encodes one frame, which is `sent` on a cable, or lets it wait; `true` when the caller has to see to
     /// the flush.
     pub fn push(
         &mut self,
         header: &VnetHeader,
         frame: &[Piece<'_>],
-        len: usize,
         sent: (u32, u32),
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
             return Err(Reason::LinkDown);
         }
-        if !self.queue.has_room(len + MAX_HEADER) {
-            return Err(Reason::QueueFull);
-        }
-        if self.vnet {
-            let header = header.to_little_endian();
-            let mut pieces = [Piece::from(&[][..]); 4];
-            pieces[0] = header.as_slice().into();
-            pieces[1..=frame.len()].copy_from_slice(frame);
-            self.encode(Opcode::Binary, &pieces[..=frame.len()], sent, tape);
-        } else if *header == VnetHeader::default() {
-            self.encode(Opcode::Binary, frame, sent, tape);
-        } else {
-            // The link was another when this was decided.
+        // The link was another when this was decided.
+        if !self.vnet && *header != VnetHeader::default() {
             return Err(Reason::LinkDown);
         }
+        let header = header.to_little_endian();
+        let mut pieces = [Piece::from(&[][..]); 4];
+        pieces[0] = header.as_slice().into();
+        pieces[1..=frame.len()].copy_from_slice(frame);
+        let pieces = &pieces[usize::from(!self.vnet)..=frame.len()];
+        let label = Label { frames: sent, stamp: tape.stamp() };
+        if self.blocked {
+            let key = self.keys.as_mut().map(Keys::draw);
+            self.fair.push(usize::from(self.vnet), pieces, key, label, self.backlog.now(), tape);
+            self.count_lost();
+            // The socket is tried again once a batch: it may be long until somebody is told that it is ready.
+            return Ok(!std::mem::replace(&mut self.dirty, true));
+        }
+        self.encode(Opcode::Binary, pieces, label, tape);
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
@@ -133,17 +149,18 @@ impl Wire {
         match &mut self.tls {
             Some(tls) => self.taken += tls.write_tls(&mut &*socket).unwrap_or(0) as u64,
             None => {
-                let taken = socket.send(self.queue.waiting()).unwrap_or(0);
+                let taken = self.offer(|slices| socket.send_vectored(slices)).unwrap_or(0);
                 let (frames, bytes) = self.advance(taken, &mut ());
                 self.counters.sent(frames, bytes);
             }
         }
     }
 
-    /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
+    /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped when much is encoded
+    /// already: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
-        if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body.into()], (0, 0), &mut ());
+        if !self.closing && self.queue.waiting().len() < FLUSH_AT {
+            self.encode_control(opcode, body);
             self.flush(&mut ());
         }
     }
@@ -158,15 +175,14 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], (0, 0), &mut ());
+        self.encode_control(Opcode::Pong, body);
         self.flush(&mut ());
     }
 
     /// A Close behind everything that waits; nothing follows it.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
-            let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0), &mut ());
+            self.late_close = Some(code.map(|code| codec::close_body(code, reason)).unwrap_or_default());
             self.closing = true;
             self.flush(&mut ());
         }
@@ -186,17 +202,32 @@ impl Wire {
         if self.broken.is_some() {
             return false;
         }
+        if self.blocked {
+            let socket = socket2::SockRef::from(&*self.socket);
+            self.backlog.goes_on(&socket, self.backlog.now(), self.taken);
+        }
         let mut sent = (0, 0);
         let all = loop {
             match self.write_once(&mut sent, tape) {
                 Ok(true) => continue,
+                Ok(false) if !self.fair.is_empty() && self.refill() => continue,
                 Ok(false) => {
                     self.blocked = false;
                     self.pongs = 0;
-                    let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0), &mut ());
+                    let (opcode, body) = match (self.late_pong.take(), self.late_close.take()) {
+                        (Some(body), close) => {
+                            self.late_close = close;
+                            (Opcode::Pong, body)
+                        }
+                        (None, Some(body)) => (Opcode::Close, body),
+                        (None, None) => break true,
+                    };
+                    self.encode_control(opcode, &body);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.blocked {
+                        self.backlog.begins(self.backlog.now(), self.taken);
+                    }
                     self.blocked = true;
                     break false;
                 }
@@ -220,6 +251,7 @@ impl Wire {
     /// Memory back to the system while the link is idle.
     pub fn shrink(&mut self) {
         self.queue.shrink();
+        self.fair.shrink();
     }
 
     /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
@@ -271,21 +303,54 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// `frames`: how many frames the message is on a cable, and their bytes.
-    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frames: (u32, u32), tape: &mut impl Tape) {
+    /// Lets a write's worth of what waits by flow leave; `false`: nothing does.
+    fn refill(&mut self) -> bool {
+        let (now, full) = (self.backlog.now(), self.backlog.piece());
+        let mut bytes = 0;
+        while bytes < full && self.fair.count_leaving() < SLICES {
+            let Some(len) = self.fair.pop(now) else { break };
+            bytes += len;
+        }
+        self.count_lost();
+        self.fair.count_leaving() > 0
+    }
+
+    fn count_lost(&mut self) {
+        let Lost { full, late, marked } = std::mem::take(&mut self.fair.lost);
+        for (reason, frames) in [(Reason::QueueFull, full), (Reason::QueueDelay, late)] {
+            if frames > 0 {
+                self.counters.dropped_many(reason, frames);
+            }
+        }
+        if marked > 0 {
+            self.counters.marked(marked);
+        }
+    }
+
+    /// Before frames that wait, but not into one that is leaving.
+    fn encode_control(&mut self, opcode: Opcode, body: &[u8]) {
+        if self.fair.count_leaving() > 0 {
+            let key = self.keys.as_mut().map(Keys::draw);
+            return self.fair.push_leaving(opcode, body, key);
+        }
+        self.encode(opcode, &[body.into()], Label::default(), &mut ());
+    }
+
+    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], label: Label, tape: &mut impl Tape) {
         let key = self.keys.as_mut().map(Keys::draw);
-        let stamp = if frames.0 > 0 { tape.stamp() } else { 0 };
-        self.queue.push(frames, stamp, |out| codec::encode(out, opcode, pieces, key, tape));
+        let out = |out: &mut Vec<u8>| codec::encode(out, opcode, pieces, key, tape);
+        self.queue.push(label, out);
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
     /// whole and their bytes; what TLS has taken is out, as is what the socket has taken.
     fn write_once(&mut self, sent: &mut (u64, u64), tape: &mut impl Tape) -> io::Result<bool> {
+        let nothing = self.queue.is_empty() && self.fair.count_leaving() == 0;
         let Some(tls) = &mut self.tls else {
-            if self.queue.is_empty() {
+            if nothing {
                 return Ok(false);
             }
-            let written = self.socket.try_write(self.queue.waiting());
+            let written = self.offer(|slices| self.socket.try_write_vectored(slices));
             let (frames, bytes) = self.advance(*written.as_ref().unwrap_or(&0), tape);
             tape.mark_many(Stage::TxSockWrite, self.at, frames, bytes);
             written?;
@@ -293,17 +358,18 @@ impl Wire {
             return Ok(true);
         };
         if !tls.wants_write() {
-            if self.queue.is_empty() {
+            if nothing {
                 return Ok(false);
             }
-            let n = tls.writer().write(self.queue.waiting())?;
-            let Self { queue, prof, at, .. } = self;
-            let (frames, bytes) =
-                queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1));
-            tape.mark_many(Stage::TxTlsSeal, *at, frames, bytes);
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = waiting(&self.queue, &self.fair, &mut slices);
+            let n = tls.writer().write_vectored(&slices[..count])?;
+            let (frames, bytes) = self.passed(n, tape);
+            tape.mark_many(Stage::TxTlsSeal, self.at, frames, bytes);
             *sent = (sent.0 + frames, sent.1 + bytes);
             self.sealed = (self.sealed.0 + frames, self.sealed.1 + bytes);
         }
+        let Some(tls) = &mut self.tls else { return Ok(false) };
         let written = tls.write_tls(&mut Socket(&self.socket));
         let sealed = if written.is_ok() { std::mem::take(&mut self.sealed) } else { (0, 0) };
         tape.mark_many(Stage::TxSockWrite, self.at, sealed.0, sealed.1);
@@ -311,17 +377,39 @@ impl Wire {
         Ok(true)
     }
 
+    /// Gives what is next to `write`.
+    fn offer(&self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let count = waiting(&self.queue, &self.fair, &mut slices);
+        write(&slices[..count])
+    }
+
     fn advance(&mut self, n: usize, tape: &mut impl Tape) -> (u64, u64) {
         self.taken += n as u64;
-        let Self { queue, prof, at, .. } = self;
-        queue.advance(n, |out| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1))
+        self.passed(n, tape)
     }
+
+    /// `n` bytes of what is next are written or sealed: frames and bytes that are through with that.
+    fn passed(&mut self, n: usize, tape: &mut impl Tape) -> (u64, u64) {
+        let Self { queue, fair, prof, at, .. } = self;
+        let each = |out: Label| tape.waited(prof, out.stamp, *at, out.frames.0, out.frames.1);
+        if queue.is_empty() { fair.advance(n, each) } else { queue.advance(n, each) }
+    }
+}
+
+/// What is to be written next: what is encoded in one piece, then what leaves the queue by flow.
+fn waiting<'q>(queue: &'q Queue, fair: &'q FairQueue, slices: &mut [IoSlice<'q>; SLICES]) -> usize {
+    if queue.is_empty() {
+        return fair.leaving(slices);
+    }
+    slices[0] = IoSlice::new(queue.waiting());
+    1
 }
 
 /// What still waits goes nowhere now.
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.counters.dropped_many(Reason::LinkDown, self.queue.frames());
+        self.counters.dropped_many(Reason::LinkDown, self.queue.frames() + self.fair.frames());
     }
 }
 
@@ -345,6 +433,8 @@ const FLUSH_AT: usize = 64 << 10;
 /// it to a short record and a system call of its own.
 const SEAL_AT_MOST: usize = FLUSH_AT + MAX_FRAME + MAX_HEADER + VnetHeader::LEN;
 const MAX_PONGS: u32 = 16;
+/// Of a write: a piece of the queue in chunks, or as many small messages.
+const SLICES: usize = 160;
 
 /// The socket as `rustls` wants to see it.
 struct Socket<'a>(&'a TcpStream);
@@ -414,7 +504,7 @@ mod tests {
             assert!(!wire.wants_flush());
             let pieces = [Piece::from(&bytes[..len])];
             let sent = (1, len as u32);
-            wire.push(&VnetHeader::default(), &pieces, len, sent, &mut ()).unwrap();
+            wire.push(&VnetHeader::default(), &pieces, sent, &mut ()).unwrap();
         }
         assert!(wire.wants_flush());
         let mut sent = (0, 0);
