@@ -211,16 +211,17 @@ async fn open_and_serve(
 
 /// Serves a connection to the Unix socket.
 pub async fn unix(shared: Arc<Shared>, stream: UnixStream) {
-    let Ok(place) = shared.local.enter(None, MAX_LOCAL) else {
+    let refusal = shared.admins.refusal(&stream);
+    if let Some(why) = &refusal {
+        shared.refused(LOCAL, why, Event::ForeignUser);
+    }
+    let all = if refusal.is_some() { MAX_FOREIGN } else { MAX_LOCAL };
+    let Ok(place) = shared.local.enter(None, Most { all, each: all }) else {
         shared.tally().count(Event::Connections);
         return;
     };
     let place = Arc::new(place);
     let deadline = Instant::now() + shared.rules.load().settings.limits.header_time;
-    let refusal = shared.admins.refusal(&stream);
-    if let Some(why) = &refusal {
-        shared.refused(LOCAL, why, Event::ForeignUser);
-    }
     let context = Context {
         shared,
         bind: None,
@@ -432,7 +433,9 @@ const MAX_HEADERS: usize = 64;
 const MAX_BUFFER: usize = 64 << 10;
 /// The peer on the Unix socket.
 const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const MAX_LOCAL: Most = Most { all: 512, each: usize::MAX };
+/// Connections on the Unix socket, and up to how many of them those are told why who may not control.
+const MAX_LOCAL: usize = 512;
+const MAX_FOREIGN: usize = 64;
 /// Nothing from elsewhere, in nobody's frame.
 const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
 const DEFAULT_CONTROL_PATH: &str = "/ctl";
