@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::check::{check_name, check_port, check_vlan, same_line};
 use super::config::{Layer, target_text};
@@ -67,7 +68,7 @@ pub fn file(path: &Path) -> Result<Layer, Vec<String>> {
 }
 
 /// The text of a configuration file.
-pub fn text(path: &Path) -> Result<String, String> {
+pub fn text(path: &Path) -> Result<Zeroizing<String>, String> {
     let fail = |why: &dyn std::fmt::Display| format!("{}: could not be read: {why}", path.display());
     let io_fail = |e: std::io::Error| fail(&format!("{e}{}", hint(path, &e, Want::Read)));
     let meta = std::fs::metadata(path).map_err(io_fail)?;
@@ -78,7 +79,7 @@ pub fn text(path: &Path) -> Result<String, String> {
         return Err(fail(&"larger than 4 MiB, so hardly a configuration"));
     }
     let bytes = std::fs::read(path).map_err(io_fail)?;
-    String::from_utf8(bytes).map_err(|_| fail(&"not UTF-8 text"))
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|_| fail(&"not UTF-8 text"))
 }
 
 /// As [`file`], for text at hand; `name` is how messages call it.
