@@ -116,12 +116,12 @@ fn options(link: &LinkArgs) -> Result<LinkOptions, String> {
     let pem = |flag, file: &Option<_>| file.as_deref().map(|file| read_pem(flag, file)).transpose();
     Ok(LinkOptions {
         user: link.user.clone(),
-        passwd,
+        passwd: passwd.map(Into::into),
         passwd_file: link.passwd_file.as_deref().map(absolute).transpose()?,
-        token: link.token.clone(),
+        token: link.token.clone().map(Into::into),
         cacerts: pem("--cacerts", &link.cacerts)?,
         cert: pem("--cert", &link.cert)?,
-        key: pem("--key", &link.key)?,
+        key: pem("--key", &link.key)?.map(Into::into),
         insecure: link.insecure,
         proxy: link.proxy.clone(),
         ping: link.ping,

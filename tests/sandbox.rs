@@ -237,6 +237,22 @@ fn files_that_only_root_could_read_are_told_of() {
     );
 }
 
+#[test]
+fn a_resolver_robbed_of_its_settings_says_so() {
+    let (host, other) = (Host::new(), Host::new());
+    // An /etc of its own, in which a DHCP client may do as it likes.
+    let etc = other.dir().join("etc");
+    let script = format!("cp -a /etc {0} && mount --bind {0} /etc; exec \"$@\"", etc.display());
+    let switch = Switch::start_by(&host, &["sh", "-c", &script, "sh"], &["--no-listen"]);
+    switch.ctl_ok(&["addport", "client", "ws://nobody.invalid/", "--name", "before"]);
+    assert!(!switch.wait_reason("before", &["could not resolve"]).contains("sandbox"));
+    fs::write(etc.join("new"), "nameserver 127.0.0.1\n").expect("write");
+    fs::rename(etc.join("new"), etc.join("resolv.conf")).expect("replace");
+    switch.ctl_ok(&["addport", "client", "ws://nobody.invalid/x", "--name", "behind"]);
+    let reason = switch.wait_reason("behind", &["could not resolve"]);
+    assert!(reason.contains("/etc/resolv.conf was replaced; the sandbox"), "{reason}");
+}
+
 /// False, and said aloud, in a user namespace with no other user in it.
 fn others_are_here() -> bool {
     let map = fs::read_to_string("/proc/self/uid_map").expect("/proc");

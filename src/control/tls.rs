@@ -11,6 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
+use zeroize::Zeroizing;
 
 use super::settings::TlsFiles;
 use crate::sys::credential::located;
@@ -115,9 +116,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(certificates)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let located = located(path);
     std::fs::read(&located)
+        .map(Zeroizing::new)
         .map_err(|e| format!("could not read {}: {e}{}", path.display(), hint(&located, &e, Want::Read)))
 }
 

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use crate::sys::credential::located;
 use crate::sys::sandbox::{Want, hint};
 
@@ -103,7 +105,7 @@ fn report(path: &Path, refused: &[String]) {
 }
 
 /// The stamp is the opened file's own and taken before its bytes: a change in between is seen next time.
-fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
+fn read(path: &Path) -> Result<(Stamp, Zeroizing<Vec<u8>>), String> {
     let located = located(path);
     let fail = |e: std::io::Error| {
         format!("could not read {}: {e}{}", path.display(), hint(&located, &e, Want::Read))
@@ -114,7 +116,9 @@ fn read(path: &Path) -> Result<(Stamp, Vec<u8>), String> {
     if !meta.is_file() {
         return Err(format!("could not read {}: not a regular file", path.display()));
     }
-    let mut text = Vec::new();
+    // With room for all of it: a vector that grows leaves copies behind.
+    let room = usize::try_from(meta.len().min(MAX_FILE)).unwrap_or_default() + 1;
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
     file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(fail)?;
     if text.len() as u64 > MAX_FILE {
         return Err(format!("could not read {}: larger than 8 MiB", path.display()));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use super::check::{check_guards, check_name, check_port, check_vlan, same_line};
 use super::config::{Layer, target_text};
@@ -92,7 +93,7 @@ pub fn file(path: &Path) -> Result<Layer, Vec<String>> {
 }
 
 /// The text of a configuration file.
-pub fn text(path: &Path) -> Result<String, String> {
+pub fn text(path: &Path) -> Result<Zeroizing<String>, String> {
     let fail = |why: &dyn std::fmt::Display| format!("{}: could not be read: {why}", path.display());
     let io_fail = |e: std::io::Error| fail(&format!("{e}{}", hint(path, &e, Want::Read)));
     let meta = std::fs::metadata(path).map_err(io_fail)?;
@@ -103,7 +104,7 @@ pub fn text(path: &Path) -> Result<String, String> {
         return Err(fail(&"larger than 4 MiB, so hardly a configuration"));
     }
     let bytes = std::fs::read(path).map_err(io_fail)?;
-    String::from_utf8(bytes).map_err(|_| fail(&"not UTF-8 text"))
+    String::from_utf8(bytes).map(Zeroizing::new).map_err(|_| fail(&"not UTF-8 text"))
 }
 
 /// As [`file`], for text at hand; `name` is how messages call it.

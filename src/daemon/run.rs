@@ -362,7 +362,7 @@ impl Daemon {
             if !own_log {
                 now.log = existing.as_ref().and_then(|text| read::parse(&name, text).ok()?.log);
             }
-            let text = save::render(&name, existing.as_deref(), &now, &running)
+            let text = save::render(&name, existing.as_ref().map(|text| text.as_str()), &now, &running)
                 .map_err(|why| if why.starts_with(&name) { why } else { format!("{name}: {why}") })?;
             let ports = read::parse(&name, &text).map(|layer| layer.ports).unwrap_or_default();
             Ok::<_, String>((save::write(&target, &text)?, ports))

@@ -168,9 +168,10 @@ fn named(config: &Config) -> Vec<PathBuf> {
 
 fn of_port(spec: &PortSpec) -> Vec<PathBuf> {
     let options = &spec.options;
-    let files = [&options.passwd_file, &options.cacerts, &options.cert, &options.key];
+    let files = [&options.passwd_file, &options.cacerts, &options.cert].map(Option::as_deref);
     // Certificates may be given as text.
-    files.into_iter().flatten().filter(|file| !file.contains('\n')).map(PathBuf::from).collect()
+    let files = files.into_iter().chain([options.key.as_deref()]).flatten();
+    files.filter(|file| !file.contains('\n')).map(PathBuf::from).collect()
 }
 
 /// The folder in which a file is named, and the one in which it is; of a file in `/` the file alone.

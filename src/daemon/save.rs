@@ -388,19 +388,19 @@ fn storm_value(limit: StormLimit) -> Option<Value> {
 
 fn option_value(options: &LinkOptions, key: &str) -> Option<Value> {
     let text = match key {
-        "user" => &options.user,
-        "passwd" => &options.passwd,
-        "passwd_file" => &options.passwd_file,
-        "token" => &options.token,
-        "cacerts" => &options.cacerts,
-        "cert" => &options.cert,
-        "key" => &options.key,
-        "proxy" => &options.proxy,
+        "user" => options.user.as_deref(),
+        "passwd" => options.passwd.as_deref(),
+        "passwd_file" => options.passwd_file.as_deref(),
+        "token" => options.token.as_deref(),
+        "cacerts" => options.cacerts.as_deref(),
+        "cert" => options.cert.as_deref(),
+        "key" => options.key.as_deref(),
+        "proxy" => options.proxy.as_deref(),
         "insecure" => return options.insecure.then(|| Value::from(true)),
         "ping" => return options.ping.map(|ping| Value::from(i64::from(ping))),
         _ => return None,
     };
-    text.as_deref().map(Value::from)
+    text.map(Value::from)
 }
 
 fn user_table(rule: &UserRule) -> Table {
@@ -468,7 +468,7 @@ mod tests {
     #[test]
     fn ports_are_updated_added_and_removed_around_the_comments() {
         let mut ports = running(FILE);
-        ports[1].spec.options.passwd = Some("new".to_owned());
+        ports[1].spec.options.passwd = Some("new".into());
         ports[1].spec.shut = true;
         ports.remove(0);
         ports.extend(running("[[port]]\ntype='tap'\ntarget='tap1'\naccess=7\naddress=['192.0.2.1/24']"));

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 pub use self::storm::{Rates, StormLimit};
 use crate::frame::{EtherType, MacAddr, Vid, VidSet};
@@ -144,13 +146,15 @@ pub struct LinkOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub passwd: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub passwd: Option<Secret>,
     /// File whose first line is the password; read again at each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passwd_file: Option<String>,
     /// Bearer token, instead of user and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub token: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub token: Option<Secret>,
     /// CA certificates: a path, or PEM text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cacerts: Option<String>,
@@ -159,7 +163,8 @@ pub struct LinkOptions {
     pub cert: Option<String>,
     /// Client key: a path, or PEM text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key: Option<String>,
+    #[schemars(with = "Option<String>")]
+    pub key: Option<Secret>,
     /// No check of the server's certificate.
     #[serde(default, skip_serializing_if = "is_default")]
     pub insecure: bool,
@@ -170,6 +175,42 @@ pub struct LinkOptions {
     /// Seconds without received data before a PING (default 15).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping: Option<u32>,
+}
+
+/// A password, a token or a key: wiped from memory where it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Deref for Secret {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Into::into)
+    }
 }
 
 /// Secrets and file contents never reach a log.

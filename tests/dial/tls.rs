@@ -277,7 +277,7 @@ async fn client_certificates() {
     let stranger = issued(&authority("strangers"), &["me"], |_| {});
     let with = |identity: &Identity| LinkOptions {
         cert: Some(identity.chain.clone()),
-        key: Some(identity.key.clone()),
+        key: Some(identity.key.clone().into()),
         ..trusting(&ca.pem())
     };
     let wants = |versions| Server { clients: Some(clients.pem()), versions, ..Server::of(&leaf) };
@@ -288,7 +288,7 @@ async fn client_certificates() {
         let error = wants(versions).refusal(&trusting(&ca.pem())).await;
         assert!(error.contains("client certificate") || error.contains("alert"), "{error}");
     }
-    let mixed = LinkOptions { key: Some(stranger.key.clone()), ..with(&client) };
+    let mixed = LinkOptions { key: Some(stranger.key.clone().into()), ..with(&client) };
     let error = refusal("wss://localhost:1", &mixed).await;
     assert!(error.contains("does not fit the client certificate"), "{error}");
 }

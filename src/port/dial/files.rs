@@ -10,13 +10,13 @@ use crate::sys::credential::located;
 use crate::sys::sandbox::{Want, hint};
 
 /// The first line of a file, without its end. The error names `what` and the path.
-pub(super) fn first_line(what: &str, path: &Path) -> Result<String, String> {
+pub(super) fn first_line(what: &str, path: &Path) -> Result<Zeroizing<String>, String> {
     let bytes = read(what, path)?;
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match std::str::from_utf8(line) {
         Ok("") => Err(format!("{what} {}: the first line is empty", path.display())),
-        Ok(line) => Ok(line.to_owned()),
+        Ok(line) => Ok(Zeroizing::new(line.to_owned())),
         Err(_) => Err(format!("{what} {}: the first line is not UTF-8", path.display())),
     }
 }
@@ -66,7 +66,7 @@ mod tests {
         for (content, line) in [("s3cret\nmore", "s3cret"), ("s3cret", "s3cret"), ("s3 cret\r\n", "s3 cret")]
         {
             std::fs::write(&path, content).unwrap();
-            assert_eq!(first_line("password file", &path).as_deref(), Ok(line));
+            assert_eq!(first_line("password file", &path).map(|line| line.to_string()).as_deref(), Ok(line));
         }
         std::fs::write(&path, "\nx").unwrap();
         assert!(first_line("password file", &path).unwrap_err().contains("first line is empty"));

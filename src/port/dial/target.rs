@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::{HeaderValue, Uri};
 use rustls_pki_types::ServerName;
+use zeroize::Zeroizing;
 
 use super::{files, proxy, trust};
 use crate::port::spec::LinkOptions;
@@ -122,20 +123,21 @@ impl Target {
     /// The `Authorization` field; reads the password's file. Blocks on the disk.
     pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         let options = &self.options;
-        let text = if let Some(token) = &options.token {
-            format!("Bearer {token}")
+        let text = Zeroizing::new(if let Some(token) = &options.token {
+            format!("Bearer {}", &**token)
         } else if let Some(user) = &options.user {
             let password = match (&options.passwd, &options.passwd_file) {
-                (Some(password), _) => password.clone(),
+                (Some(password), _) => Zeroizing::new(password.to_string()),
                 (None, Some(file)) => files::first_line("password file", Path::new(file))?,
-                (None, None) => String::new(),
+                (None, None) => Zeroizing::default(),
             };
-            format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
+            let both = Zeroizing::new(format!("{user}:{}", *password));
+            format!("Basic {}", *Zeroizing::new(BASE64_STANDARD.encode(&*both)))
         } else {
             return Ok(None);
-        };
+        });
         let mut value =
-            HeaderValue::try_from(text).map_err(|_| "token with an unusable character".to_owned())?;
+            HeaderValue::try_from(&*text).map_err(|_| "token with an unusable character".to_owned())?;
         value.set_sensitive(true);
         Ok(Some(value))
     }
@@ -178,7 +180,7 @@ fn take_userinfo(userinfo: &str, options: &mut LinkOptions) -> Result<(), String
         if options.passwd.is_some() || options.passwd_file.is_some() {
             return Err("a password in the URL and in the options; give one of them".to_owned());
         }
-        options.passwd = Some(decode(password)?);
+        options.passwd = Some(decode(password)?.into());
     }
     Ok(())
 }
@@ -356,7 +358,9 @@ mod tests {
     #[test]
     fn options_refused_by_rule() {
         let base = LinkOptions::default;
-        let s = |text: &str| Some(text.to_owned());
+        fn s<T: for<'t> From<&'t str>>(text: &str) -> Option<T> {
+            Some(text.into())
+        }
         let table = [
             ("ws://h", LinkOptions { passwd: s("x"), ..base() }, "needs a user"),
             (
