@@ -339,8 +339,9 @@ fn fdb(entries: &[FdbStatus]) -> String {
 fn counters(entries: &[CounterStatus]) -> String {
     let mut rows = Vec::new();
     for entry in entries {
-        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, drops } = entry;
-        let fixed = [("rx", rx), ("rx_bytes", rx_bytes), ("tx", tx), ("tx_bytes", tx_bytes)];
+        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, marked, drops } = entry;
+        let fixed =
+            [("rx", rx), ("rx_bytes", rx_bytes), ("tx", tx), ("tx_bytes", tx_bytes), ("marked", marked)];
         let fixed = fixed.map(|(counter, &value)| (counter.to_owned(), value));
         let drops: BTreeMap<_, _> =
             drops.iter().map(|(why, &count)| (format!("drop {why}"), count)).collect();

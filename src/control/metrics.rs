@@ -121,6 +121,7 @@ impl Collector for Scrape {
             ("received", Some(Unit::Bytes), "Bytes of the frames that came in by the port", |c| c.rx_bytes),
             ("sent_frames", None, "Frames that went out by the port", |c| c.tx),
             ("sent", Some(Unit::Bytes), "Bytes of the frames that went out by the port", |c| c.tx_bytes),
+            ("marked_frames", None, "Frames sent with a congestion mark of the egress queue", |c| c.marked),
         ] {
             let name = format!("etherws_port_{name}");
             let kind = ConstCounter::new(0_u64).metric_type();

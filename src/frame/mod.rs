@@ -1,10 +1,11 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together. Pure.
+//! put together; flows. Pure.
 
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;
 mod ethertype;
+pub mod flow;
 pub mod offload;
 mod packet;
 #[cfg(test)]

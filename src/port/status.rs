@@ -115,6 +115,9 @@ pub struct CounterStatus {
     pub rx_bytes: u64,
     pub tx: u64,
     pub tx_bytes: u64,
+    /// Of `tx`, frames that got a congestion mark in the egress queue instead of being dropped there.
+    #[serde(default)]
+    pub marked: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }

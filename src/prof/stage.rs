@@ -30,7 +30,9 @@ pub enum Stage {
     SwMerge,
     /// A frame that goes nowhere.
     SwDrop,
-    /// From encoded to handed to the socket (wall time).
+    /// Copied to where frames wait for a socket that takes no more.
+    QPush,
+    /// From there, or from encoded, to handed to the socket (wall time).
     QWait,
     /// Message headers, and the copy of a frame that gets no mask.
     TxWsEncode,
@@ -55,7 +57,7 @@ pub enum Stage {
 use Stage::*;
 
 impl Stage {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         RxWait,
         RxTapRead,
         RxDevRead,
@@ -70,6 +72,7 @@ impl Stage {
         SwSegment,
         SwMerge,
         SwDrop,
+        QPush,
         QWait,
         TxWsEncode,
         TxWsMask,
@@ -100,6 +103,7 @@ impl Stage {
             SwSegment => "sw.segment",
             SwMerge => "sw.merge",
             SwDrop => "sw.drop",
+            QPush => "q.push",
             QWait => "q.wait",
             TxWsEncode => "tx.ws.encode",
             TxWsMask => "tx.ws.mask",
@@ -117,7 +121,10 @@ impl Stage {
 
     /// Charged to the port that a frame leaves by; the others to the one it came in by.
     pub const fn is_egress(self) -> bool {
-        matches!(self, QWait | TxWsEncode | TxWsMask | TxTlsSeal | TxSockWrite | TxTapWrite | TxDevWrite)
+        matches!(
+            self,
+            QPush | QWait | TxWsEncode | TxWsMask | TxTlsSeal | TxSockWrite | TxTapWrite | TxDevWrite
+        )
     }
 
     /// May happen below a flood or a split.

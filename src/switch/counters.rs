@@ -75,8 +75,10 @@ reasons! {
     RateLimit = "rate-limit",
     /// The link is not connected, or ended before the frame was written.
     LinkDown = "link-down",
-    /// The egress queue is full.
+    /// The egress queue is full: of the longest flow in it.
     QueueFull = "queue-full",
+    /// It waited for too long in the egress queue, as others of its flow did before (CoDel).
+    QueueDelay = "queue-delay",
     /// Larger than the egress device's MTU, or than MAX_FRAME with its new tag.
     TooBig = "too-big",
     /// The device is down or gone.
@@ -154,6 +156,8 @@ pub struct Counters {
     pub rx_bytes: AtomicU64,
     pub tx: AtomicU64,
     pub tx_bytes: AtomicU64,
+    /// Of `tx`, those that got a congestion mark here.
+    pub marked: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -164,6 +168,7 @@ impl Default for Counters {
             rx_bytes: AtomicU64::new(0),
             tx: AtomicU64::new(0),
             tx_bytes: AtomicU64::new(0),
+            marked: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; Reason::ALL.len()],
         }
     }
@@ -178,6 +183,11 @@ impl Counters {
     pub fn sent(&self, frames: u64, bytes: u64) {
         self.tx.fetch_add(frames, Relaxed);
         self.tx_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Sent with Congestion Experienced in their IP header, which they came without.
+    pub fn marked(&self, frames: u64) {
+        self.marked.fetch_add(frames, Relaxed);
     }
 
     pub fn dropped(&self, reason: Reason) {

@@ -5,6 +5,8 @@
 //! ingress batch the whole is written. Only when the socket would block does anything stay, and only
 //! then is the session's thread told to wait for the socket.
 
+mod backlog;
+mod fair;
 mod queue;
 mod session;
 mod wire;
@@ -72,7 +74,7 @@ impl Link {
         }
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
-        let first = wire.push(header, frame, len, sent, tape)?;
+        let first = wire.push(header, frame, sent, tape)?;
         if wire.wants_flush() {
             self.flush_wire(wire, tape);
         }

@@ -1,4 +1,4 @@
-//! Encoded messages on their way out, bounded in frames and bytes.
+//! Encoded messages on their way out. Few: what waits for long does so in [`super::fair`].
 
 use std::collections::VecDeque;
 
@@ -26,11 +26,6 @@ pub struct Waiting {
 }
 
 impl Queue {
-    /// Whether a message of about `len` bytes may still come in.
-    pub fn has_room(&self, len: usize) -> bool {
-        self.ends.len() < MAX_MESSAGES && self.waiting().len() + len <= MAX_BYTES
-    }
-
     /// Appends one message, which `encode` writes, with so many frames and bytes of them in it.
     pub fn push(&mut self, frames: (u32, u32), stamp: u64, encode: impl FnOnce(&mut Vec<u8>)) {
         encode(&mut self.bytes);
@@ -84,10 +79,6 @@ impl Queue {
     }
 }
 
-/// A port's queue holds at most so much.
-const MAX_MESSAGES: usize = 1024;
-const MAX_BYTES: usize = 4 << 20;
-
 /// Written bytes in front of waiting ones are worth a move from here on.
 const COMPACT: usize = 1 << 20;
 
@@ -95,23 +86,14 @@ const COMPACT: usize = 1 << 20;
 mod tests {
     use super::*;
 
-    fn push(queue: &mut Queue, len: usize) -> bool {
-        let room = queue.has_room(len);
-        if room {
-            queue.push((1, len as u32), 0, |out| out.resize(out.len() + len, 7));
-        }
-        room
-    }
-
     #[test]
-    fn bounded_in_messages_and_bytes() {
+    fn a_message_is_out_when_all_of_it_is() {
         let mut queue = Queue::default();
-        assert_eq!((0..2000).filter(|_| push(&mut queue, 10)).count(), MAX_MESSAGES);
-        assert_eq!(queue.advance(25, |_| ()), (2, 20), "two are out whole");
-        assert_eq!(queue.frames(), MAX_MESSAGES as u64 - 2);
-        assert_eq!((0..10).filter(|_| push(&mut queue, 10)).count(), 2, "two left whole");
-        let mut queue = Queue::default();
-        assert_eq!((0..100).filter(|_| push(&mut queue, 64 << 10)).count(), MAX_BYTES >> 16);
+        for _ in 0..3 {
+            queue.push((1, 10), 0, |out| out.resize(out.len() + 10, 7));
+        }
+        assert_eq!(queue.advance(25, |_| ()), (2, 20));
+        assert_eq!((queue.frames(), queue.waiting().len()), (1, 5));
     }
 
     #[test]
@@ -119,7 +101,7 @@ mod tests {
         let mut queue = Queue::default();
         let (mut sent, mut next) = (Vec::new(), 0u32);
         while sent.len() < 8 << 20 {
-            while queue.has_room(60_000) {
+            while queue.waiting().len() < 4 << 20 {
                 next += 1;
                 queue.push((0, 0), 0, |out| (0..15_000).for_each(|i| out.extend((next ^ i).to_be_bytes())));
             }

@@ -1,4 +1,9 @@
-//! The write side of one connection: queue, masking keys, TLS records, socket.
+//! The write side of one connection: queues, masking keys, TLS records, socket.
+//!
+//! While the socket takes what it is given, a frame is encoded behind the others and written at the end of
+//! its batch. When the socket would block, frames wait in clear and by flow ([`FairQueue`]) until it takes
+//! more, and are encoded then, a write's worth at a time. The kernel is kept from taking much more than it
+//! sends ([`Backlog`]): what waits there waits in one line.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
@@ -7,6 +12,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpStream;
 
+use super::backlog::Backlog;
+use super::fair::{FairQueue, Label, Lost, MAX_PIECES};
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
@@ -24,6 +31,9 @@ pub struct Wire {
     /// Frames go with a virtio_net_hdr in front.
     vnet: bool,
     queue: Queue,
+    /// Frames that came while the socket was blocked.
+    fair: FairQueue,
+    backlog: Backlog,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
     prof: Arc<Profiler>,
@@ -36,8 +46,9 @@ pub struct Wire {
     /// Somebody has promised to flush.
     dirty: bool,
     blocked: bool,
-    /// A Close is queued: nothing comes behind it.
+    /// A Close is queued, or will be behind what waits: nothing comes behind it.
     closing: bool,
+    late_close: Option<Vec<u8>>,
     broken: Option<io::Error>,
     pongs: u32,
     late_pong: Option<Vec<u8>>,
@@ -56,11 +67,12 @@ impl Wire {
             tls.set_buffer_limit(Some(SEAL_AT_MOST));
         }
         Self {
-            socket,
             tls,
             keys: (role == Role::Client).then(Keys::new),
             vnet,
             queue: Queue::default(),
+            fair: FairQueue::default(),
+            backlog: Backlog::new(&socket2::SockRef::from(&*socket)),
             counters,
             prof,
             at,
@@ -69,40 +81,38 @@ impl Wire {
             dirty: false,
             blocked: false,
             closing: false,
+            late_close: None,
             broken: None,
             pongs: 0,
             late_pong: None,
+            socket,
         }
     }
 
-    /// Encodes one frame of `len` bytes, which is `sent` on a cable; `true` when the caller has to see to
+    /// Encodes one frame, which is `sent` on a cable, or lets it wait; `true` when the caller has to see to
     /// the flush.
     pub fn push(
         &mut self,
         header: &VnetHeader,
         frame: &[Piece<'_>],
-        len: usize,
         sent: (u32, u32),
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
             return Err(Reason::LinkDown);
         }
-        if !self.queue.has_room(len + MAX_HEADER) {
-            return Err(Reason::QueueFull);
-        }
-        if self.vnet {
-            let header = header.to_little_endian();
-            let mut pieces = [Piece::from(&[][..]); 4];
-            pieces[0] = header.as_slice().into();
-            pieces[1..=frame.len()].copy_from_slice(frame);
-            self.encode(Opcode::Binary, &pieces[..=frame.len()], sent, tape);
-        } else if *header == VnetHeader::default() {
-            self.encode(Opcode::Binary, frame, sent, tape);
-        } else {
-            // The link was another when this was decided.
+        // The link was another when this was decided.
+        if !self.vnet && *header != VnetHeader::default() {
             return Err(Reason::LinkDown);
         }
+        if self.blocked {
+            let label = Label { header: *header, frames: sent, stamp: tape.stamp() };
+            self.fair.push(frame, label, self.backlog.now());
+            self.count_lost();
+            tape.mark(Stage::QPush);
+            return Ok(false);
+        }
+        self.encode_frame(Label { header: *header, frames: sent, stamp: tape.stamp() }, frame, tape);
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
@@ -140,10 +150,11 @@ impl Wire {
         }
     }
 
-    /// A PING, or text in answer to `ping:`. Dropped when the queue is full: the peer is alive enough.
+    /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped when much is encoded
+    /// already: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
-        if !self.closing && self.queue.has_room(body.len() + MAX_HEADER) {
-            self.encode(opcode, &[body.into()], (0, 0), &mut ());
+        if !self.closing && self.queue.waiting().len() < FLUSH_AT {
+            self.encode(opcode, &[body.into()], Label::default(), &mut ());
             self.flush(&mut ());
         }
     }
@@ -158,15 +169,14 @@ impl Wire {
             return;
         }
         self.pongs += 1;
-        self.encode(Opcode::Pong, &[body.into()], (0, 0), &mut ());
+        self.encode(Opcode::Pong, &[body.into()], Label::default(), &mut ());
         self.flush(&mut ());
     }
 
     /// A Close behind everything that waits; nothing follows it.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
-            let body = code.map(|code| codec::close_body(code, reason)).unwrap_or_default();
-            self.encode(Opcode::Close, &[body.as_slice().into()], (0, 0), &mut ());
+            self.late_close = Some(code.map(|code| codec::close_body(code, reason)).unwrap_or_default());
             self.closing = true;
             self.flush(&mut ());
         }
@@ -186,17 +196,32 @@ impl Wire {
         if self.broken.is_some() {
             return false;
         }
+        if self.blocked {
+            let socket = socket2::SockRef::from(&*self.socket);
+            self.backlog.goes_on(&socket, self.backlog.now(), self.taken);
+        }
         let mut sent = (0, 0);
         let all = loop {
             match self.write_once(&mut sent, tape) {
                 Ok(true) => continue,
+                Ok(false) if self.refill(tape) => continue,
                 Ok(false) => {
                     self.blocked = false;
                     self.pongs = 0;
-                    let Some(body) = self.late_pong.take() else { break true };
-                    self.encode(Opcode::Pong, &[body.as_slice().into()], (0, 0), &mut ());
+                    let (opcode, body) = match (self.late_pong.take(), self.late_close.take()) {
+                        (Some(body), close) => {
+                            self.late_close = close;
+                            (Opcode::Pong, body)
+                        }
+                        (None, Some(body)) => (Opcode::Close, body),
+                        (None, None) => break true,
+                    };
+                    self.encode(opcode, &[body.as_slice().into()], Label::default(), &mut ());
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    if !self.blocked {
+                        self.backlog.begins(self.backlog.now(), self.taken);
+                    }
                     self.blocked = true;
                     break false;
                 }
@@ -220,6 +245,7 @@ impl Wire {
     /// Memory back to the system while the link is idle.
     pub fn shrink(&mut self) {
         self.queue.shrink();
+        self.fair.shrink();
     }
 
     /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
@@ -271,11 +297,56 @@ impl Wire {
         self.tls.is_some()
     }
 
-    /// `frames`: how many frames the message is on a cable, and their bytes.
-    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], frames: (u32, u32), tape: &mut impl Tape) {
+    /// Encodes a write's worth of what waits by flow; `false`: nothing does.
+    fn refill(&mut self, tape: &mut impl Tape) -> bool {
+        if self.fair.is_empty() {
+            return false;
+        }
+        let (now, full) = (self.backlog.now(), self.backlog.piece());
+        let mut fair = std::mem::take(&mut self.fair);
+        let (mut frames, mut bytes) = (0, 0);
+        while self.queue.waiting().len() < full {
+            let popped = fair.pop(now, |label, pieces| {
+                (frames, bytes) = (frames + u64::from(label.frames.0), bytes + u64::from(label.frames.1));
+                self.encode_frame(label, pieces, &mut ());
+            });
+            if !popped {
+                break;
+            }
+        }
+        self.fair = fair;
+        self.count_lost();
+        let stage = if self.keys.is_some() { Stage::TxWsMask } else { Stage::TxWsEncode };
+        tape.mark_many(stage, self.at, frames, bytes);
+        // All of it may have been late.
+        !self.queue.is_empty()
+    }
+
+    fn count_lost(&mut self) {
+        let Lost { full, late, marked } = std::mem::take(&mut self.fair.lost);
+        for (reason, frames) in [(Reason::QueueFull, full), (Reason::QueueDelay, late)] {
+            if frames > 0 {
+                self.counters.dropped_many(reason, frames);
+            }
+        }
+        if marked > 0 {
+            self.counters.marked(marked);
+        }
+    }
+
+    fn encode_frame(&mut self, label: Label, frame: &[Piece<'_>], tape: &mut impl Tape) {
+        let header = label.header.to_little_endian();
+        let mut pieces = [Piece::from(&[][..]); 1 + MAX_PIECES];
+        pieces[0] = header.as_slice().into();
+        pieces[1..=frame.len()].copy_from_slice(frame);
+        let first = usize::from(!self.vnet);
+        self.encode(Opcode::Binary, &pieces[first..=frame.len()], label, tape);
+    }
+
+    fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], label: Label, tape: &mut impl Tape) {
         let key = self.keys.as_mut().map(Keys::draw);
-        let stamp = if frames.0 > 0 { tape.stamp() } else { 0 };
-        self.queue.push(frames, stamp, |out| codec::encode(out, opcode, pieces, key, tape));
+        let out = |out: &mut Vec<u8>| codec::encode(out, opcode, pieces, key, tape);
+        self.queue.push(label.frames, label.stamp, out);
     }
 
     /// One system call's worth; `Ok(false)` when nothing waits. Adds to `sent` the frames that are out
@@ -321,7 +392,7 @@ impl Wire {
 /// What still waits goes nowhere now.
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.counters.dropped_many(Reason::LinkDown, self.queue.frames());
+        self.counters.dropped_many(Reason::LinkDown, self.queue.frames() + self.fair.frames());
     }
 }
 
@@ -415,7 +486,7 @@ mod tests {
             assert!(!wire.wants_flush());
             let pieces = [Piece::from(&bytes[..len])];
             let sent = (1, len as u32);
-            wire.push(&VnetHeader::default(), &pieces, len, sent, &mut ()).unwrap();
+            wire.push(&VnetHeader::default(), &pieces, sent, &mut ()).unwrap();
         }
         assert!(wire.wants_flush());
         let mut sent = (0, 0);

@@ -344,6 +344,7 @@ fn counter_status(port: u32, name: String, counters: &Counters) -> CounterStatus
         rx_bytes: counters.rx_bytes.load(Relaxed),
         tx: counters.tx.load(Relaxed),
         tx_bytes: counters.tx_bytes.load(Relaxed),
+        marked: counters.marked.load(Relaxed),
         drops: counters.drops().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
     }
 }
