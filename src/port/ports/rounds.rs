@@ -1,5 +1,5 @@
-//! Every second, less often while nothing happens: what the data path counted becomes events, and the loop guard goes its rounds. On the
-//! control thread; a data thread only counts, and leaves what came back.
+//! Every second, less often while nothing happens: what the data path counted becomes events, and the loop
+//! guard goes its rounds. On the control thread; a data thread only counts, and leaves what came back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
