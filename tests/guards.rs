@@ -315,4 +315,10 @@ fn a_switch_that_cannot_be_watched_is_named() {
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(text.contains("could not reach unix:/nonexistent/ctl.sock"), "{text}");
+    let _switch = Switch::start(&host, &["--no-listen", "--ctlport", "7867"]);
+    let login = ["--ctluser", "joe", "--ctlpasswd", "wrong", "watch"];
+    let url = "http://127.0.0.1:7867/ctl";
+    let output = host.run_for(20, &[&[ETHERCTL, "--ctlurl", url], &login[..]].concat());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && text.contains("wants a user and a password"), "{text}");
 }

@@ -1,5 +1,5 @@
 //! What happens to ports, told to whoever listens: a bounded broadcast. Events are raised on the control
-//! side alone; what the data path counts becomes one once a second (`ports::rounds`).
+//! side alone; what the data path counts becomes one every second or so (`ports::rounds`).
 
 use std::fmt;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};

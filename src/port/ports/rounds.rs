@@ -1,12 +1,12 @@
-//! Once a second: what the data path counted becomes events, and the loop guard goes its rounds. On the
-//! control thread; a data thread only counts, and leaves what came back.
+//! Every second, less often while nothing happens: what the data path counted becomes events, and the loop
+//! guard goes its rounds. On the control thread; a data thread only counts, and leaves what came back.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Ports;
 use super::entry::{Entry, State};
@@ -17,6 +17,9 @@ use crate::switch::guard::loops::LoopGuard;
 use crate::switch::{Reason, Slot};
 
 const ROUND: Duration = Duration::from_secs(1);
+/// While nothing happens: a timer wakes its thread twice, and an idle switch is to sleep. A loop is found in
+/// the round that follows the first move of a station, so this is how long that takes.
+const IDLE: Duration = Duration::from_millis(1_500);
 /// Between looks at what came back: forged probes take no more of the thread than that allows.
 const REST: Duration = Duration::from_millis(20);
 /// Rounds without a drop after which a storm is over.
@@ -57,17 +60,16 @@ pub async fn go(ports: Weak<Ports>, key: [u8; 32]) {
         came_back: Vec::new(),
     };
     // Two switches that were started together had better not probe at the same moment for ever.
-    let phase = ROUND.mul_f64(rand::random());
-    let mut ticks = interval_at(Instant::now() + phase, ROUND);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now() + ROUND.mul_f64(rand::random());
     loop {
-        let ticked = tokio::select! {
-            _ = ticks.tick() => true,
+        let due = tokio::select! {
+            () = sleep_until(next) => true,
             () = fabric.returned.some() => false,
         };
         let Some(ports) = ports.upgrade() else { return };
-        if ticked {
+        if due {
             rounds.round(&ports);
+            next = Instant::now() + if rounds.is_busy(fabric.now().0) { ROUND } else { IDLE };
             continue;
         }
         rounds.judge(&ports);
@@ -83,6 +85,12 @@ impl Rounds {
         self.watch_moves(ports, &entries);
         self.reopen(ports, &entries);
         self.probe(ports, &entries);
+    }
+
+    /// Whether there is something to be looked at every second.
+    fn is_busy(&self, now: Duration) -> bool {
+        let drops = || self.drops.values().flatten().any(|watched| watched.on);
+        self.guard.is_eager(now) || drops()
     }
 
     fn watch_drops(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {

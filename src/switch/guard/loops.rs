@@ -114,6 +114,11 @@ impl LoopGuard {
         self.ports.values_mut().for_each(|probed| probed.hurry(now));
     }
 
+    /// Whether some port is probed eagerly, or blocked.
+    pub fn is_eager(&self, now: Duration) -> bool {
+        !self.blocked.is_empty() || self.ports.values().any(|probed| now < probed.eager_until)
+    }
+
     /// A probe to go out of `port`, in a VLAN when there is no other way.
     pub fn probe(&mut self, port: u32, vid: Option<Vid>, now: Duration) -> Vec<u8> {
         self.next += 1;
