@@ -33,7 +33,7 @@ fn bad(hosts: &TwoHosts, seed: u64, faults: Faults) -> Bad<'_> {
     let to: SocketAddr = format!("{}:80", hosts.link.b).parse().unwrap();
     let proxy = inside(&hosts.a, || FaultProxy::start("127.0.0.1:0", to, seed, faults));
     let a = Switch::start(&hosts.a, &["--no-listen"]);
-    let b = Switch::start(&hosts.b, &[]);
+    let b = Switch::start(&hosts.b, &["--ping", "1"]);
     for (switch, number) in [(&a, 1), (&b, 2)] {
         switch.ctl_ok(&["addport", "tap", "t0", "--address", &format!("10.1.0.{number}/24")]);
         switch.ctl_ok(&["addport", "tap", "t1", "--no-offload"]);

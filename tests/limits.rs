@@ -210,12 +210,13 @@ fn bad_60_refusals_are_told_on_a_stroke() {
         assert_eq!(place.status(&place.near, headers), status, "{headers}");
         start.elapsed()
     };
-    // The very first refusal, when nothing has been measured by the way, is not told sooner than a dear hash takes.
+    // The very first refusal, when nothing has been measured by the way, is not told sooner than a dear hash takes: but for
+    // what else the machine does meanwhile, of which two thirds are allowed for.
     let first = time(&basic("cheap", "guess"), 401);
     let hash = ["dear1", "dear2", "dear3"].map(|user| time(&basic(user, "pw"), 101)).into_iter().min();
     let hash = hash.expect("three");
-    assert!(first >= hash, "{first:?}, and {hash:?} to check one");
-    let least = hash.max(Duration::from_millis(250));
+    assert!(first >= hash / 3, "{first:?}, and {hash:?} to check one");
+    let least = (hash / 3).max(Duration::from_millis(250));
     for headers in [
         basic("cheap", "guess"),
         basic("dear1", "guess"),
@@ -337,7 +338,7 @@ fn the_unix_socket_is_for_root_and_the_group() {
 }
 
 #[test]
-fn passwords_are_checked_when_nobody_else_wants_the_processor() {
+fn passwords_are_checked_at_the_lowest_priority() {
     let host = Host::new();
     let switch = Switch::start(&host, &["--no-listen"]);
     let tasks = std::fs::read_dir(format!("/proc/{}/task", switch.process.pid())).expect("threads");
@@ -346,12 +347,12 @@ fn passwords_are_checked_when_nobody_else_wants_the_processor() {
         let path = task.expect("thread").path();
         let name = std::fs::read_to_string(path.join("comm")).expect("name").trim().to_owned();
         let stat = std::fs::read_to_string(path.join("stat")).expect("stat");
-        // proc_pid_stat(5), field 41; 5 is SCHED_IDLE.
-        let policy = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(38)).expect("policy");
-        policies.push((name, policy == "5"));
+        // proc_pid_stat(5), field 19.
+        let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)).expect("nice");
+        policies.push((name, nice == "19"));
     }
-    let idle: Vec<_> = policies.iter().filter(|(_, idle)| *idle).map(|(name, _)| name.as_str()).collect();
-    assert_eq!(idle, ["login"], "{policies:?}");
+    let last: Vec<_> = policies.iter().filter(|(_, last)| *last).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(last, ["login"], "{policies:?}");
     assert!(policies.iter().any(|(name, _)| name.starts_with("data")), "{policies:?}");
 }
 

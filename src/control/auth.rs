@@ -21,7 +21,7 @@ use super::failures::{Failures, told_at};
 use super::htpasswd::{Htpasswd, MAX_PASSWORD};
 use super::tokens::{Key, Tokens};
 use super::watched::Watched;
-use crate::sys::peer::run_when_idle;
+use crate::sys::peer::run_last;
 
 /// What a request shows of itself.
 pub enum Credentials {
@@ -322,7 +322,7 @@ impl Logins {
 
 fn run(queue: &Receiver<Work>) {
     // Before frames come logins. Where that is not allowed they are served all the same.
-    if let Err(e) = run_when_idle() {
+    if let Err(e) = run_last() {
         tracing::debug!("the login thread has the priority of the others: {e}");
     }
     // Of many links that come back at once with the same password, one is hashed.

@@ -62,6 +62,8 @@ impl Fabric {
         let port = table.get(slot).filter(|port| port.number == number);
         let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
         let departing = Departing::new(frame, Retag::Keep, None);
+        // So that what goes out came in somewhere.
+        port.counters.copied(1);
         let taken = match &port.egress {
             Egress::Device(device) => device.send(&departing, &port.counters),
             Egress::Link(link) => link.send(&departing, &mut ()),

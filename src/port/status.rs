@@ -118,7 +118,7 @@ pub struct CounterStatus {
     /// Of `tx`, frames that got a congestion mark in the egress queue instead of being dropped there.
     #[serde(default)]
     pub marked: u64,
-    /// Copies that floods of frames received here made, beyond one for each frame.
+    /// Copies that floods of frames received here made, beyond one for each frame, and frames of the switch's own.
     #[serde(default)]
     pub copies: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.

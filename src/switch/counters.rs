@@ -158,7 +158,7 @@ pub struct Counters {
     pub tx_bytes: AtomicU64,
     /// Of `tx`, those that got a congestion mark here.
     pub marked: AtomicU64,
-    /// Copies that floods of what came in made, beyond one for each frame. Over all ports of a switch in which
+    /// Copies that floods of what came in made, beyond one for each frame, and frames of the switch's own. Over all ports of a switch in which
     /// nothing waits, rx and copies together are tx and drops.
     pub copies: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],

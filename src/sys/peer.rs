@@ -27,13 +27,12 @@ pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups)
 }
 
-/// From now on the calling thread runs when nobody else wants the processor (SCHED_IDLE, sched(7)).
-pub fn run_when_idle() -> io::Result<()> {
-    // SAFETY: an all-zero sched_param is one; priority 0 is the only one that SCHED_IDLE knows.
-    let param: libc::sched_param = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel reads one sched_param behind the pointer; 0 is the calling thread. nix and std have no call
-    // for it.
-    if unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const param) } != 0 {
+/// From now on the calling thread gives way to all others (nice 19, sched(7)). Not SCHED_IDLE: beside threads that want
+/// all there is, that gets a thousandth of a processor, and this a seventieth.
+pub fn run_last() -> io::Result<()> {
+    // SAFETY: no pointer; 0 is the calling thread, as Linux has it (setpriority(2), "C library/kernel differences").
+    // nix and std have no call for it.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
@@ -57,18 +56,18 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_alone_becomes_idle() {
-        let policy = |path: &str| {
+    fn a_thread_alone_goes_last() {
+        let nice = |path: &str| {
             let stat = std::fs::read_to_string(path).unwrap();
-            // proc_pid_stat(5), field 41
-            stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().to_owned()
+            // proc_pid_stat(5), field 19
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().to_owned()
         };
-        let before = policy("/proc/thread-self/stat");
-        let idle = std::thread::spawn(move || {
-            run_when_idle().unwrap();
-            policy("/proc/thread-self/stat")
+        let before = nice("/proc/thread-self/stat");
+        let last = std::thread::spawn(move || {
+            run_last().unwrap();
+            nice("/proc/thread-self/stat")
         });
-        assert_eq!(idle.join().unwrap(), "5", "SCHED_IDLE");
-        assert_eq!(policy("/proc/thread-self/stat"), before);
+        assert_eq!(last.join().unwrap(), "19");
+        assert_eq!(nice("/proc/thread-self/stat"), before);
     }
 }

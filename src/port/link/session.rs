@@ -139,6 +139,7 @@ struct Serving<'a> {
     decoder: Decoder,
     /// The start of a message whose end has not been read.
     rest: Vec<u8>,
+    began: Instant,
     /// When data last came.
     heard: Instant,
     /// When the last PING of this silence was sent.
@@ -159,6 +160,7 @@ impl<'a> Serving<'a> {
             has_tls,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
+            began: Instant::now(),
             heard: Instant::now(),
             pinged: None,
             asked: false,
@@ -344,7 +346,7 @@ impl<'a> Serving<'a> {
         if self.unfinished.is_some_and(|since| now >= since + UNFINISHED) {
             return Err(Ended::Unfinished);
         }
-        if now >= self.pinged.unwrap_or(silent_since) + ping {
+        if now >= self.ping_due() {
             self.pinged = Some(now);
             self.asked = true;
             let idle = self.rest.is_empty();
@@ -358,7 +360,7 @@ impl<'a> Serving<'a> {
                 wire.say(Opcode::Ping, b"");
             }
         }
-        let mut next = self.pinged.unwrap_or(silent_since) + ping;
+        let mut next = self.ping_due();
         if self.session.answers.load(Relaxed) {
             next = next.min(silent_since + dead);
         }
@@ -380,6 +382,15 @@ impl<'a> Serving<'a> {
             next = next.min(self.progress.1 + STUCK);
         }
         Ok(next)
+    }
+
+    /// When the next PING is: after a silence, and once in any case. Where something is always heard nobody would know
+    /// whether this peer answers when the silence comes.
+    fn ping_due(&self) -> Instant {
+        let ping = self.session.ping;
+        let due = self.pinged.unwrap_or(self.heard) + ping;
+        let known = self.asked || self.session.answers.load(Relaxed);
+        if known { due } else { due.min(self.began + ping) }
     }
 
     /// Whether the socket is blocked; an error of a write is told here.

@@ -260,6 +260,23 @@ async fn bad_24_an_unsolicited_pong_does_not_make_a_peer_that_answers() {
 }
 
 #[tokio::test]
+async fn a_peer_that_is_always_heard_is_asked_once_all_the_same() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    serving.tick().unwrap();
+    assert!(!serving.asked);
+    serving.began = Instant::now() - PING;
+    serving.tick().unwrap();
+    assert!(std::mem::take(&mut serving.asked));
+    session.answers.store(true, Relaxed);
+    serving.pinged = None;
+    serving.tick().unwrap();
+    assert!(!serving.asked, "it is known now");
+}
+
+#[tokio::test]
 async fn bad_27_text_is_answered_only_with_text() {
     let bench = Bench::new();
     let (session, mut peer) = bench.session();
