@@ -32,7 +32,7 @@ cargo +nightly fuzz --version >/dev/null 2>&1 || skip 'there is no cargo-fuzz (c
 # Freed memory that ASan keeps back is no case's.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-quarantine_size_mb=64}
 for target in "${targets[@]}"; do
-    cargo +nightly fuzz build "$target" || skip "the target $target could not be built here"
+    cargo +nightly fuzz build "$target" || { echo "FAILED: the target $target could not be built"; exit 1; }
 done
 failed=()
 for target in "${targets[@]}"; do

@@ -80,6 +80,8 @@ impl Bad<'_> {
     /// A TCP stream each way for a while, in super-frames where they may be.
     fn streams(&self, a: &Host, b: &Host, done: &AtomicBool) {
         let listener = b.listen("10.1.0.2:9000");
+        // What is connected waits to be accepted.
+        let mut out = a.connect("10.1.0.2:9000").unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let (mut stream, _) = listener.accept().unwrap();
@@ -89,14 +91,20 @@ impl Bad<'_> {
                     let _ = stream.read(&mut bytes);
                 }
             });
-            scope.spawn(|| {
-                let mut stream = a.connect("10.1.0.2:9000").unwrap();
-                stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
-                while !done.load(Relaxed) {
-                    let _ = stream.write(&[5; 1 << 16]);
-                }
-            });
+            out.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+            while !done.load(Relaxed) {
+                let _ = out.write(&[5; 1 << 16]);
+            }
         });
+    }
+}
+
+/// Sets it whatever happens: a thread waits for that.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
     }
 }
 
@@ -142,11 +150,11 @@ fn each_frame_is_delivered_or_dropped_by_name() {
     let (mut rng, done) = (StdRng::seed_from_u64(seed), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| bad.streams(&hosts.a, &hosts.b, &done));
+        let _done = Done(&done);
         for _ in 0..20 {
             bad.chatter(&mut rng, 1_000);
             std::thread::sleep(Duration::from_millis(50));
         }
-        done.store(true, Relaxed);
     });
     balances(&bad.a);
     balances(&bad.b);

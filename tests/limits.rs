@@ -132,7 +132,7 @@ fn a_trusted_proxy_s_clients_are_counted_one_by_one() {
 #[test]
 fn bad_01_four_hundred_slow_headers_keep_nobody_out() {
     let hosts = TwoHosts::new();
-    let config = "[limits]\nheader_time = 3\nunauthenticated = 450\nunauthenticated_per_address = 400\n";
+    let config = "[limits]\nheader_time = 8\nunauthenticated = 450\nunauthenticated_per_address = 400\n";
     let place = Place::new(&hosts, config);
     let link = place.link(&place.near, "").expect("first");
     let slow: Vec<TcpStream> = (0..400).map(|_| place.slow(&place.near)).collect();

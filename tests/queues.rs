@@ -24,10 +24,18 @@ fn flooded<T>(hosts: &TwoHosts, work: impl FnOnce() -> T) -> T {
                 }
             });
         });
-        let result = work();
-        done.store(true, Relaxed);
-        result
+        let _done = Done(&done);
+        work()
     })
+}
+
+/// Sets it whatever happens: a thread waits for that.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
 }
 
 /// 4 MiB in front of it would take the cable over three seconds.

@@ -2,6 +2,7 @@
 //! without end must not keep others out for the time that each may last: where there is no room for a newcomer, the
 //! oldest goes, of his own address when that has its share, else of the address that has most.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,10 @@ impl Anteroom {
         if of.is_some() && waiting.each.get(&of).is_some_and(|theirs| theirs.len() >= most.each) {
             waiting.put_out(of, Full::Address);
         } else if waiting.all >= most.all {
-            let holder = waiting.each.iter().max_by_key(|(_, theirs)| theirs.len()).map(|(of, _)| *of);
+            // Among equals whoever came first.
+            let oldest = |theirs: &BTreeMap<u64, _>| theirs.keys().next().copied().map(Reverse);
+            let holder = waiting.each.iter().max_by_key(|(_, theirs)| (theirs.len(), oldest(theirs)));
+            let holder = holder.map(|(of, _)| *of);
             holder.into_iter().for_each(|holder| waiting.put_out(holder, Full::All));
         }
         let (sender, told) = oneshot::channel();

@@ -19,8 +19,10 @@ use zeroize::Zeroizing;
 
 use super::failures::{Failures, told_at};
 use super::htpasswd::{Htpasswd, MAX_PASSWORD};
+use super::lobby::neighbourhood;
 use super::tokens::{Key, Tokens};
 use super::watched::Watched;
+use crate::sys::clock::thread_cpu_ns;
 use crate::sys::peer::run_last;
 
 /// What a request shows of itself.
@@ -157,17 +159,18 @@ impl Gate {
         }
         let login = user.zip(self.passwords.as_ref().map(|passwords| passwords.current(began)));
         if let Some((user, realm)) = &login
-            && realm.knows(&realm.key_of(user, &password), began)
+            && realm.knows(&realm.key_of(user, &password), address, began)
         {
             return Verdict::User(user.clone());
         }
-        // Whoever was let in lately has passed by here, whatever others of his address do.
+        // Whoever was let in lately from this address has passed by here, whatever others there do. From elsewhere the
+        // same is a guess until it is paid for: else one could guess at any rate what somebody was let in by lately.
         if !logins.failures().charge(address, a_minute, began) {
             return Verdict::TooMany;
         }
         let mut dearest = Duration::ZERO;
         if let Some((user, realm)) = login {
-            let verdict = match logins.verify(&realm, user.clone(), password).await {
+            let verdict = match logins.verify(&realm, user.clone(), password, address).await {
                 Some(false) => Verdict::Refused,
                 Some(true) => Verdict::User(user),
                 None => Verdict::Busy,
@@ -194,8 +197,8 @@ impl Gate {
 pub struct Realm {
     file: Htpasswd,
     key: Key,
-    /// Keyed hash of user and password -> when it was verified.
-    known: Mutex<HashMap<[u8; 32], Instant>>,
+    /// Keyed hash of user and password, and from which neighbourhood -> when it was verified.
+    known: Mutex<HashMap<([u8; 32], IpAddr), Instant>>,
     /// Nanoseconds that the dearest of its hashes took to check; 0 until that is known.
     dearest: AtomicU64,
 }
@@ -207,18 +210,20 @@ impl Realm {
         self.key.hash(&message)
     }
 
-    fn knows(&self, key: &[u8; 32], now: Instant) -> bool {
+    fn knows(&self, key: &[u8; 32], from: IpAddr, now: Instant) -> bool {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).is_some_and(|&since| now.saturating_duration_since(since) < REMEMBERED)
+        known
+            .get(&(*key, neighbourhood(from)))
+            .is_some_and(|&since| now.saturating_duration_since(since) < REMEMBERED)
     }
 
-    fn remember(&self, key: [u8; 32], now: Instant) {
+    fn remember(&self, key: [u8; 32], from: IpAddr, now: Instant) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
             known.retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);
         }
         if known.len() < MAX_KNOWN {
-            known.insert(key, now);
+            known.insert((key, neighbourhood(from)), now);
         }
     }
 
@@ -229,9 +234,10 @@ impl Realm {
     /// Checks, and keeps in mind what that took.
     fn verify(&self, user: &str, password: &[u8]) -> bool {
         let timed = |check: &dyn Fn() -> bool| {
-            let start = Instant::now();
+            // Not by the clock on the wall: one check that had to wait would make all refusals late for ever.
+            let start = thread_cpu_ns();
             let good = catch_unwind(AssertUnwindSafe(check)).unwrap_or(false);
-            let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            let took = thread_cpu_ns().saturating_sub(start);
             self.dearest.fetch_max(took, Relaxed);
             good
         };
@@ -302,6 +308,7 @@ impl Logins {
         realm: &Arc<Realm>,
         user: String,
         mut password: Zeroizing<Vec<u8>>,
+        from: IpAddr,
     ) -> Option<bool> {
         let key = realm.key_of(&user, &password);
         // Refused by length all the same; the queue need not carry it.
@@ -314,7 +321,7 @@ impl Logins {
         let good = answer.await.unwrap_or(false);
         if good {
             // Not in the thread there: it may be put aside with the lock in its hand.
-            realm.remember(key, Instant::now());
+            realm.remember(key, from, Instant::now());
         }
         Some(good)
     }

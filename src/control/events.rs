@@ -1,16 +1,12 @@
 //! The subscription to what happens to ports.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jsonrpsee::{PendingSubscriptionSink, SubscriptionMessage};
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::port::Ports;
 use crate::port::events::{Event, What};
-
-/// A listener that takes nothing for so long is none.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `subscribeEvents`: until the listener goes.
 pub async fn subscribe(ports: Arc<Ports>, pending: PendingSubscriptionSink) {
@@ -31,7 +27,8 @@ pub async fn subscribe(ports: Arc<Ports>, pending: PendingSubscriptionSink) {
             Err(RecvError::Closed) => return,
         };
         let Ok(message) = serde_json::value::to_raw_value(&event) else { return };
-        if sink.send_timeout(SubscriptionMessage::from(message), PATIENCE).await.is_err() {
+        // One who does not read misses what comes meanwhile, and is told how much that was.
+        if sink.send(SubscriptionMessage::from(message)).await.is_err() {
             return;
         }
     }

@@ -251,14 +251,15 @@ impl Start {
         info!("ending: links are closed");
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
         daemon.door.stop_accepting();
-        tokio::select! {
-            () = ports.drain(DRAIN) => {}
-            () = signals.end() => warn!("second signal: draining cut short"),
-        }
-        // Not `config`: a reload may have moved the socket. A reload that hangs does not hold up the end.
+        // Before the drain: then they may be another switch's already. Not `config`: a reload may have moved the socket.
+        // A reload that hangs does not hold up the end.
         match daemon.config.try_lock() {
             Ok(now) => remove_files(&now),
             Err(_) => remove_files(&config),
+        }
+        tokio::select! {
+            () = ports.drain(DRAIN) => {}
+            () = signals.end() => warn!("second signal: draining cut short"),
         }
         Ok(code)
     }

@@ -3,7 +3,7 @@
 //! [`sys::sandbox`](crate::sys::sandbox) is the means. Folders are allowed rather than files, since files are replaced (a
 //! certificate renewed, a configuration saved), and a rule about a file is about the one that was there.
 
-use std::os::unix::fs::chown;
+use std::os::unix::fs::lchown;
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
@@ -89,7 +89,8 @@ fn account(wanted: Option<&str>) -> Result<(Option<Account>, Option<String>), St
 /// Gives the control socket to the user that the daemon becomes, and with it the folder that was made for it.
 fn hand_over(sock: &Path, account: &Account) -> Result<(), String> {
     let give = |path: &Path| {
-        chown(path, Some(account.uid), Some(account.gid))
+        // Not through a link: the folder may be the other user's, who could put one there.
+        lchown(path, Some(account.uid), Some(account.gid))
             .map_err(|e| format!("{} could not be given to user {}: {e}", path.display(), account.name))
     };
     give(sock)?;
@@ -132,14 +133,15 @@ fn plan(config: &Config, own: &[Option<&Path>], user: Option<Account>) -> Plan {
     let bundle = env("SSL_CERT_FILE").map(PathBuf::from);
     // The program's own functions, and their names, for CPU profiles.
     let program = std::env::current_exe().ok();
-    let named = named(config).into_iter().chain(bundle).chain(program);
+    read.extend(program.into_iter().flat_map(|file| [file.canonicalize().ok(), Some(file)]).flatten());
+    let named = named(config).into_iter().chain(bundle);
     read.extend(named.flat_map(|file| folders(&file)));
     // What is in /etc is read by whoever resolves names, and replaced now and then: resolv.conf at each lease of
     // some DHCP clients. The host's secrets in there are root's; so root, if it has to stay, gets those files alone.
     let root = user.is_none() && nix::unistd::geteuid().is_root();
-    match root {
-        true => read.extend(RESOLVER.iter().flat_map(|file| [PathBuf::from(file), target_folder(file)])),
-        false => read.push("/etc".into()),
+    read.extend(RESOLVER.iter().flat_map(|file| [PathBuf::from(file), target_folder(file)]));
+    if !root {
+        read.push("/etc".into());
     }
     read.extend(config.sandbox.read.iter().cloned());
 

@@ -253,7 +253,7 @@ impl Fdb {
         }
         let was_live = self.is_live(place, seen, now);
         let from = slot_of(place);
-        if was_live && from != slot && !self.may_move(key, from, now) {
+        if was_live && from != slot && !self.may_move(key, (from, slot), now) {
             return Learned::Held;
         }
         // One that stays on this port's list needs no room there.
@@ -286,10 +286,10 @@ impl Fdb {
         stale.map(|index| self.remove(book, index)).is_some()
     }
 
-    /// Whether a station of this key may leave the port where it is.
-    fn may_move(&self, key: u64, from: Slot, now: u32) -> bool {
+    /// Whether a station of this key may go from one port to another.
+    fn may_move(&self, key: u64, way: (Slot, Slot), now: u32) -> bool {
         let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner);
-        moves.admits(key, self.hash_of(key), from, now)
+        moves.admits(key, self.hash_of(key), way, now)
     }
 
     /// Puts a new entry into a free place, or one made free. `false` when all room is static.

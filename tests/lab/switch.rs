@@ -237,6 +237,13 @@ fn launch(
     let sock = sock.to_str().expect("UTF-8 path");
     let mut all = [by, &[ETHERWS, "sw", "--foreground", "--ctlsock", sock]].concat();
     all.extend(args.iter().map(String::as_str));
+    // Whatever users this machine has: the lab's folders are root's.
+    if !args.iter().any(|arg| arg == "--user" || arg == "--no-sandbox")
+        && by.is_empty()
+        && nix::unistd::geteuid().is_root()
+    {
+        all.extend(["--user", "root"]);
+    }
     let mut command = host.command(&all);
     command.envs(env.iter().copied()).env("STATE_DIRECTORY", host.dir());
     if std::env::var_os("RUST_LOG").is_none() {

@@ -35,7 +35,7 @@ pub enum End {
     Reset,
     /// This direction is closed, the other goes on.
     HalfClose,
-    /// Both stay open, and nothing comes through any more.
+    /// Both stay open, and nothing comes through in this direction any more.
     BlackHole,
 }
 

@@ -268,6 +268,11 @@ impl FairQueue {
         }
     }
 
+    #[cfg(test)]
+    pub fn memory(&self) -> usize {
+        self.chunks.all.len() * CHUNK
+    }
+
     fn next_flow(&self) -> Option<(usize, bool)> {
         let new = self.new.front().map(|flow| (usize::from(*flow), true));
         new.or_else(|| self.old.front().map(|flow| (usize::from(*flow), false)))
@@ -378,13 +383,18 @@ impl FairQueue {
         self.forget(at);
     }
 
-    /// Drops the oldest of the longest queue, enough that this is not to be done for the next frame again.
+    /// Drops the oldest of the longest queue, and of others where that is short: so much that this is not to be done
+    /// for the next frame again.
     fn relieve(&mut self) {
         let longest = self.flows.iter().enumerate().max_by_key(|(_, flow)| flow.backlog);
-        let Some((index, _)) = longest else { return };
+        let Some((mut index, _)) = longest else { return };
         let (held, chunks) = (self.held, self.chunks.used);
-        while self.held + MAX_MESSAGES / 16 > held && self.chunks.used + MAX_PIECES > chunks {
-            let Some(at) = self.unlink(index) else { return };
+        while self.held > 0 && self.held + MAX_MESSAGES / 16 > held && self.chunks.used + MAX_PIECES > chunks
+        {
+            let Some(at) = self.unlink(index) else {
+                index = (index + 1) % FLOWS;
+                continue;
+            };
             self.lost.full += u64::from(self.waiting[usize::from(at)].label.frames.0);
             self.forget(at);
         }

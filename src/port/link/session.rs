@@ -150,6 +150,8 @@ struct Serving<'a> {
     progress: (u64, Instant),
     unfinished: Option<Instant>,
     pings: PingRate,
+    /// When the memory of a burst was last given back.
+    shrunk: Instant,
 }
 
 impl<'a> Serving<'a> {
@@ -167,6 +169,7 @@ impl<'a> Serving<'a> {
             progress: (0, Instant::now()),
             unfinished: None,
             pings: PingRate::default(),
+            shrunk: Instant::now(),
         }
     }
 
@@ -358,6 +361,12 @@ impl<'a> Serving<'a> {
                     wire.shrink();
                 }
                 wire.say(Opcode::Ping, b"");
+            }
+        }
+        if !blocked && now >= self.shrunk + ping {
+            self.shrunk = now;
+            if let Some(wire) = self.session.link.lock().as_mut() {
+                wire.shrink_queue();
             }
         }
         let mut next = self.ping_due();

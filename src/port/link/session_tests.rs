@@ -322,6 +322,27 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     assert!(serving.tick().is_ok(), "the peer does read");
 }
 
+/// A peer that does not read may still ask and ask.
+#[tokio::test]
+async fn bad_27_answers_to_a_peer_that_does_not_read_are_bounded() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let serving = serving(&session, stream);
+    let big = frame(60_000);
+    let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
+    serving.socket.writable().await.unwrap();
+    until("the socket is blocked", || {
+        (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
+        bench.link.flush(&mut ());
+        bench.link.lock().as_ref().unwrap().is_blocked()
+    })
+    .await;
+    (0..100_000).for_each(|_| answer_text(&bench.link, b"ping:x"));
+    let waiting = bench.link.lock().as_ref().unwrap().memory();
+    assert!(waiting < 6 << 20, "{waiting} bytes");
+}
+
 #[tokio::test]
 async fn a_close_that_is_asked_for_says_why() {
     let bench = Bench::new();

@@ -159,7 +159,8 @@ impl Wire {
     /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped when much is encoded
     /// already: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
-        if !self.closing && self.queue.waiting().len() < FLUSH_AT {
+        let room = self.queue.waiting().len() < FLUSH_AT && self.fair.count_leaving() < SLICES;
+        if !self.closing && room {
             self.encode_control(opcode, body);
             self.flush(&mut ());
         }
@@ -246,6 +247,17 @@ impl Wire {
     /// Why writing failed, once.
     pub fn take_error(&mut self) -> Option<io::Error> {
         self.broken.take()
+    }
+
+    /// Bytes that are kept for what waits.
+    #[cfg(test)]
+    pub fn memory(&self) -> usize {
+        self.queue.waiting().len() + self.fair.memory()
+    }
+
+    /// The same for what only waited, which a link that is never idle needs now and then.
+    pub fn shrink_queue(&mut self) {
+        self.fair.shrink();
     }
 
     /// Memory back to the system while the link is idle.

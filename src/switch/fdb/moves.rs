@@ -1,5 +1,5 @@
 //! Stations that move too often. One whose place changes more than [`MOST`] times within a second of the
-//! clock is held where it is for [`HOLD`]: two hosts have its address, or the network has a loop.
+//! clock is held for [`HOLD`], where it was when that began: two hosts have its address, or the network has a loop.
 //!
 //! What is remembered is bounded: a cache of the stations that moved last, in sets of four ways by the
 //! hash of the key. A station that finds no way free because four held ones share its set moves on
@@ -33,27 +33,34 @@ pub struct Told {
     pub held: bool,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Mover {
     /// 0: nobody.
     key: u64,
     /// The second that `moves` counts.
     second: u32,
     moves: u32,
+    /// Where it was before it began to move in each second: whoever takes an address by sending more often than
+    /// its owner is not to be held in possession of it.
+    home: Slot,
     /// Where it is held, and the last second of that.
     held: Option<(Slot, u32)>,
 }
 
+impl Mover {
+    const NOBODY: Self = Self { key: 0, second: 0, moves: 0, home: Slot(0), held: None };
+}
+
 impl Moves {
     pub fn new() -> Self {
-        let sets = vec![[Mover::default(); WAYS]; SETS].into_boxed_slice();
+        let sets = vec![[Mover::NOBODY; WAYS]; SETS].into_boxed_slice();
         // The length is that of the type.
-        let sets = sets.try_into().unwrap_or_else(|_| Box::new([[Mover::default(); WAYS]; SETS]));
+        let sets = sets.try_into().unwrap_or_else(|_| Box::new([[Mover::NOBODY; WAYS]; SETS]));
         Self { sets, held: 0, count: 0, untold: Vec::with_capacity(UNTOLD) }
     }
 
-    /// Whether the station may leave `from` at second `now`.
-    pub fn admits(&mut self, key: u64, hash: u64, from: Slot, now: u32) -> bool {
+    /// Whether the station may go `from` one port `to` another at second `now`.
+    pub fn admits(&mut self, key: u64, hash: u64, (from, to): (Slot, Slot), now: u32) -> bool {
         let set = &mut self.sets[hash as usize % SETS];
         let known = set.iter().position(|mover| mover.key == key);
         let stalest = || {
@@ -75,14 +82,20 @@ impl Moves {
             tell(&mut self.untold, told);
         }
         if known.is_none() || mover.second != now {
-            *mover = Mover { key, second: now, moves: 0, held: None };
+            let goes_on = known.is_some() && mover.second + 1 == now;
+            let home = if goes_on { mover.home } else { from };
+            *mover = Mover { key, second: now, moves: 0, home, held: None };
         }
         mover.moves += 1;
+        let returns = to == mover.home;
         if mover.moves > MOST {
-            mover.held = Some((from, now.saturating_add(HOLD)));
+            let slot = if returns { to } else { from };
+            mover.held = Some((slot, now.saturating_add(HOLD)));
             self.held += 1;
-            tell(&mut self.untold, Told { key, slot: from, held: true });
-            return false;
+            tell(&mut self.untold, Told { key, slot, held: true });
+            if !returns {
+                return false;
+            }
         }
         self.count += 1;
         true
@@ -121,18 +134,34 @@ fn tell(untold: &mut Vec<Told>, told: Told) {
 mod tests {
     use super::*;
 
-    const A: Slot = Slot(1);
+    const A: (Slot, Slot) = (Slot(1), Slot(2));
 
     #[test]
     fn bad_38_the_sixth_move_of_a_second_is_refused_for_ten_seconds() {
         let mut moves = Moves::new();
         assert_eq!((0..8).filter(|_| moves.admits(7, 7, A, 3)).count(), 5);
-        assert_eq!(moves.tell(3), [Told { key: 7, slot: A, held: true }]);
+        assert_eq!(moves.tell(3), [Told { key: 7, slot: A.0, held: true }]);
         assert!(!moves.admits(7, 7, A, 13));
         assert_eq!(moves.tell(13), []);
-        assert_eq!(moves.tell(14), [Told { key: 7, slot: A, held: false }]);
+        assert_eq!(moves.tell(14), [Told { key: 7, slot: A.0, held: false }]);
         assert!(moves.admits(7, 7, A, 14));
         assert_eq!(moves.count(), 6);
+    }
+
+    #[test]
+    fn bad_38_whoever_takes_an_address_is_not_held_in_possession_of_it() {
+        let (owner, taker) = (Slot(1), Slot(2));
+        let mut moves = Moves::new();
+        let mut at = owner;
+        // Each frame of the owner is answered by one of the taker; a second ends in between.
+        for (turn, now) in [3, 3, 3, 4, 4, 4, 4, 4, 4, 4, 4].into_iter().enumerate() {
+            let to = if turn % 2 == 0 { taker } else { owner };
+            if at != to && moves.admits(7, 7, (at, to), now) {
+                at = to;
+            }
+        }
+        assert_eq!(moves.tell(4), [Told { key: 7, slot: owner, held: true }]);
+        assert_eq!(at, owner);
     }
 
     #[test]

@@ -161,14 +161,14 @@ fn bad_38_a_station_that_moves_too_often_is_held_where_it_is() {
         let (to, from) = if n % 2 == 1 { (B, A) } else { (A, B) };
         assert_eq!(fdb.learn(0, mac(1), to, 7), Learned::Moved { from });
     }
-    assert_eq!(fdb.learn(0, mac(1), A, 7), Learned::Held);
-    let hold = |held| Hold { vid: 0, mac: mac(1), slot: B, held };
-    assert_eq!(fdb.moves(7), (5, vec![hold(true)]));
-    assert_eq!(fdb.learn(0, mac(1), B, 8), Learned::Known, "there it may speak");
-    assert_eq!(fdb.learn(0, mac(2), A, 8), Learned::New, "others are not concerned");
-    assert_eq!(fdb.learn(0, mac(1), A, 17), Learned::Held);
-    assert_eq!(fdb.moves(18), (5, vec![hold(false)]));
-    assert_eq!(fdb.learn(0, mac(1), A, 18), Learned::Moved { from: B });
+    assert_eq!(fdb.learn(0, mac(1), A, 7), Learned::Moved { from: B }, "home");
+    let hold = |held| Hold { vid: 0, mac: mac(1), slot: A, held };
+    assert_eq!(fdb.moves(7), (6, vec![hold(true)]));
+    assert_eq!(fdb.learn(0, mac(1), A, 8), Learned::Known, "there it may speak");
+    assert_eq!(fdb.learn(0, mac(2), B, 8), Learned::New, "others are not concerned");
+    assert_eq!(fdb.learn(0, mac(1), B, 17), Learned::Held);
+    assert_eq!(fdb.moves(18), (6, vec![hold(false)]));
+    assert_eq!(fdb.learn(0, mac(1), B, 18), Learned::Moved { from: A });
     // A port that goes takes the hold along.
     (0..9).for_each(|n| _ = fdb.learn(0, mac(1), if n % 2 == 0 { B } else { A }, 20));
     let held = fdb.lookup(0, mac(1), 20).unwrap();
