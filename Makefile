@@ -1,10 +1,10 @@
-# make demo · make test · make check · make bench · make bench-quick · make autobahn · make fuzz · make build · make release
+# make demo · make test · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make build · make release
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test check autobahn fuzz build release clean
+.PHONY: help demo test check autobahn fuzz soak build release clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root, 25 minutes)'
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make fuzz T=3600  all fuzz targets, for so many seconds together (needs nightly and cargo-fuzz)'
+	@echo 'make soak T=600   reliability, measured: the R rows, then churn for the rest of the time (root)'
 	@echo 'make build        debug build        make release   release build, symbols apart'
 	@echo 'make clean        removes target/'
 
@@ -36,6 +37,10 @@ autobahn:
 
 fuzz:
 	@scripts/fuzz.sh $(T)
+
+soak: release
+	@scripts/install-deps.sh test
+	@benches/soak/run.py $(T)
 
 build:
 	$(CARGO) build --locked

@@ -129,6 +129,19 @@ impl Server {
         self.authorization.as_deref()
     }
 
+    /// Reads the local token again, which is another after the switch was started again; whether it is.
+    pub fn renew_token(&mut self) -> bool {
+        let Some(old) = self.authorization.as_deref().filter(|header| header.starts_with("Bearer ")) else {
+            return false;
+        };
+        let new = local_token().map(|token| format!("Bearer {token}"));
+        let renewed = new.as_deref().is_some_and(|new| new != old);
+        if renewed {
+            self.authorization = new;
+        }
+        renewed
+    }
+
     /// True when nobody has said who they are and somebody is there to ask.
     pub fn may_prompt(&self) -> bool {
         let anonymous = self.authorization.as_deref().is_none_or(|header| header.starts_with("Bearer "));

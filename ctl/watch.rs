@@ -48,6 +48,7 @@ pub async fn run(mut server: Server, json: bool) -> Result<(), Wrong> {
             sleep(RETRY).await;
             match subscribe(&server).await {
                 Ok(socket) => break socket,
+                Err(Failure::Unauthorized(_)) if server.renew_token() => {}
                 Err(failure @ (Failure::Unauthorized(_) | Failure::Refused(_))) => {
                     return Err(failure.to_string().into());
                 }

@@ -88,7 +88,10 @@ impl Shared {
         let limits = &rules.settings.limits;
         let trusted = rules.settings.listen.as_ref().map_or(&[][..], |listen| &listen.trusted_proxies);
         let address = Some(peer.ip()).filter(|ip| !proxied::is_trusted(*ip, trusted));
-        let most = Most { all: limits.unauthenticated, each: limits.unauthenticated_per_address };
+        // Half of all places is for those who are let in, whatever the figures: else who waits would fill them, and
+        // nobody could take the place of the oldest.
+        let half = |n: usize| n.min((limits.connections / 2).max(1));
+        let most = Most { all: half(limits.unauthenticated), each: half(limits.unauthenticated_per_address) };
         match self.connections.enter(address, connections(limits)) {
             Ok(seat) => {
                 let (stay, put_out) = self.unauthenticated.enter(address, most);

@@ -12,7 +12,7 @@ use super::config::Config;
 use crate::control::api::SYSTEM_SOCKET;
 use crate::port::spec::PortSpec;
 use crate::sys::credential::located;
-use crate::sys::privileges::Account;
+use crate::sys::privileges::{self, Account};
 use crate::sys::sandbox::{self, Entered, Plan};
 
 /// `[sandbox]`. All of it counts from the next start.
@@ -80,6 +80,9 @@ fn account(wanted: Option<&str>) -> Result<(Option<Account>, Option<String>), St
         Some(_) if !root => stays(format!("only root can become user {name}")),
         Some(account) if wanted.is_none() && !account.may_use(Path::new(TUN)) => {
             stays(format!("user {name} may not open {TUN}"))
+        }
+        Some(_) if !privileges::may_change_user() => {
+            stays("it may not change users: CAP_CHOWN, CAP_SETUID and CAP_SETGID".to_owned())
         }
         Some(account) if !account.is_mapped() => stays(format!("user {name} is unknown in this namespace")),
         account => Ok((account, None)),

@@ -12,6 +12,12 @@ use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist, initgroups, setresgid, 
 /// What a switch needs: TAPs, addresses and routes; packet sockets.
 pub const KEPT: [Capability; 2] = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
 
+/// Whether this process, which is root, may become another user and give away files: a container's root may not always.
+pub fn may_change_user() -> bool {
+    let has = |cap| caps::has_cap(None, CapSet::Effective, cap).unwrap_or(false);
+    [Capability::CAP_CHOWN, Capability::CAP_SETUID, Capability::CAP_SETGID].into_iter().all(has)
+}
+
 /// A user of the system.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Account {

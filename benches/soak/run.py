@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+"""Reliability, measured (make soak): the R rows that one machine can show in minutes, then churn for the rest of the time.
+
+Two hosts as in the lab (benches/lab/hosts.py). Each row starts its own switches, prints what it found beside its goal, and
+ends what it started. What R13 (fuzzing) and the long R14 come to stands in docs/soak.md.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "lab"))
+
+from hosts import OVERLAY, TICK, UNDERLAY, Lab, LabError, command, stat_fields, until  # noqa: E402
+from packages import etherws  # noqa: E402
+from tunnels import certificate  # noqa: E402
+
+
+class Row:
+    """A row's switches and peers, ended when it is left."""
+
+    def __init__(self, lab):
+        self.lab, self.started = lab, []
+        self.sw, self.ctl_program = etherws()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.lab.stop(*self.started)
+        for side in "ab":
+            for device in ("t0", "t1", "t2"):
+                self.lab.on(side, "ip", "link", "del", device, check=False)
+
+    def switch(self, side, *argv):
+        sock = self.lab.path(f"soak-{side}.sock")
+        process = self.lab.start(side, f"soak-{side}", self.sw, "sw", "--ctlsock", sock, *argv)
+        self.started.append(process)
+        until(lambda: self.answers(side), 15, f"the switch on host {side}")
+        return process
+
+    def server(self, *argv):
+        return self.switch("b", "--host", UNDERLAY["b"], "--port", "8080", *argv)
+
+    def answers(self, side):
+        try:
+            self.ctl(side, "version")
+            return True
+        except LabError:
+            return False
+
+    def ctl(self, side, *argv):
+        return command(self.ctl_program, "--ctlurl", "unix:" + self.lab.path(f"soak-{side}.sock"), *argv)
+
+    def entries(self, side, what):
+        return json.loads(self.ctl(side, "--json", what))["entries"]
+
+    def tap(self, side, name, *argv):
+        self.ctl(side, "addport", "tap", name, *argv)
+
+    def link(self, *argv):
+        self.ctl("a", "addport", "client", f"ws://{UNDERLAY['b']}:8080/", *argv)
+
+    def pair(self, *argv):
+        """A dials B; t0 of both in one segment."""
+        server, client = self.server(), self.switch("a", "--no-listen")
+        for side in "ab":
+            self.tap(side, "t0")
+            self.lab.address(side)
+        self.link("--name", "link", *argv)
+        self.meet()
+        return client, server
+
+    def meet(self, timeout=40):
+        ping = ("ping", "-nqc1", "-W1", OVERLAY["b"])
+        until(lambda: "1 received" in self.lab.on("a", *ping, check=False), timeout, "a ping across")
+
+    def peer(self, side, *argv):
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", self.lab.names[side], sys.executable, "-B", os.path.join(HERE, "peers.py"), *map(str, argv)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+        process.log = "/dev/null"
+        self.started.append(process)
+        self.lab.processes.append(process)
+        return process
+
+    def iperf(self, seconds, *argv):
+        """Mb/s from A to B."""
+        server = self.lab.start("b", "iperf3", "iperf3", "-s", "-1", "-4")
+        self.started.append(server)
+        time.sleep(0.5)
+        output = self.lab.on("a", "iperf3", "-J", "-4", "-c", argv[0] if argv else OVERLAY["b"], "-t", seconds, *argv[1:],
+                             timeout=seconds + 15)
+        self.lab.stop(server)
+        return json.loads(output)["end"]["sum_received"]["bits_per_second"] / 1e6
+
+
+def rss_kib(process):
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+        return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1])
+
+
+def cpu(process):
+    return sum(int(stat_fields(process.pid)[index]) for index in (11, 12)) / TICK
+
+
+def descriptors(process):
+    return len(os.listdir(f"/proc/{process.pid}/fd")), len(os.listdir(f"/proc/{process.pid}/task"))
+
+
+def account(row, side):
+    """What came into all ports of a switch, and what went out or was dropped by name."""
+    entries = [entry for entry in row.entries(side, "counters") if entry["port"]]
+    came = sum(entry["rx"] + entry["copies"] for entry in entries)
+    return came, sum(entry["tx"] + sum(entry["drops"].values()) for entry in entries)
+
+
+def ping_ms(lab, to, count=100):
+    output = lab.on("a", "ping", "-nqc", count, "-i", "0.02", to, timeout=count * 0.02 + 20, check=False)
+    found = re.search(r"= [\d.]+/([\d.]+)/", output)
+    if not found:
+        raise LabError(f"no ping came back: {output[-200:]}")
+    return float(found[1])
+
+
+# --- The rows: each returns [(row, met, what was found)] -----------------------------------------------------------
+
+def r1_conservation(lab, frames):
+    with Row(lab) as row:
+        row.pair()
+        for side in "ab":
+            row.tap(side, "t1", "--no-offload")
+        # A TAP's own ring drops what comes too fast; that never came in.
+        for turn in range(10):
+            places = (("a", "t0"), ("a", "t1"), ("b", "t0"), ("b", "t1"))
+            peers = [row.peer(side, "frames", device, frames // 4, seed) for seed, (side, device) in enumerate(places, 1)]
+            for peer in peers:
+                peer.wait(600)
+            if sum(account(row, side)[0] for side in "ab") >= frames:
+                break
+        found = {}
+        for side in "ab":
+            until(lambda side=side: found.update({side: account(row, side)}) or found[side][0] == found[side][1], 30,
+                  f"host {side}'s switch at rest")
+        came, out = (sum(found[side][index] for side in "ab") for index in (0, 1))
+        return [("R1 conservation", came == out and came >= frames, f"{came:,} came in and were copied, difference {came - out}")]
+
+
+def r3_bottleneck(lab):
+    """Beside four streams, across 100 Mb/s, through the tunnel and beside it."""
+    with Row(lab) as row:
+        for side in "ab":
+            lab.on(side, "tc", "qdisc", "add", "dev", "u0", "root", "tbf", "rate", "100mbit", "burst", "32kb", "latency", "50ms")
+        try:
+            row.pair()
+            times = []
+            for to in (UNDERLAY["b"], OVERLAY["b"]):
+                server = lab.start("b", "iperf3", "iperf3", "-s", "-1", "-4")
+                row.started.append(server)
+                time.sleep(0.5)
+                load = lab.start("a", "iperf3-load", "iperf3", "-4", "-c", to, "-t", 8, "-P", 4)
+                row.started.append(load)
+                time.sleep(2)
+                times.append(ping_ms(lab, to))
+                load.wait(30)
+                lab.stop(load, server)
+        finally:
+            for side in "ab":
+                lab.on(side, "tc", "qdisc", "del", "dev", "u0", "root", check=False)
+        return [("R3 loaded ping, 100 Mb/s", times[1] - times[0] <= 15,
+                 f"{times[1]:.1f} ms, the path's own {times[0]:.1f} ms (goal: 15 ms more at most)")]
+
+
+def r4_slow_peer(lab):
+    with Row(lab) as row:
+        _, server = row.pair()
+        row.tap("b", "t1", "--storm", "off")
+        alone = row.iperf(5)
+        before = {entry["port"] for entry in row.entries("b", "listport")}
+        slow = row.peer("a", "slow", UNDERLAY["b"], "8080")
+        slow.stdout.readline()
+        until(lambda: len(row.entries("b", "listport")) > len(before), 10, "the slow peer's port")
+        port = next(entry["port"] for entry in row.entries("b", "listport") if entry["port"] not in before)
+        mac = "02:00:00:00:bb:01"
+        row.ctl("b", "addfdb", mac, str(port))
+        rss, began = rss_kib(server), time.monotonic()
+        row.peer("b", "stream", "t1", mac, 20_000, 25)
+        beside, most = row.iperf(5), rss_kib(server)
+        closed = lambda: port not in {entry["port"] for entry in row.entries("b", "listport")}
+        until(closed, 30, "the end of the slow peer")
+        after = time.monotonic() - began
+        met = beside >= 0.95 * alone and most - rss < 8 << 10 and after < 20
+        return [("R4 slow peer", met, f"others {beside / alone:.2f} of their rate, {(most - rss) / 1024:.1f} MiB more, "
+                 f"closed {after:.0f} s after the first frame for it (10 s without progress)")]
+
+
+def r5_many_peers(lab, count):
+    with Row(lab) as row:
+        key, cert = certificate(lab)
+        server = row.server("--sslkey", key, "--sslcert", cert)
+        row.tap("b", "t0", "--storm", "off", "--no-offload")
+        lab.ip("b", "link", "set", "t0", "up")
+        peers = row.peer("a", "idle", count, UNDERLAY["b"], "8080", cert)
+        if peers.stdout.readline().strip() != "ready":
+            raise LabError("the idle peers did not come up")
+        time.sleep(5)
+        rss, before = rss_kib(server), cpu(server)
+        time.sleep(20)
+        share = (cpu(server) - before) / 20
+        links = sum(entry["type"] == "server" for entry in row.entries("b", "listport"))
+        before = cpu(server)
+        row.peer("b", "stream", "t0", "ff:ff:ff:ff:ff:ff", 100, 3).wait(20)
+        time.sleep(2)
+        copies = sum(entry["tx"] for entry in row.entries("b", "counters"))
+        each = (cpu(server) - before) / max(copies, 1) * 1e6
+        result = [("R5 many peers", links == count and rss <= 48 << 10 and share < 0.05,
+                   f"{links} wss links: {rss / 1024:.1f} MiB, {share:.1%} of a core; a broadcast {each:.1f} us of CPU a copy, "
+                   "the socket's own included")]
+        # R10, with the same peers.
+        peers.stdin.close()
+        began = time.monotonic()
+        server.send_signal(signal.SIGTERM)
+        code = server.wait(30)
+        took = time.monotonic() - began
+        ends = json.loads(peers.stdout.readline() or "{}")
+        result.append(("R10 drain", code == 0 and took <= 10 and ends.get("1001") == count,
+                       f"exit {code} after {took:.1f} s; Close codes {ends}"))
+        return result
+
+
+def r7_mac_flood(lab, count):
+    with Row(lab) as row:
+        _, server = row.pair()
+        before = rss_kib(server)
+        flood = row.peer("a", "sources", count, UNDERLAY["b"], "8080")
+        most, more, stays = 0, 0, True
+        while flood.poll() is None:
+            stations = row.entries("b", "listfdb")
+            most, more = max(most, len(stations)), max(more, rss_kib(server) - before)
+            stays = stays and any(entry["name"] == "t0" for entry in stations)
+        return [("R7 MAC flood", most <= 8192 and more <= 2 << 10 and stays,
+                 f"{count:,} sources: {most:,} stations at most, {more / 1024:.1f} MiB more, the TAP's station "
+                 + ("stays" if stays else "does NOT stay"))]
+
+
+def r8_loop(lab):
+    with Row(lab) as row:
+        client, server = row.pair()
+        row.link("--name", "also")
+        blocked = lambda: [entry for side in "ab" for entry in row.entries(side, "listport") if entry["state"] == "blocked"]
+        until(lambda: any(entry["name"] == "also" and entry["state"] in ("up", "blocked") for entry in row.entries("a", "listport")),
+              10, "the second link")
+        began = time.monotonic()
+        lab.on("a", "ping", "-c1", "-W1", "-b", "10.99.1.255", check=False)
+        until(blocked, 30, "a blocked port")
+        took, before, slowest = time.monotonic() - began, cpu(client) + cpu(server), 0.0
+        for _ in range(20):
+            asked = time.monotonic()
+            row.ctl("b", "version")
+            slowest = max(slowest, time.monotonic() - asked)
+            time.sleep(0.1)
+        share = (cpu(client) + cpu(server) - before) / (time.monotonic() - began - took)
+        row.ctl("a", "delport", "also")
+        cut = time.monotonic()
+        until(lambda: not blocked(), 60, "no port blocked")
+        row.meet()
+        healed = time.monotonic() - cut
+        met = took <= 2 and share < 0.2 and slowest < 0.2 and healed <= 30
+        return [("R8 loop", met, f"blocked after {took:.1f} s, {share:.1%} of a core, control in {slowest * 1e3:.0f} ms, healed "
+                 f"{healed:.0f} s after the second link went")]
+
+
+def r9_dead_peer(lab):
+    """The path swallows everything, both ways."""
+    with Row(lab) as row:
+        row.pair()
+        state = lambda: next(entry for entry in row.entries("a", "listport") if entry["name"] == "link")
+        number = state()["port"]
+        time.sleep(20)
+        for side, other in ("ab", "ba"):  # sent to nobody, and no error anywhere
+            lab.ip(side, "neigh", "replace", UNDERLAY[other], "lladdr", "02:00:00:00:00:99", "dev", "u0", "nud", "permanent")
+        began = time.monotonic()
+        until(lambda: state()["state"] != "up", 90, "the link noticed dead")
+        noticed = time.monotonic() - began
+        flushed = not any(entry["name"] == "link" for entry in row.entries("a", "listfdb"))
+        for side, other in ("ab", "ba"):
+            lab.ip(side, "neigh", "del", UNDERLAY[other], "dev", "u0")
+        healed = time.monotonic()
+        until(lambda: state()["state"] == "up", 60, "the link up again")
+        back = time.monotonic() - healed
+        met = noticed <= 45 and flushed and back <= 30 and state()["port"] == number
+        return [("R9 dead peer", met, f"noticed after {noticed:.0f} s, its stations forgotten: {flushed}, up {back:.0f} s after "
+                 "the path, same number")]
+
+
+def r14_churn(lab, seconds, seed):
+    """Links and ports come and go, a fault every few seconds; the least-squares slope of RSS with its 95 % interval."""
+    rng = random.Random(seed)
+    with Row(lab) as row:
+        client, server = row.pair()
+        until(lambda: True, 1, "")
+        start = descriptors(server)
+        points, began, turns = [], time.monotonic(), 0
+        while time.monotonic() - began < seconds:
+            turns += 1
+            what = rng.randrange(6)
+            if what == 0:
+                row.ctl("a", "delport", "link")
+                row.link("--name", "link")
+            elif what == 1:
+                row.tap("b", "t2")
+                row.ctl("b", "delport", "t2")
+            elif what == 2:
+                server.send_signal(signal.SIGHUP)
+            elif what == 3:
+                row.peer("a", "slow", UNDERLAY["b"], "8080").stdout.readline()
+                row.started.pop().kill()
+            elif what == 4:
+                lab.ip("a", "link", "set", "u0", "down")
+                time.sleep(0.5)
+                lab.ip("a", "link", "set", "u0", "up")
+            else:
+                row.peer("b", "frames", "t0", 5_000, 2).wait(60)
+            time.sleep(1)
+            points.append((time.monotonic() - began, rss_kib(server)))
+        row.meet(60)
+        time.sleep(3)
+        now = descriptors(server)
+        log = open(server.log, encoding="utf-8", errors="replace").read()
+        settled = points[len(points) // 4:]
+        slope, error = line(settled)
+        text = (f"{seconds:.0f} s, {turns} disturbances (seed {seed}): {slope * 3600 / 1024:+.2f} +- {error * 3600 / 1024:.2f} MiB/h, "
+                f"descriptors and threads {start} -> {now}, {log.count('panicked')} panics")
+        same = now[1] == start[1] and abs(now[0] - start[0]) <= 2
+        # Minutes say nothing of an hour's slope.
+        met = same and "panicked" not in log and (slope * 3600 / 1024 < 1 if seconds >= 3600 else None)
+        return [("R14 churn", met if same and "panicked" not in log else False, text)]
+
+
+def line(points):
+    """Slope of least squares, and half its 95 % interval."""
+    count = len(points)
+    if count < 3:
+        return 0.0, math.inf
+    middle = sum(x for x, _ in points) / count
+    level = sum(y for _, y in points) / count
+    spread = sum((x - middle) ** 2 for x, _ in points)
+    slope = sum((x - middle) * (y - level) for x, y in points) / spread
+    rest = sum((y - level - slope * (x - middle)) ** 2 for x, y in points)
+    return slope, 1.96 * math.sqrt(rest / (count - 2) / spread)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("seconds", nargs="?", type=float, default=600, help="in all (600)")
+    parser.add_argument("--only", help="rows, by comma: R1 R3 R4 R5 R7 R8 R9 R14")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        sys.exit("soak: network namespaces and TAPs want root: sudo make soak")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    rows = {"R1": lambda lab: r1_conservation(lab, 1_000_000), "R3": r3_bottleneck, "R4": r4_slow_peer,
+            "R5": lambda lab: r5_many_peers(lab, 1_000), "R7": lambda lab: r7_mac_flood(lab, 1_000_000), "R8": r8_loop,
+            "R9": r9_dead_peer}
+    wanted = options.only.split(",") if options.only else [*rows, "R14"]
+    began, missed = time.monotonic(), 0
+
+    def judge(name, work):
+        nonlocal missed
+        try:
+            with Lab() as lab:
+                found = work(lab)
+        except (LabError, subprocess.TimeoutExpired) as error:
+            found = [(name, False, f"not measured: {error}")]
+        for row, met, text in found:
+            word = {True: "met", False: "MISSED", None: "open"}[met]
+            missed += met is False
+            print(f"{row:26} {word:7} {text}", flush=True)
+
+    for name, work in rows.items():
+        if name in wanted:
+            judge(name, work)
+    if "R14" in wanted:
+        rest = max(30.0, options.seconds - (time.monotonic() - began))
+        judge("R14 churn", lambda lab: r14_churn(lab, rest, options.seed))
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
