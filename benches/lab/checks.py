@@ -9,6 +9,8 @@ import time
 
 from hosts import OVERLAY, UNDERLAY, LabError, environment, until
 
+PROBE = b"\x88\xb6"  # the EtherType of our loop guard
+
 
 # --- Mask keys -----------------------------------------------------------------------------------------------
 
@@ -16,7 +18,7 @@ def mask_keys(lab, tunnel):
     """{"frames", "distinct", "zero", "unmasked", "real", "server_masked"} of a link that was captured from its start.
 
     The capture is made of the underlay, with a ping and a short TCP transfer inside. `real` counts those messages
-    that, unmasked, are frames from or to the two devices or broadcast: the key was used, not only sent.
+    that, unmasked, are frames of the device or probes of our loop guard: the key was used, not only sent.
     """
     pcap = lab.path(f"{tunnel.name}.pcap")
     head = 10 if tunnel.whole else 0  # the virtio header in front of each frame
@@ -43,9 +45,9 @@ def mask_keys(lab, tunnel):
     keys = [key for key, _ in sent if key is not None]
     real = 0
     for key, payload in sent:
-        clear = bytes(byte ^ key[index % 4] for index, byte in enumerate(payload[:head + 12])) if key else b""
-        to, source = clear[head:head + 6], clear[head + 6:]
-        real += source == macs[0] and (to == macs[1] or bool(to and to[0] & 1))
+        clear = bytes(byte ^ key[index % 4] for index, byte in enumerate(payload[:head + 14])) if key else b""
+        to, source, kind = clear[head:head + 6], clear[head + 6:head + 12], clear[head + 12:]
+        real += kind == PROBE or source == macs[0] and (to == macs[1] or bool(to and to[0] & 1))
     return {"frames": len(sent), "distinct": len(set(keys)), "zero": keys.count(bytes(4)),
             "unmasked": len(sent) - len(keys), "real": real,
             "server_masked": sum(key is not None for key, _ in answered), "server_frames": len(answered)}
@@ -105,8 +107,12 @@ def _messages(stream):
 
 # --- Footprint -----------------------------------------------------------------------------------------------
 
-def footprint(lab, tunnel, seconds, starts):
-    """{"start_ms", "rss_mib", "wakeups_per_s", "binary_mib"}: the last three of a switch with two idle links."""
+def footprint(lab, tunnel, settle, seconds, starts):
+    """{"start_ms", "rss_mib", "wakeups_per_s", "binary_mib"}: the last three of a switch with two idle links.
+
+    For half a minute after a link came, the loop guard asks by it every second: wake-ups are counted when `settle`
+    seconds have passed, or not at all when that is 0.
+    """
     result = {"start_ms": statistics.median(_start(lab, tunnel.sw) for _ in range(starts)),
               "binary_mib": os.path.getsize(tunnel.sw) / 2**20}
     try:
@@ -115,11 +121,11 @@ def footprint(lab, tunnel, seconds, starts):
             tunnel.switch(lab, side, "--no-listen")
             tunnel.link(lab, side)
         until(lambda: tunnel.ctl(lab, "b", "listport").count(" up ") == 2, 10, "two links")
-        time.sleep(1.5)
+        time.sleep(settle)
         before, begin = _switches(switch.pid), time.monotonic()
         time.sleep(seconds)
-        after = _switches(switch.pid)
-        result["wakeups_per_s"] = (after - before) / (time.monotonic() - begin)
+        if settle:
+            result["wakeups_per_s"] = (_switches(switch.pid) - before) / (time.monotonic() - begin)
         with open(f"/proc/{switch.pid}/status", encoding="ascii") as file:
             result["rss_mib"] = next(int(line.split()[1]) for line in file if line.startswith("VmRSS:")) / 1024
     finally:

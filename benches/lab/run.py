@@ -32,6 +32,7 @@ class Settings:
         self.loaded = 1 if quick else 5
         self.udp = 1 if quick else 3
         self.pings = 25 if quick else 50
+        self.settle = 0 if quick else 32  # seconds until the switch is idle; 0: wake-ups are not counted
         self.idle = 2 if quick else 10  # seconds of the footprint's idle switch
         self.starts = 3 if quick else 7
         self.again = 0 if quick else options.again
@@ -168,7 +169,7 @@ def lab_run(lab, options, settings):
                     for name in ("etherws-ws", "super-ws"))
     keys, foot, calls = {}, None, {}
     if plain:
-        foot = attempt("footprint", checks.footprint, lab, plain, settings.idle, settings.starts)
+        foot = attempt("footprint", checks.footprint, lab, plain, settings.settle, settings.idle, settings.starts)
         keys[plain.name] = attempt("mask keys", checks.mask_keys, lab, plain)
     if whole and not settings.quick:
         keys[whole.name] = attempt("mask keys", checks.mask_keys, lab, whole)
