@@ -10,7 +10,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lab"))
 
-from hosts import OVERLAY, TICK, UNDERLAY, LabError, command, stat_fields, until  # noqa: E402
+from hosts import OVERLAY, TICK, UNDERLAY, LabError, command, last_words, stat_fields, until  # noqa: E402
 from packages import etherws  # noqa: E402
 
 
@@ -34,7 +34,9 @@ class Row:
         sock = self.lab.path(f"soak-{side}.sock")
         process = self.lab.start(side, f"soak-{side}", self.sw, "sw", "--ctlsock", sock, *argv)
         self.started.append(process)
-        until(lambda: self.answers(side), 15, f"the switch on host {side}")
+        until(lambda: process.poll() is not None or self.answers(side), 15, f"the switch on host {side}")
+        if process.poll() is not None:
+            raise LabError(f"the switch on host {side} has ended: {last_words(process)}")
         return process
 
     def server(self, *argv):

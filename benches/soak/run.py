@@ -18,6 +18,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lab"))
 
+from doors import r6_reconnect_storm, r11_reload, r12_abuse  # noqa: E402
 from hosts import OVERLAY, UNDERLAY, Lab, LabError, until  # noqa: E402
 from place import Flows, Row, account, cpu, descriptors, ping_ms, rss_kib  # noqa: E402
 from tunnels import certificate  # noqa: E402
@@ -281,7 +282,7 @@ def line(points):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seconds", nargs="?", type=float, default=600, help="in all (600)")
-    parser.add_argument("--only", help="rows, by comma: R1 R3 R4 R5 R7 R8 R9 R14")
+    parser.add_argument("--only", help="rows, by comma: R1 to R9, R11, R12, R14 (R5 with R10)")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if os.geteuid() != 0:
@@ -290,8 +291,9 @@ def main():
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     rows = {"R1": lambda lab: r1_conservation(lab, 1_000_000),
             "R2": lambda lab: r2_nothing_lost(lab, 10_000_000 if options.seconds >= 3600 else 2_000_000), "R3": r3_bottleneck, "R4": r4_slow_peer,
-            "R5": lambda lab: r5_many_peers(lab, 1_000), "R7": lambda lab: r7_mac_flood(lab, 1_000_000), "R8": r8_loop,
-            "R9": r9_dead_peer}
+            "R5": lambda lab: r5_many_peers(lab, 1_000), "R6": lambda lab: r6_reconnect_storm(lab, 60),
+            "R7": lambda lab: r7_mac_flood(lab, 1_000_000), "R8": r8_loop, "R9": r9_dead_peer, "R11": r11_reload,
+            "R12": r12_abuse}
     wanted = options.only.split(",") if options.only else [*rows, "R14"]
     began, missed = time.monotonic(), 0
 
