@@ -98,7 +98,7 @@ class Crowd:
     """Requests from so many addresses at a time, and what became of each."""
 
     def __init__(self, host, port, sources):
-        os.nice(19)  # whoever does this has processors of his own
+        os.setpriority(os.PRIO_PROCESS, 0, 19)  # whoever does this has processors of his own
         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
         self.to, self.sources, self.poll, self.start = (host, int(port)), int(sources), select.epoll(), time.monotonic()
         self.there, self.begun, self.ended = {}, 0, collections.Counter()
