@@ -355,14 +355,14 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping, vnet } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet, congestion } = accepted;
     timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
     })
     .await??;
     let (stream, tls, early, place) = wire.take(early)?;
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, place: Box::new(place) })
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, place: Box::new(place) })
 }
 
 /// One request: whose path is it?

@@ -35,6 +35,7 @@ const LISTEN: &[&str] = &[
     "trusted_proxy",
     "proxy_protocol",
     "offload",
+    "congestion",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
@@ -62,6 +63,7 @@ pub const PORT: &[&str] = &[
     "mtu",
     "mac",
     "offload",
+    "congestion",
     "options",
 ];
 /// Keys of `port.options`.
@@ -163,7 +165,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             tokens = "listen.tokens",
             origin = "listen.origin",
             proxy_protocol = "listen.proxy_protocol",
-            offload = "listen.offload"
+            offload = "listen.offload",
+            congestion = "listen.congestion"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
     }
@@ -224,6 +227,7 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             mtu: table.read("mtu"),
             mac: table.read::<MacAddr>("mac"),
             offload: table.read("offload").unwrap_or(true),
+            congestion: table.read("congestion").unwrap_or_default(),
             options: table.table("options", "port.options", OPTIONS).map(|t| options(&t)).unwrap_or_default(),
         };
         if kind.is_none() || target.is_none() {
@@ -346,6 +350,7 @@ origin = ["https://example.net"]
 trusted_proxy = ["10.0.0.0/8", "::1"]
 proxy_protocol = true
 offload = false
+congestion = "reno"
 [control]
 sock = "/tmp/ctl.sock"
 [control.tcp]
@@ -382,6 +387,7 @@ shut = true
 access = 10
 isolated = true
 offload = false
+congestion = "bbr"
 options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
 [[user]]
 user = "alice"
@@ -411,6 +417,7 @@ trunk = "2-3"
             (Some(8080), "/lan", 2)
         );
         assert_eq!((listen.ping.unwrap().as_secs(), listen.offload), (20, false));
+        assert_eq!(listen.congestion.to_string(), "reno");
         assert!(config.door.control.tcp.unwrap().anonymous);
         let metrics = config.door.metrics.unwrap();
         assert_eq!((metrics.host.as_str(), metrics.port), ("::1", 0));
@@ -434,6 +441,7 @@ trunk = "2-3"
             (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
             (Some("p"), Some(5), true, false)
         );
+        assert_eq!(link.congestion.to_string(), "bbr");
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
         assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));

@@ -206,11 +206,14 @@ const TUN: &str = "/dev/net/tun";
 /// The service's user.
 const USER: &str = "etherws";
 
-/// What a switch reads of its host: itself, authorities, modules of the resolver, time zones, processors.
+/// What a switch reads of its host: itself, authorities, modules of the resolver, time zones, processors, what
+/// there is to pace links by.
 const HOST: &[&str] = &[
     "/proc/self",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
+    "/proc/sys/net/ipv4/tcp_available_congestion_control",
+    "/proc/sys/net/ipv4/tcp_allowed_congestion_control",
     "/dev/null",
     "/dev/urandom",
     "/etc/ssl",
