@@ -21,11 +21,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::anteroom::{Anteroom, Stay};
-use super::auth::{Logins, Verdict};
+use super::auth::Verdict;
 use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
 use super::lobby::{Full, Lobby, Most, Seat};
 use super::local::Admins;
+use super::logins::Logins;
 use super::metrics::{self, Metrics};
 use super::proxied;
 use super::reply::{Reply, closing, text, with};
