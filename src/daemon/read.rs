@@ -83,6 +83,7 @@ const USER: &[&str] = &[
     "rate",
     "storm",
     "max_macs",
+    "loop_guard",
     "links",
 ];
 /// A configuration larger than this is something else.
@@ -283,6 +284,7 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
             rate: table.read("rate"),
             storm: table.read("storm").unwrap_or_default(),
             max_macs: table.read("max_macs"),
+            loop_guard: table.read("loop_guard"),
             links: table.read("links"),
         };
         let Some(name) = table.read::<String>(key) else { continue };
@@ -398,6 +400,7 @@ ethertypes = ["ipv6"]
 rate = 1000000
 storm = { unknown = 3, multicast = 4 }
 max_macs = 1
+loop_guard = false
 links = 1
 [[user]]
 certificate = "bob"
@@ -445,6 +448,7 @@ trunk = "2-3"
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
         assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));
+        assert_eq!((alice.profile.loop_guard, bob.profile.loop_guard), (Some(false), None));
         assert_eq!(alice.profile.storm.to_string(), "multicast=4,unknown=3");
         assert_eq!(bob.who, Who::Certificate("bob".to_owned()));
     }

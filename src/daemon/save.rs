@@ -429,6 +429,7 @@ fn user_table(rule: &UserRule) -> Table {
         ("rate", profile.rate.map(number)),
         ("storm", storm_value(profile.storm)),
         ("max_macs", profile.max_macs.map(|most| number(most.into()))),
+        ("loop_guard", profile.loop_guard.map(Value::from)),
         ("links", profile.links.map(|links| number(links.into()))),
     ] {
         set(&mut table, key, value);
@@ -497,7 +498,7 @@ mod tests {
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
             [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
-            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nlinks=2\n";
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\nlinks=2\n";
         let whole = config(text);
         for existing in
             [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]

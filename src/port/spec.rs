@@ -273,6 +273,8 @@ pub struct Profile {
     pub storm: StormLimit,
     /// Stations learned there at most.
     pub max_macs: Option<u32>,
+    /// Absent: guarded.
+    pub loop_guard: Option<bool>,
     /// Links at a time; with 1 a new session replaces the old one. Absent: any number.
     pub links: Option<u32>,
 }

@@ -183,6 +183,7 @@ impl Ports {
             rate: profile.rate,
             storm: profile.storm,
             max_macs: profile.max_macs,
+            loop_guard: profile.loop_guard.unwrap_or(true),
             ..PortSpec::new(PortKind::Server, peer.to_string())
         };
         // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
