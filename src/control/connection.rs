@@ -381,7 +381,10 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
     }
     let path = request.uri().path();
     if metrics {
-        return closing(show_metrics(context, &request).await);
+        return closing(match rpc_http::foreign_reader(context, &rules, &request) {
+            None => show_metrics(context, &request).await,
+            Some(refusal) => refusal,
+        });
     }
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
         return match data::answer(context, &rules, listen, &request).await {
