@@ -144,9 +144,12 @@ fn read_pem(flag: &str, file: &Path) -> Result<String, String> {
     }
 }
 
-/// The switch reads the file, from another working directory.
+/// The switch reads the file, from another working directory. `credential:NAME` is among what its service manager gave it.
 fn absolute(file: &Path) -> Result<String, String> {
-    let absolute = std::path::absolute(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let absolute = match file.to_str() {
+        Some(name) if name.starts_with("credential:") => file.to_owned(),
+        _ => std::path::absolute(file).map_err(|e| format!("{}: {e}", file.display()))?,
+    };
     absolute
         .into_os_string()
         .into_string()
