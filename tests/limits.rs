@@ -5,6 +5,7 @@ mod lab;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -327,6 +328,8 @@ fn the_unix_socket_is_for_root_and_the_group() {
     std::fs::write(etc.join("group"), "root:x:0:\netherws:x:54321:\n").expect("group");
     let switch = Switch::start(&host, &["--no-listen"]);
     let sock = switch.sock().to_str().expect("path");
+    let meta = std::fs::metadata(sock).expect("socket");
+    assert_eq!((meta.gid(), meta.mode() & 0o777), (54321, 0o660), "the group's");
     sh(&["chmod", "0666", sock]);
     sh(&["chmod", "0755", host.dir().to_str().expect("path")]);
     let call = |groups: &str| {
