@@ -3,12 +3,13 @@
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 
+use super::local;
 use crate::sys::sandbox::{self, Want, hint};
 
 /// Where a service is to listen, as configured.
@@ -163,7 +164,7 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Mode 0660; a file left behind is replaced when nobody answers on it.
+    /// Of group `etherws` and mode 0660 where that group is and can be given it, else 0600; a file left behind is replaced when nobody answers on it.
     pub fn listen(path: &Path) -> Result<Self, String> {
         let fail = |e: io::Error| {
             format!("could not listen on {}: {e}{}", path.display(), hint(path, &e, Want::Write))
@@ -176,8 +177,10 @@ impl UnixSocket {
         remove_stale(path)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(fail)?;
         socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
+        let handed = local::group().is_some_and(|group| lchown(path, None, Some(group.as_raw())).is_ok());
+        let mode = if handed { 0o660 } else { 0o600 };
         // Nobody can connect before listen(), so the mode is right from the first moment.
-        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(mode))
             .and_then(|()| fs::symlink_metadata(path))
             .and_then(|meta| socket.listen(BACKLOG).map(|()| (meta.dev(), meta.ino())))
             .and_then(|identity| Ok((identity, UnixListener::from_std(socket.into())?)));
@@ -254,7 +257,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("etherws-bind-{}", std::process::id()));
         let path = dir.join("deep/ctl.sock");
         let first = UnixSocket::listen(&path)?;
-        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o660);
+        let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
+        assert_eq!(mode, if local::group().is_some() { 0o660 } else { 0o600 });
         let error = UnixSocket::listen(&path).err().unwrap_or_default();
         assert!(error.contains("another switch answers on"), "{error}");
         drop(first);

@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::anteroom::Anteroom;
-use super::auth::Logins;
 use super::bind::{Bind, BindError, UnixSocket, write_secret};
 use super::connection::{self, OnLink, Shared};
 use super::lobby::Lobby;
 use super::local::Admins;
+use super::logins::Logins;
 use super::metrics::Metrics;
 use super::rpc_http::Rpc;
 use super::rules::Rules;

@@ -4,13 +4,22 @@
 
 use std::os::fd::AsFd;
 
-use nix::unistd::{Group, geteuid};
+use nix::unistd::{Gid, Group, geteuid};
 use tokio::net::UnixStream;
 
 use crate::sys::peer;
 
 /// The group whose members may.
 const GROUP: &str = "etherws";
+
+/// The group whose members may, where there is one.
+pub fn group() -> Option<Gid> {
+    let found = Group::from_name(GROUP).unwrap_or_else(|e| {
+        tracing::warn!("group {GROUP} could not be looked up, so its members may not control: {e}");
+        None
+    });
+    found.map(|group| group.gid)
+}
 
 /// Who may, beside root and ourselves.
 pub struct Admins {
@@ -20,11 +29,7 @@ pub struct Admins {
 
 impl Admins {
     pub fn look_up() -> Self {
-        let group = Group::from_name(GROUP).unwrap_or_else(|e| {
-            tracing::warn!("group {GROUP} could not be looked up, so its members may not control: {e}");
-            None
-        });
-        Self { group: group.map(|group| group.gid.as_raw()) }
+        Self { group: group().map(Gid::as_raw) }
     }
 
     /// Why whoever connected may not control; nothing when he may.

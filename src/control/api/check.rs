@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::{Addresses, SetPort};
 use crate::frame::{MacAddr, Vid, VidSet};
 use crate::port::dial::Target;
-use crate::port::spec::{LinkOptions, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
+use crate::port::spec::{Congestion, LinkOptions, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
 
 /// The least MTU of an interface: what every IPv4 host must take in (RFC 791 3.1), and 1.3's bound.
 pub const MIN_MTU: u32 = 576;
@@ -44,6 +44,8 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
         }
     } else if spec.options != LinkOptions::default() {
         return Err(format!("options: a {} port has none; only a client link has", spec.kind));
+    } else if spec.congestion != Congestion::System {
+        return Err(format!("congestion: a {} port has none; only a client link has", spec.kind));
     }
     if spec.persist && spec.kind != PortKind::Tap {
         return Err(format!("persist: a {} port is no TAP; only a TAP can outlive its port", spec.kind));
@@ -86,6 +88,7 @@ pub fn port_change(set: SetPort) -> Result<PortChange, String> {
         storm: set.storm,
         max_macs,
         loop_guard: set.loop_guard,
+        congestion: set.congestion,
     })
 }
 

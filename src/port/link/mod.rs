@@ -11,6 +11,7 @@ mod queue;
 mod session;
 mod wire;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +21,7 @@ pub use session::{Ended, Session, Stop, linger};
 pub use wire::Wire;
 
 use super::egress::Departing;
+use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::prof::{Side, Tape};
@@ -38,12 +40,18 @@ pub struct Link {
     stuck: Notify,
     /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
     vnet: AtomicBool,
+    /// As it is asked for; locked behind `wire`.
+    congestion: Mutex<Congestion>,
 }
 
 impl Link {
-    /// A link that is dialled from here; `default` is one that comes in.
-    pub fn dialled() -> Self {
-        Self { dials: true, ..Self::default() }
+    /// A link that is dialled from here.
+    pub fn dialled(congestion: Congestion) -> Self {
+        Self { dials: true, ..Self::incoming(congestion) }
+    }
+
+    pub fn incoming(congestion: Congestion) -> Self {
+        Self { congestion: Mutex::new(congestion), ..Self::default() }
     }
 
     /// What it is to the way of a frame.
@@ -105,10 +113,31 @@ impl Link {
         self.lock().is_some()
     }
 
-    fn connected(&self, wire: Wire) {
+    /// For the connection that there is, and for those to come.
+    pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
+        let wire = self.lock();
+        let mut now = self.congestion();
+        if *now != *wanted {
+            wire.as_ref().map_or(Ok(()), |wire| wire.set_congestion(wanted))?;
+            now.clone_from(wanted);
+        }
+        Ok(())
+    }
+
+    /// `made_with` may have changed since.
+    fn connected(&self, wire: Wire, made_with: &Congestion) {
         let mut place = self.lock();
+        let wanted = self.congestion();
+        if *wanted != *made_with {
+            // The kernel was asked when it was wanted.
+            let _ = wire.set_congestion(&wanted);
+        }
         self.vnet.store(wire.is_vnet(), Relaxed);
         *place = Some(wire);
+    }
+
+    fn congestion(&self) -> MutexGuard<'_, Congestion> {
+        self.congestion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection; `None` while there is none.

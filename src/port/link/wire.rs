@@ -17,6 +17,8 @@ use super::fair::{FairQueue, Label, Lost};
 use super::queue::Queue;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
+use crate::port::congestion;
+use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
@@ -131,6 +133,10 @@ impl Wire {
 
     pub fn is_vnet(&self) -> bool {
         self.vnet
+    }
+
+    pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
+        congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
     }
 
     pub fn is_blocked(&self) -> bool {

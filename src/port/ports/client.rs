@@ -20,7 +20,12 @@ pub const PING: Duration = Duration::from_secs(15);
 
 /// Keeps `entry` connected to `target` until the port is ended.
 /// Without a `ping` of its own it probes at the switch's interval.
-pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Target, ping: Option<Duration>) {
+pub async fn keep_connected(
+    ports: Weak<Ports>,
+    entry: Arc<Entry>,
+    mut target: Target,
+    ping: Option<Duration>,
+) {
     tokio::select! {
         biased;
         () = entry.ended() => {
@@ -29,11 +34,11 @@ pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Targe
                 sleep(Duration::from_millis(5)).await;
             }
         }
-        () = redial(ports, &entry, &target, ping) => (),
+        () = redial(ports, &entry, &mut target, ping) => (),
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: Option<Duration>) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &mut Target, ping: Option<Duration>) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
@@ -42,6 +47,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
     loop {
         set_state(entry, State::Connecting, None);
         patience.moved.mark_unchanged();
+        target.congestion.clone_from(&entry.spec().congestion);
         let outcome = match dial(target, offload).await {
             Ok(dialed) => {
                 let Some(ports) = ports.upgrade() else { return };
@@ -68,6 +74,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
                             number: entry.number,
                             role: Role::Client,
                             vnet,
+                            congestion: target.congestion.clone(),
                             stream: Some(stream),
                             tls: dialed.tls.map(Into::into),
                             early: dialed.early,
