@@ -151,7 +151,7 @@ fn station(first: u64, step: u64, n: u64) -> MacAddr {
     MacAddr::from_bits(first | n << 8 | step << 32)
 }
 
-fn with<T: 'static>(fdb: &Arc<Fdb>, work: impl FnOnce(&Fdb) -> T + 'static) -> JoinHandle<T> {
+fn with<T: Send + 'static>(fdb: &Arc<Fdb>, work: impl FnOnce(&Fdb) -> T + Send + 'static) -> JoinHandle<T> {
     let fdb = fdb.clone();
     go(move || work(&fdb))
 }

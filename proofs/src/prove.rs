@@ -15,19 +15,28 @@ pub fn prove(name: &str, interrupted: usize, property: impl Fn() + Send + Sync +
     let mut model = Builder::new();
     model.preemption_bound = Some(interrupted);
     model.max_branches = 10_000;
+    let property = Arc::new(property);
     let tried = Arc::new(AtomicU64::new(0));
     let (start, count) = (Instant::now(), tried.clone());
     println!("{name}");
     model.check(move || {
         count.fetch_add(1, Relaxed);
         SHARED.store(false, Relaxed);
-        property();
+        let property = property.clone();
+        thread(move || property()).join().expect("a property that holds");
     });
     println!("    {} orders, {:.1} s", tried.load(Relaxed), start.elapsed().as_secs_f32());
 }
 
 /// Another thread of a property.
-pub fn go<T: 'static>(work: impl FnOnce() -> T + 'static) -> JoinHandle<T> {
+pub fn go<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     SHARED.store(true, Relaxed);
-    loom::thread::spawn(work)
+    thread(work)
 }
+
+fn thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    loom::thread::Builder::new().stack_size(STACK).spawn(work).expect("a thread")
+}
+
+/// Words: loom's own would do for little more than atomics.
+const STACK: usize = 32 << 10;

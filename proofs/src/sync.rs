@@ -7,6 +7,8 @@ use std::sync::atomic::AtomicBool;
 /// There is more than one thread: what happens before is the same in every order.
 pub static SHARED: AtomicBool = AtomicBool::new(false);
 
+// Not every proof needs all of it.
+#[allow(dead_code, unused_imports)]
 /// Atomics of which every access is an event of its own for loom. By itself loom 0.7 remembers only the last one of
 /// each: a writer that looks before it writes hides from it who looked before, and orders go untried. The
 /// relaxed `touch` orders nothing in the memory model.
