@@ -28,8 +28,9 @@ test:
 	@scripts/test.sh $(TEST_THREADS)
 
 check:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p etherws-proofs --locked -- -D warnings
 	scripts/deny.sh
 
 autobahn:

@@ -35,6 +35,11 @@ else
     grep -E '^test result|^test .* FAILED$' "$log" || true
 fi
 
+# What threads do to each other, in every order that the memory model allows.
+for proof in fdb link; do
+    timeout -k 30 600 cargo run --locked -q -p etherws-proofs --bin "$proof" || status=$?
+done
+
 # The pointers of ws::mask once more, each access looked at. valgrind has no AVX-512; the tests leave out what
 # the processor lacks.
 if command -v valgrind >/dev/null; then

@@ -12,8 +12,8 @@ mod session;
 mod wire;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -26,6 +26,7 @@ use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::prof::{Side, Tape};
 use crate::switch::{Counters, Reason};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
 
 /// A link's egress. Outlives its connections.
