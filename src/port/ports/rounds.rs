@@ -85,6 +85,9 @@ impl Rounds {
         self.watch_moves(ports, &entries);
         self.reopen(ports, &entries);
         self.probe(ports, &entries);
+        // A batch that passed the gate just before it shut may have learned behind the flush that followed.
+        let closed = entries.iter().filter(|entry| entry.gate.closed().is_some());
+        closed.for_each(|entry| _ = ports.fabric.switch.fdb.flush(entry.slot));
     }
 
     /// Whether there is something to be looked at every second.
