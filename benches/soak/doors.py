@@ -150,7 +150,7 @@ def r11_reload(lab):
         return [("R11 reload", not faults and not lost and found["sent"] == 60_000 and link["connects"] == 1,
                  f"new certificate and passwords count, three bad files change nothing, the old link stays: "
                  f"{'; '.join(faults) or 'yes'}; of {found['sent']:,} datagrams meanwhile {lost or 'none'} lost"
-                 + (f", by kernels {found['kernel']}" if found["kernel"] else ""))]
+                 + (f", by kernels {found['kernel']}" if found["lost"] else ""))]
 
 
 def one_certificate(lab, name):
