@@ -1,5 +1,9 @@
 //! Of `src/port` what stands between a batch of frames and the socket of a link.
 
+pub use etherws::port::spec;
+
+#[path = "../../src/port/congestion.rs"]
+mod congestion;
 #[path = "../../src/port/egress.rs"]
 pub mod egress;
 #[path = "../../src/port/fabric.rs"]
