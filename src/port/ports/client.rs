@@ -1,5 +1,6 @@
-//! The life of a client port: dial, serve, wait, for ever.
+//! The life of a port that dials: dial, serve, wait, for ever.
 
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,17 +11,24 @@ use tracing::{info, warn};
 
 use super::Ports;
 use super::entry::{Entry, State};
-use crate::port::dial::{Backoff, Target, dial};
-use crate::port::link::{Ended, Link, Session};
+use crate::port::dial::{Backoff, DialError, Dialed, Target, dial};
+use crate::port::link::{Ended, Link, Session, VmSession};
+use crate::port::qemu::Address;
 use crate::ws::codec::Role;
 use crate::ws::handshake::SUPER;
 
 /// Silence before a PING, when nobody says otherwise.
 pub const PING: Duration = Duration::from_secs(15);
 
-/// Keeps `entry` connected to `target` until the port is ended.
-/// Without a `ping` of its own it probes at the switch's interval.
-pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Target, ping: Option<Duration>) {
+/// Whom a port dials.
+pub enum Far {
+    /// Another switch. Without an interval of its own it is probed at the switch's.
+    Switch(Box<Target>, Option<Duration>),
+    Qemu(Address),
+}
+
+/// Keeps `entry` connected to `far` until the port is ended.
+pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, far: Far) {
     tokio::select! {
         biased;
         () = entry.ended() => {
@@ -29,55 +37,42 @@ pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, target: Targe
                 sleep(Duration::from_millis(5)).await;
             }
         }
-        () = redial(ports, &entry, &target, ping) => (),
+        () = redial(ports, &entry, &far) => (),
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: Option<Duration>) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &Far) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
-    let offload = entry.spec().offload;
     loop {
         set_state(entry, State::Connecting, None);
         patience.moved.mark_unchanged();
-        let outcome = match dial(target, offload).await {
-            Ok(dialed) => {
+        let outcome = match far.dial(entry).await {
+            Ok(reached) => {
                 let Some(ports) = ports.upgrade() else { return };
                 let since = Instant::now();
-                let peer = dialed.peer.to_string();
-                let vnet = dialed.protocol.as_deref() == Some(SUPER);
+                let peer = reached.peer();
                 {
                     let mut life = entry.life();
                     life.state = State::Up;
                     life.reason = None;
                     life.peer = Some(peer.clone());
-                    life.tls = dialed.tls.as_ref().and_then(|tls| describe_tls(tls));
-                    life.vnet = vnet;
+                    (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
                     life.connects += 1;
                 }
                 entry.tell();
-                info!(port = entry.number, peer, "connected to {}", target.display());
-                let ended = match dialed.stream.into_std() {
-                    Ok(stream) => {
-                        let session = Session {
-                            link: link(entry),
-                            fabric: ports.fabric.clone(),
-                            slot: entry.slot,
-                            number: entry.number,
-                            role: Role::Client,
-                            vnet,
-                            stream: Some(stream),
-                            tls: dialed.tls.map(Into::into),
-                            early: dialed.early,
-                            ping: ping.unwrap_or_else(|| ports.ping()),
-                            answers: answers.clone(),
-                            stop: entry.stop.subscribe(),
-                        };
-                        serve(ports, session).await
+                info!(port = entry.number, peer, "connected to {}", entry.target);
+                let ended = match reached {
+                    Reached::Switch(dialed, ping) => match session(&ports, entry, *dialed, ping, &answers) {
+                        Ok(session) => serve(ports, session.run()).await,
+                        Err(error) => Ended::Broken(error),
+                    },
+                    Reached::Qemu(socket, _) => {
+                        let session = vm_session(&ports, entry, socket);
+                        serve(ports, session.run()).await
                     }
-                    Err(error) => Ended::Broken(error),
                 };
                 if since.elapsed() >= Backoff::CEILING {
                     patience.backoff.reset();
@@ -99,6 +94,82 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &Target, ping: O
             _ => patience.backoff.next(random),
         };
         patience.wait(entry, delay, outcome.to_string()).await;
+    }
+}
+
+impl Far {
+    async fn dial(&self, entry: &Entry) -> Result<Reached, DialError> {
+        match self {
+            Self::Switch(target, ping) => {
+                let offload = entry.spec().offload;
+                Ok(Reached::Switch(Box::new(dial(target, offload).await?), *ping))
+            }
+            Self::Qemu(address) => {
+                let (socket, peer) = address.dial().await?;
+                Ok(Reached::Qemu(socket, peer))
+            }
+        }
+    }
+}
+
+/// What came of a dial.
+enum Reached {
+    Switch(Box<Dialed>, Option<Duration>),
+    Qemu(socket2::Socket, String),
+}
+
+impl Reached {
+    fn peer(&self) -> String {
+        match self {
+            Self::Switch(dialed, _) => dialed.peer.to_string(),
+            Self::Qemu(_, peer) => peer.clone(),
+        }
+    }
+
+    fn tls(&self) -> Option<String> {
+        match self {
+            Self::Switch(dialed, _) => dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
+            Self::Qemu(..) => None,
+        }
+    }
+
+    fn is_vnet(&self) -> bool {
+        matches!(self, Self::Switch(dialed, _) if dialed.protocol.as_deref() == Some(SUPER))
+    }
+}
+
+fn session(
+    ports: &Ports,
+    entry: &Entry,
+    dialed: Dialed,
+    ping: Option<Duration>,
+    answers: &Arc<AtomicBool>,
+) -> io::Result<Session> {
+    Ok(Session {
+        link: link(entry),
+        fabric: ports.fabric.clone(),
+        slot: entry.slot,
+        number: entry.number,
+        role: Role::Client,
+        vnet: dialed.protocol.as_deref() == Some(SUPER),
+        stream: Some(dialed.stream.into_std()?),
+        tls: dialed.tls.map(Into::into),
+        early: dialed.early,
+        ping: ping.unwrap_or_else(|| ports.ping()),
+        answers: answers.clone(),
+        stop: entry.stop.subscribe(),
+    })
+}
+
+/// The session of a virtual machine.
+pub fn vm_session(ports: &Ports, entry: &Entry, socket: socket2::Socket) -> VmSession {
+    VmSession {
+        link: link(entry),
+        fabric: ports.fabric.clone(),
+        slot: entry.slot,
+        number: entry.number,
+        socket,
+        stop: entry.stop.subscribe(),
     }
 }
 
@@ -130,11 +201,11 @@ impl Patience {
 }
 
 /// Runs a session on a data thread and waits for its end.
-pub async fn serve(ports: Arc<Ports>, session: Session) -> Ended {
+pub async fn serve(ports: Arc<Ports>, session: impl Future<Output = Ended> + Send + 'static) -> Ended {
     let (seat, open) = (ports.threads.seat(), ports.open.clone());
     drop(ports);
     let whole = async move {
-        let ended = session.run().await;
+        let ended = session.await;
         drop(open);
         ended
     };
