@@ -57,6 +57,7 @@ impl VmSession {
             stream,
             rest: Vec::new(),
             progress: Progress::new(Instant::now()),
+            shrunk: Instant::now(),
         };
         let Err(ended) = serving.forward_until_the_end(self.stop).await;
         if matches!(ended, Ended::Stopped) {
@@ -74,6 +75,8 @@ struct Serving {
     /// The start of a frame whose end has not been read.
     rest: Vec<u8>,
     progress: Progress,
+    /// When the memory of a burst was last given back.
+    shrunk: Instant,
 }
 
 impl Serving {
@@ -175,10 +178,11 @@ impl Serving {
             return Err(Ended::Broken(error));
         }
         let due = self.progress.check(wire, now)?;
-        if due.is_none() {
+        if due.is_none() && now >= self.shrunk + SHRINK {
+            self.shrunk = now;
             wire.shrink();
         }
-        Ok((due.unwrap_or(now + IDLE), wire.is_blocked()))
+        Ok((due.unwrap_or(self.shrunk + SHRINK), wire.is_blocked()))
     }
 
     /// Lets out what waits.
@@ -196,5 +200,5 @@ impl Serving {
     }
 }
 
-/// Between looks at a connection of which nothing is heard.
-const IDLE: Duration = Duration::from_secs(60);
+/// Often enough for memory that nobody needs, seldom enough for memory that is needed again at once.
+const SHRINK: Duration = Duration::from_secs(60);
