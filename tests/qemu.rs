@@ -164,8 +164,13 @@ fn each_machine_becomes_a_port_and_goes_with_it() {
     // The listener is no way out: what is flooded is not dropped there.
     assert_eq!(bench.switch.entries("listCounters")[1]["drops"], json!({}), "{}", bench.switch.all_drops());
 
+    let why = bench.switch.ctl_err(1, &["addfdb", &mac_text(mac(5)), "vms"]);
+    assert!(why.contains("name a machine's port"), "{why}");
+    bench.switch.ctl_ok(&["addfdb", &mac_text(mac(5)), "vms-1", "--vid", "7"]);
+
     drop(one);
     wait_until("the port is gone", LIMIT, || !bench.is_there("vms-1"));
+    assert!(bench.switch.fdb().iter().all(|(_, station, _)| *station != mac_text(mac(5))));
     assert!(bench.switch.fdb().iter().all(|(_, station, _)| *station != mac_text(mac(1))));
     let mut again = bench.join("vms-1");
     assert!(

@@ -262,6 +262,11 @@ impl Ports {
             return Err(PortError::Invalid(format!("{mac} is not a station's address")));
         }
         let entry = self.find(port)?;
+        if entry.life().state == State::Listening {
+            return Err(PortError::Invalid(format!(
+                "no frame passes port {port}, which listens: name a machine's port"
+            )));
+        }
         if !self.fabric.switch.fdb.insert_static(vid, mac, entry.slot) {
             return Err(PortError::Failed(format!(
                 "no room for {mac}: all {} entries of the FDB are static",
