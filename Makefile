@@ -17,7 +17,7 @@ help:
 	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root, 25 minutes)'
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make fuzz T=3600  all fuzz targets, for so many seconds together (needs nightly and cargo-fuzz)'
-	@echo 'make soak T=600   reliability, measured: the R rows, then churn for the rest of the time (root)'
+	@echo 'make soak T=900   reliability, measured: the R rows, then churn for the rest of the time (root)'
 	@echo 'make build        debug build        make release   release build, symbols apart'
 	@echo 'make clean        removes target/'
 
@@ -28,8 +28,9 @@ test:
 	@scripts/test.sh $(TEST_THREADS)
 
 check:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
+	$(CARGO) clippy -p etherws-proofs --locked -- -D warnings
 	scripts/deny.sh
 
 autobahn:

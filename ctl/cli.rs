@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
-use etherws::control::api::{Bpdu, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
+use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
 use crate::flame::FlameArgs;
@@ -184,6 +184,9 @@ pub enum AddPort {
         target: String,
         #[command(flatten)]
         port: PortArgs,
+        /// Congestion control of the connection, such as bbr [default: the system's].
+        #[arg(long, value_name = "NAME")]
+        congestion: Option<Congestion>,
         #[command(flatten)]
         link: LinkArgs,
     },
@@ -340,6 +343,9 @@ pub struct SetPort {
     /// Look for loops through this port (1), or do not (0).
     #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
     pub loop_guard: Option<bool>,
+    /// Congestion control of a link, such as bbr, or default: the system's.
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<Congestion>,
 }
 
 #[derive(Args, Debug)]

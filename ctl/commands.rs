@@ -73,7 +73,10 @@ fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
         AddPort::Netdev { target, port, interface } => {
             with_interface(with_port(PortSpec::new(PortKind::Netdev, target), port), interface)
         }
-        AddPort::Client { target, port, .. } => with_port(PortSpec::new(PortKind::Client, target), port),
+        AddPort::Client { target, port, congestion, .. } => PortSpec {
+            congestion: congestion.clone().unwrap_or_default(),
+            ..with_port(PortSpec::new(PortKind::Client, target), port)
+        },
         AddPort::Qemu { target, port, connect, anonymous } => {
             let options = LinkOptions { connect: *connect, anonymous: *anonymous, ..LinkOptions::default() };
             PortSpec { options, ..with_port(PortSpec::new(PortKind::Qemu, target), port) }
@@ -146,9 +149,12 @@ fn read_pem(flag: &str, file: &Path) -> Result<String, String> {
     }
 }
 
-/// The switch reads the file, from another working directory.
+/// The switch reads the file, from another working directory. `credential:NAME` is among what its service manager gave it.
 fn absolute(file: &Path) -> Result<String, String> {
-    let absolute = std::path::absolute(file).map_err(|e| format!("{}: {e}", file.display()))?;
+    let absolute = match file.to_str() {
+        Some(name) if name.starts_with("credential:") => file.to_owned(),
+        _ => std::path::absolute(file).map_err(|e| format!("{}: {e}", file.display()))?,
+    };
     absolute
         .into_os_string()
         .into_string()
@@ -171,6 +177,7 @@ fn set_port(set: &SetPort) -> api::SetPort {
         storm: set.guard.storm,
         max_macs: set.guard.max_macs,
         loop_guard: set.loop_guard,
+        congestion: set.congestion.clone(),
         ..api::SetPort::of(set.port.clone())
     }
 }
@@ -253,8 +260,22 @@ pub fn read<T: DeserializeOwned>(result: Value) -> Result<T, String> {
 
 fn ports(entries: &[PortStatus]) -> String {
     let header = [
-        "Port", "Type", "State", "RX", "TX", "Target", "Name", "VLAN", "Peer", "User", "TLS", "Offload",
-        "Drops", "Alerts", "Reason",
+        "Port",
+        "Type",
+        "State",
+        "RX",
+        "TX",
+        "Target",
+        "Name",
+        "VLAN",
+        "Peer",
+        "User",
+        "TLS",
+        "Offload",
+        "Congestion",
+        "Drops",
+        "Alerts",
+        "Reason",
     ];
     let rows = entries.iter().map(|entry| {
         let state = match entry.state.as_str() {
@@ -280,6 +301,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
+            entry.congestion.clone().unwrap_or_default(),
             unless_zero(entry.drops),
             entry.alerts.join(","),
             entry.reason.clone().unwrap_or_default(),

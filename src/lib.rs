@@ -10,7 +10,8 @@
 //!
 //! [`ws`] (WebSocket as bytes, pure) and [`prof`] (what a frame costs) are used from `port` upward;
 //! [`sys`] holds ioctls, socket options and clocks and lies under `port` and `prof`. The pure modules
-//! know of `prof` only its stages and the [`prof::Probe`] that they tell them to.
+//! know of `prof` only its stages and the [`prof::Probe`] that they tell them to. `sync` names std's locks for
+//! those whose every interleaving is tried.
 
 pub mod control;
 pub mod daemon;
@@ -18,5 +19,6 @@ pub mod frame;
 pub mod port;
 pub mod prof;
 pub mod switch;
+mod sync;
 pub mod sys;
 pub mod ws;

@@ -176,6 +176,24 @@ fn each_command_asks_exactly_this() {
             &ports,
         ),
         (
+            "addport client wss://h/ --user u --passwd-file credential:far",
+            "addPort",
+            json!({"type": "client", "target": "wss://h/", "options": {"user": "u", "passwd_file": "credential:far"}}),
+            &ports,
+        ),
+        (
+            "addport client ws://h/ --congestion bbr",
+            "addPort",
+            json!({"type": "client", "target": "ws://h/", "congestion": "bbr"}),
+            &ports,
+        ),
+        (
+            "setport far --congestion default",
+            "setPort",
+            json!({"port": "far", "congestion": "default"}),
+            &ports,
+        ),
+        (
             "addport client wss://h/ --user u --passwd-file secret --insecure",
             "addPort",
             json!({"type": "client", "target": "wss://h/", "options": {"user": "u", "passwd_file": file, "insecure": true}}),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab::frames::{BROADCAST, Wire, frame, mac, mac_text, only_passes, passes, payload};
 use lab::switch::{ETHERCTL, TwoHosts};
-use lab::{Host, Process, SOON, Switch, wait_until};
+use lab::{Host, Process, SOON, Switch, wait_until, ws};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -249,6 +249,49 @@ fn two_taps_in_one_bridge_are_a_loop_and_one_is_blocked() {
     bench.switch.wait_state_for("t1", "up", LIMIT);
     watch.tells("loop-reopened");
     assert!(bench.drops("t0", "loop-probe") + bench.drops("t1", "loop-probe") > 0);
+}
+
+#[test]
+fn a_port_that_is_guarded_no_more_opens_and_says_why() {
+    let host = Host::new();
+    let bench = Bench::new(&host, &[&[], &[]]);
+    let watch = Watch::start(&host, &bench.switch, &[]);
+    host.ok(&["ip", "link", "add", "br0", "type", "bridge"]);
+    host.ok(&["ip", "link", "set", "br0", "up"]);
+    for tap in ["t0", "t1"] {
+        host.ok(&["ip", "link", "set", tap, "master", "br0"]);
+    }
+    bench.switch.wait_state_for("t1", "blocked", LIMIT);
+    // Probes come back as long as they are sent.
+    bench.switch.ctl_ok(&["setport", "t1", "--loop-guard", "0"]);
+    assert!(watch.tells("loop-reopened").contains("2 (t1) loop-reopened: the loop guard was turned off"));
+    assert_eq!(bench.switch.state("t1"), "up");
+}
+
+#[test]
+fn whose_links_are_guarded_is_said_in_their_profile() {
+    let hosts = TwoHosts::new();
+    let tokens = hosts.b.file("tokens", "loud 0123456789abcdef\nquiet fedcba9876543210\n");
+    let config =
+        format!("[listen]\ntokens = \"{tokens}\"\n[[user]]\ntoken = \"quiet\"\nloop_guard = false\n");
+    let config = hosts.b.file("b.toml", config);
+    let _b = Switch::start(&hosts.b, &["--config", &config]);
+    let link = |token: &str| {
+        let path = format!("/?token={token}");
+        let (answer, ws) = ws::get(&hosts.a, &format!("{}:80", hosts.link.b), &path, ws::UPGRADE);
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        ws
+    };
+    let is_probe = |message: &Vec<u8>| message.starts_with(b"\x03ewloo");
+    let (mut quiet, mut loud) = (link("fedcba9876543210"), link("0123456789abcdef"));
+    for _ in 0..3 {
+        let probe =
+            std::iter::repeat_with(|| loud.wait(ws::BINARY, LIMIT)).find(|got| got.iter().all(is_probe));
+        assert!(probe.flatten().is_some(), "the other one is probed each second");
+    }
+    while let Some(message) = quiet.wait(ws::BINARY, Duration::from_millis(200)) {
+        assert!(!is_probe(&message), "a probe");
+    }
 }
 
 #[test]

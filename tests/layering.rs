@@ -18,7 +18,7 @@ fn allowed(from: &str, to: &str) -> bool {
         "sys" => to == "frame",
         "ws" => to == "prof",
         "prof" => to == "sys",
-        "frame" => false,
+        "frame" | "sync" => false,
         "ctl" => matches!(to, "control" | "prof"),
         other => panic!("src/{other} has no place in the layers yet: give it one here and in src/lib.rs"),
     }

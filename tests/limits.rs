@@ -5,6 +5,7 @@ mod lab;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -195,6 +196,31 @@ fn failures_are_limited_and_who_was_let_in_passes() {
     assert_eq!(place.login(&place.far, "joe", "guess"), 401);
 }
 
+/// Eight switches behind one address dial again when theirs is back. None of them fails.
+#[test]
+fn who_is_still_being_checked_has_not_failed() {
+    let hosts = TwoHosts::new();
+    let line = |n| sh(&["htpasswd", "-nbB", "-C", "8", &format!("user{n}"), "pw"]);
+    let htpasswd = hosts.b.file("htpasswd", (0..8).map(line).collect::<String>());
+    let config = format!("[listen]\nhtpasswd = \"{htpasswd}\"\n[limits]\nfailed_logins = 3\n");
+    let place = Place::new(&hosts, &config);
+    let all = |addr: &str, password: &str| -> Vec<u16> {
+        let login = |n| place.login(addr, &format!("user{n}"), password);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|n| scope.spawn(move || login(n))).collect();
+            threads.into_iter().map(|thread| thread.join().expect("an answer")).collect()
+        })
+    };
+    assert_eq!(all(&place.near, "pw"), [101; 8]);
+    // Of those that do fail no more are checked than ever, however many come at a time.
+    let start = Instant::now();
+    let guesses = all(&place.far, "guess");
+    let (wrong, late) = guesses.iter().partition::<Vec<u16>, _>(|status| **status == 401);
+    let paid_back = start.elapsed().as_secs() as usize / 20 + 1;
+    assert!(wrong.len() >= 3 && wrong.len() <= 3 + paid_back, "{guesses:?}");
+    assert!(late.iter().all(|status| *status == 429), "{guesses:?}");
+}
+
 /// No stopwatch tells an unknown user from a wrong password, nor one kind of hash from another: all wait for the
 /// same strokes, and for those that the dearest hash could have reached.
 #[test]
@@ -302,6 +328,8 @@ fn the_unix_socket_is_for_root_and_the_group() {
     std::fs::write(etc.join("group"), "root:x:0:\netherws:x:54321:\n").expect("group");
     let switch = Switch::start(&host, &["--no-listen"]);
     let sock = switch.sock().to_str().expect("path");
+    let meta = std::fs::metadata(sock).expect("socket");
+    assert_eq!((meta.gid(), meta.mode() & 0o777), (54321, 0o660), "the group's");
     sh(&["chmod", "0666", sock]);
     sh(&["chmod", "0755", host.dir().to_str().expect("path")]);
     let call = |groups: &str| {
@@ -338,7 +366,7 @@ fn the_unix_socket_is_for_root_and_the_group() {
 }
 
 #[test]
-fn passwords_are_checked_at_the_lowest_priority() {
+fn passwords_are_checked_by_a_thread_that_gives_way() {
     let host = Host::new();
     let switch = Switch::start(&host, &["--no-listen"]);
     let tasks = std::fs::read_dir(format!("/proc/{}/task", switch.process.pid())).expect("threads");
@@ -349,7 +377,7 @@ fn passwords_are_checked_at_the_lowest_priority() {
         let stat = std::fs::read_to_string(path.join("stat")).expect("stat");
         // proc_pid_stat(5), field 19.
         let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16)).expect("nice");
-        policies.push((name, nice == "19"));
+        policies.push((name, nice == "10"));
     }
     let last: Vec<_> = policies.iter().filter(|(_, last)| *last).map(|(name, _)| name.as_str()).collect();
     assert_eq!(last, ["login"], "{policies:?}");

@@ -150,6 +150,32 @@ fn control_s_door_asks_for_what_control_asks_for() {
     assert!(!refused.status.success(), "no listener unless --metrics asks for one: {}", said(&refused));
 }
 
+/// A page whose name was made to lead here must not read what ports there are.
+#[test]
+fn bad_50_metrics_answer_to_their_own_names() {
+    let host = Host::new();
+    host.ok(&["ip", "addr", "add", "192.0.2.1/32", "dev", "lo"]);
+    let etc = std::path::Path::new("/etc/netns").join(host.name());
+    std::fs::create_dir_all(&etc).expect("directory");
+    std::fs::write(etc.join("hosts"), "127.0.0.1 localhost\n192.0.2.1 sw.example\n").expect("hosts");
+    let switch = Switch::start(&host, &["--no-listen", "--metrics", "sw.example"]);
+    let _ = std::fs::remove_dir_all(&etc);
+    for (name, status) in [
+        ("sw.example:9867", "200"),
+        ("192.0.2.1:9867", "200"),
+        ("localhost", "200"),
+        ("evil.example:9867", "403"),
+        ("192.0.2.2", "403"),
+        ("", "400"),
+    ] {
+        let field = format!("Host: {name}");
+        let url = "http://192.0.2.1:9867/metrics";
+        let said = host.ok(&["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-H", &field, url]);
+        assert_eq!(said, status, "{name}");
+    }
+    assert_eq!(switch.drops("foreign-host"), 3);
+}
+
 #[test]
 fn the_own_listener_shows_metrics_and_nothing_else() {
     let host = Host::new();

@@ -377,6 +377,16 @@ fn a_socket_is_taken_from_the_dead_and_left_to_the_living() {
     let _machine = host.connect("127.0.0.1:5000").expect("it listens");
     switch.wait_state("open-1", "up");
 
+    // What paces TCP is for links, and nothing of such a change is made.
+    let asked = json!({"type": "qemu", "target": target("paced.sock"), "congestion": "cubic"});
+    assert_eq!(switch.rpc("addPort", asked).unwrap_err()["code"], -32602);
+    assert!(!host.dir().join("paced.sock").exists());
+    for port in ["vms", "open", "open-1"] {
+        let why = switch.ctl_err(1, &["setport", port, "--congestion", "cubic", "--isolated", "1"]);
+        assert!(why.contains("congestion: a qemu port has none"), "{why}");
+        assert_eq!(switch.port(port)["isolated"], json!(false));
+    }
+
     // SIGKILL leaves a dead one; an orderly end leaves none.
     bench.switch.kill_and_restart();
     assert!(bench.path.exists());

@@ -8,6 +8,7 @@
 """
 
 import base64
+import functools
 import json
 import os
 import random
@@ -21,14 +22,25 @@ import time
 BINARY, CLOSE, PING, PONG = 2, 8, 9, 10
 
 
-def connect(host, port, ca=None):
-    """A link: the socket behind an upgrade."""
-    sock = socket.create_connection((host, int(port)), timeout=20)
-    if ca:
-        sock = ssl.create_default_context(cafile=ca).wrap_socket(sock, server_hostname=host)
+@functools.cache
+def trust(ca):
+    return ssl.create_default_context(cafile=ca)
+
+
+def request(host, port, login=None):
+    """An upgrade; `login` is USER:PASSWORD."""
     key = base64.b64encode(os.urandom(16)).decode()
-    sock.sendall((f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                  f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n").encode())
+    login = f"Authorization: Basic {base64.b64encode(login.encode()).decode()}\r\n" if login else ""
+    return (f"GET / HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n{login}\r\n").encode()
+
+
+def connect(host, port, ca=None, login=None, source=None):
+    """A link: the socket behind an upgrade."""
+    sock = socket.create_connection((host, int(port)), timeout=20, source_address=source and (source, 0))
+    if ca:
+        sock = trust(ca).wrap_socket(sock, server_hostname=host)
+    sock.sendall(request(host, port, login))
     head = b""
     while b"\r\n\r\n" not in head:
         more = sock.recv(1)

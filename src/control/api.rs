@@ -18,7 +18,7 @@ pub mod prof;
 use crate::port::dial;
 
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
-pub use crate::port::spec::{Bpdu, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
+pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 pub use check::{check_spec, did_you_mean, without_credentials};
 
@@ -210,6 +210,9 @@ pub struct SetPort {
     pub max_macs: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_switch")]
     pub loop_guard: Option<bool>,
+    /// Of a link; `"default"` is the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub congestion: Option<Congestion>,
 }
 
 impl SetPort {
@@ -231,6 +234,7 @@ impl SetPort {
             storm: None,
             max_macs: None,
             loop_guard: None,
+            congestion: None,
         }
     }
 }

@@ -1,29 +1,19 @@
-//! Who is let in. Password hashing is slow on purpose, so it happens in a thread of its own, which runs when nobody
-//! else wants the processor; what it found right is remembered for ten minutes, as a keyed hash, and forgotten when
-//! the file changes. What it found wrong is counted against the address that tried, and told on a clock's stroke.
+//! Who is let in: what a request shows of itself, and what a service asks for.
 
-use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, header};
-use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use super::failures::{Failures, told_at};
-use super::htpasswd::{Htpasswd, MAX_PASSWORD};
-use super::lobby::neighbourhood;
+use super::failures::{Try, told_at};
+use super::logins::{Logins, Realm, realm};
 use super::tokens::{Key, Tokens};
 use super::watched::Watched;
-use crate::sys::clock::thread_cpu_ns;
-use crate::sys::peer::run_last;
 
 /// What a request shows of itself.
 pub enum Credentials {
@@ -157,29 +147,17 @@ impl Gate {
         {
             return Verdict::User(user.clone());
         }
-        let login = user.zip(self.passwords.as_ref().map(|passwords| passwords.current(began)));
-        if let Some((user, realm)) = &login
-            && realm.knows(&realm.key_of(user, &password), address, began)
-        {
-            return Verdict::User(user.clone());
-        }
-        // Whoever was let in lately from this address has passed by here, whatever others there do. From elsewhere the
-        // same is a guess until it is paid for: else one could guess at any rate what somebody was let in by lately.
-        if !logins.failures().charge(address, a_minute, began) {
-            return Verdict::TooMany;
-        }
         let mut dearest = Duration::ZERO;
-        if let Some((user, realm)) = login {
-            let verdict = match logins.verify(&realm, user.clone(), password, address).await {
-                Some(false) => Verdict::Refused,
-                Some(true) => Verdict::User(user),
-                None => Verdict::Busy,
-            };
-            if verdict != Verdict::Refused {
-                logins.failures().refund(address, a_minute, Instant::now());
-                return verdict;
+        match (user, &self.passwords) {
+            (Some(user), Some(passwords)) => {
+                let verdict = check(passwords, logins, (user, password), address, a_minute).await;
+                match verdict {
+                    Verdict::Refused => dearest = passwords.current(Instant::now()).dearest(),
+                    verdict => return verdict,
+                }
             }
-            dearest = realm.dearest();
+            _ if !logins.tries().charge(address, a_minute, began) => return Verdict::TooMany,
+            _ => {}
         }
         tokio::time::sleep_until(told_at(began, Instant::now(), dearest).into()).await;
         Verdict::Refused
@@ -193,176 +171,34 @@ impl Gate {
     }
 }
 
-/// An htpasswd file and the logins that it has let in lately.
-pub struct Realm {
-    file: Htpasswd,
-    key: Key,
-    /// Keyed hash of user and password, and from which neighbourhood -> when it was verified.
-    known: Mutex<HashMap<([u8; 32], IpAddr), Instant>>,
-    /// Nanoseconds that the dearest of its hashes took to check; 0 until that is known.
-    dearest: AtomicU64,
-}
-
-impl Realm {
-    fn key_of(&self, user: &str, password: &[u8]) -> [u8; 32] {
-        let length = (user.len() as u64).to_be_bytes();
-        let message = Zeroizing::new([&length[..], user.as_bytes(), password].concat());
-        self.key.hash(&message)
-    }
-
-    fn knows(&self, key: &[u8; 32], from: IpAddr, now: Instant) -> bool {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .get(&(*key, neighbourhood(from)))
-            .is_some_and(|&since| now.saturating_duration_since(since) < REMEMBERED)
-    }
-
-    fn remember(&self, key: [u8; 32], from: IpAddr, now: Instant) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN {
-            known.retain(|_, since| now.saturating_duration_since(*since) < REMEMBERED);
+/// Looks a password up, or has it checked when its turn comes.
+async fn check(
+    passwords: &Watched<Realm>,
+    logins: &Logins,
+    (user, password): (String, Zeroizing<Vec<u8>>),
+    address: IpAddr,
+    a_minute: u32,
+) -> Verdict {
+    let realm = loop {
+        let decided = pin!(logins.decided());
+        let now = Instant::now();
+        let realm = passwords.current(now);
+        // Whoever was let in lately from this address passes here, whatever others there do. From elsewhere the same
+        // is a guess until it is paid for: else one could guess at any rate what somebody was let in by lately.
+        if realm.knows(&realm.key_of(&user, &password), address, now) {
+            return Verdict::User(user);
         }
-        if known.len() < MAX_KNOWN {
-            known.insert((key, neighbourhood(from)), now);
+        let tried = logins.tries().begin(address, a_minute, now);
+        match tried {
+            Try::Begun => break realm,
+            Try::Later => decided.await,
+            Try::Refused => return Verdict::TooMany,
         }
-    }
-
-    fn dearest(&self) -> Duration {
-        Duration::from_nanos(self.dearest.load(Relaxed))
-    }
-
-    /// Checks, and keeps in mind what that took.
-    fn verify(&self, user: &str, password: &[u8]) -> bool {
-        let timed = |check: &dyn Fn() -> bool| {
-            // Not by the clock on the wall: one check that had to wait would make all refusals late for ever.
-            let start = thread_cpu_ns();
-            let good = catch_unwind(AssertUnwindSafe(check)).unwrap_or(false);
-            let took = thread_cpu_ns().saturating_sub(start);
-            self.dearest.fetch_max(took, Relaxed);
-            good
-        };
-        // The first refusal already must not tell a cheap hash from a dear one.
-        if self.dearest.load(Relaxed) == 0 {
-            let kinds = self.file.kinds();
-            // The only one is measured in what follows.
-            for hash in kinds.iter().filter(|_| kinds.len() > 1) {
-                timed(&|| hash.matches(b"impossible"));
-            }
-        }
-        timed(&|| self.file.verify(user, password))
-    }
-}
-
-/// How to make a [`Realm`] of a file's bytes. A changed file makes a new one, which knows nobody yet.
-fn realm(key: Key) -> impl Fn(&[u8]) -> (Realm, bool, Vec<String>) + Send + Sync + 'static {
-    move |text| {
-        let (file, refused) = Htpasswd::parse(text);
-        let empty = file.is_empty();
-        let (known, dearest) = (Mutex::default(), AtomicU64::new(0));
-        (Realm { file, key: key.clone(), known, dearest }, empty, refused)
-    }
-}
-
-/// The thread that checks passwords, which ends with this, and who failed lately.
-pub struct Logins {
-    jobs: SyncSender<Work>,
-    failures: Mutex<Failures>,
-}
-
-enum Work {
-    Check(Job),
-    /// Anything that is to happen on that thread.
-    Other(Box<dyn FnOnce() + Send>),
-}
-
-struct Job {
-    realm: Arc<Realm>,
-    key: [u8; 32],
-    user: String,
-    password: Zeroizing<Vec<u8>>,
-    reply: oneshot::Sender<bool>,
-}
-
-impl Logins {
-    pub fn start() -> Result<Self, String> {
-        let (jobs, queue) = sync_channel(MAX_WAITING);
-        std::thread::Builder::new()
-            .name("login".to_owned())
-            .spawn(move || run(&queue))
-            .map_err(|e| format!("could not start the login thread: {e}"))?;
-        Ok(Self { jobs, failures: Mutex::default() })
-    }
-
-    fn failures(&self) -> MutexGuard<'_, Failures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `work` on the thread.
-    pub fn on_thread(&self, work: impl FnOnce() + Send + 'static) {
-        let _ = self.jobs.try_send(Work::Other(Box::new(work)));
-    }
-
-    /// Nothing when too many are waiting.
-    async fn verify(
-        &self,
-        realm: &Arc<Realm>,
-        user: String,
-        mut password: Zeroizing<Vec<u8>>,
-        from: IpAddr,
-    ) -> Option<bool> {
-        let key = realm.key_of(&user, &password);
-        // Refused by length all the same; the queue need not carry it.
-        password.truncate(MAX_PASSWORD + 1);
-        let (reply, answer) = oneshot::channel();
-        match self.jobs.try_send(Work::Check(Job { realm: Arc::clone(realm), key, user, password, reply })) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => return None,
-        }
-        let good = answer.await.unwrap_or(false);
-        if good {
-            // Not in the thread there: it may be put aside with the lock in its hand.
-            realm.remember(key, from, Instant::now());
-        }
-        Some(good)
-    }
-}
-
-fn run(queue: &Receiver<Work>) {
-    // Before frames come logins. Where that is not allowed they are served all the same.
-    if let Err(e) = run_last() {
-        tracing::debug!("the login thread has the priority of the others: {e}");
-    }
-    // Of many links that come back at once with the same password, one is hashed.
-    let mut lately: HashSet<[u8; 32]> = HashSet::new();
-    let mut of: Option<Arc<Realm>> = None;
-    loop {
-        let work = match queue.try_recv() {
-            Err(TryRecvError::Empty) => {
-                lately.clear();
-                queue.recv().ok()
-            }
-            other => other.ok(),
-        };
-        let Job { realm, key, user, password, reply } = match work {
-            None => return,
-            Some(Work::Check(job)) => job,
-            Some(Work::Other(work)) => {
-                work();
-                continue;
-            }
-        };
-        if reply.is_closed() {
-            continue;
-        }
-        if lately.len() >= MAX_KNOWN || !of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &realm)) {
-            lately.clear();
-            of = Some(Arc::clone(&realm));
-        }
-        let good = lately.contains(&key) || realm.verify(&user, &password);
-        if good {
-            lately.insert(key);
-        }
-        let _ = reply.send(good);
+    };
+    match logins.verify(realm, user.clone(), password, address, a_minute).await {
+        Some(true) => Verdict::User(user),
+        Some(false) => Verdict::Refused,
+        None => Verdict::Busy,
     }
 }
 
@@ -392,13 +228,10 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     out
 }
 
-const REMEMBERED: Duration = Duration::from_secs(600);
-const MAX_KNOWN: usize = 4096;
-const MAX_WAITING: usize = 4096;
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -481,7 +314,7 @@ mod tests {
         let Some(watched) = &gate.passwords else { return Err("no passwords".into()) };
         std::fs::write(&passwd, "")?;
         let later = Instant::now() + Duration::from_secs(5);
-        assert!(watched.current(later).file.is_empty());
+        assert!(watched.current(later).is_empty());
         let verdict = admit(&gate, basic("alice", "sesame open")).await;
         assert_eq!(verdict, Verdict::Refused, "a remembered login goes with the file");
         assert_eq!(admit(&Gate::default(), Credentials::Nothing).await, Verdict::Open);
@@ -489,6 +322,48 @@ mod tests {
         std::fs::remove_file(&passwd)?;
         std::fs::remove_file(&tokens)?;
         Ok(())
+    }
+
+    /// A dear hash on a busy machine takes longer than the ten seconds that a dialling switch waits.
+    #[tokio::test]
+    async fn a_password_that_was_right_after_its_client_had_gone_lets_the_next_try_in() -> Result<(), String>
+    {
+        let path = std::env::temp_dir().join(format!("etherws-patience-{}", std::process::id()));
+        // The first check measures both kinds before, so that its beginning is seen.
+        let lines = "alice:$2y$12$yUrQfHnCEMoHlLo6Oh.NDuouhWNz7TmcHg8twGYId.ahBi7gXykcu\n\
+                     bob:{SHA}GpHWL3ymc5liWkNopqtdSjuqYHM=\n";
+        std::fs::write(&path, lines).map_err(|e| e.to_string())?;
+        let gate = Arc::new(Gate::of_files(Some(&path), None, &Key::random()?)?);
+        let realm =
+            gate.passwords.as_ref().map(|passwords| passwords.current(Instant::now())).ok_or("none")?;
+        let logins = Arc::new(Logins::start()?);
+        let nat = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let first = {
+            let (gate, logins) = (Arc::clone(&gate), Arc::clone(&logins));
+            tokio::spawn(async move { gate.admit(&logins, basic("alice", "pw"), nat, 1).await })
+        };
+        let wait_for = async |what: &str, is: &dyn Fn() -> bool| {
+            let end = Instant::now() + Duration::from_secs(30);
+            while !is() {
+                assert!(Instant::now() < end, "waited in vain: {what}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        wait_for("the check begins", &|| !realm.dearest().is_zero()).await;
+        first.abort();
+        wait_for("it is remembered", &|| realm.knows(&realm.key_of("alice", b"pw"), nat, Instant::now()))
+            .await;
+        // And is no failure: there is one a minute.
+        wait_for("it is paid back", &|| logins.tries().begin(nat, 1, Instant::now()) == Try::Begun).await;
+        logins.tries().end(nat, 1, false, Instant::now());
+        // At once, whatever else is being checked.
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        logins.on_thread(move || _ = hold.recv());
+        let next = gate.admit(&logins, basic("alice", "pw"), nat, 1);
+        let next = tokio::time::timeout(Duration::from_secs(30), next).await.map_err(|e| e.to_string())?;
+        assert_eq!(next, Verdict::User("alice".into()));
+        drop(release);
+        std::fs::remove_file(&path).map_err(|e| e.to_string())
     }
 
     #[tokio::test]

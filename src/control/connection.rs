@@ -21,11 +21,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 
 use super::anteroom::{Anteroom, Stay};
-use super::auth::{Logins, Verdict};
+use super::auth::Verdict;
 use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
 use super::lobby::{Full, Lobby, Most, Seat};
 use super::local::Admins;
+use super::logins::Logins;
 use super::metrics::{self, Metrics};
 use super::proxied;
 use super::reply::{Reply, closing, text, with};
@@ -355,14 +356,14 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping, vnet } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet, congestion } = accepted;
     timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
     })
     .await??;
     let (stream, tls, early, place) = wire.take(early)?;
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, place: Box::new(place) })
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, place: Box::new(place) })
 }
 
 /// One request: whose path is it?
@@ -380,7 +381,10 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
     }
     let path = request.uri().path();
     if metrics {
-        return closing(show_metrics(context, &request).await);
+        return closing(match rpc_http::foreign_reader(context, &rules, &request) {
+            None => show_metrics(context, &request).await,
+            Some(refusal) => refusal,
+        });
     }
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
         return match data::answer(context, &rules, listen, &request).await {

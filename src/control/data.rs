@@ -11,6 +11,7 @@ use super::rules::Rules;
 use super::settings::{ListenSettings, Who};
 use super::upgrade;
 use crate::port::Profile;
+use crate::port::spec::Congestion;
 use crate::port::tally::Event;
 use crate::ws::handshake;
 
@@ -24,6 +25,7 @@ pub struct Accepted {
     pub ping: Option<std::time::Duration>,
     /// The 101 says `etherws.vnet1`.
     pub vnet: bool,
+    pub congestion: Congestion,
 }
 
 /// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
@@ -78,7 +80,8 @@ pub async fn answer<B>(
     let protocol = handshake::choose(headers, listen.offload);
     let reply = upgrade::switching(key, protocol);
     let vnet = protocol == Some(handshake::SUPER);
-    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet })
+    let congestion = listen.congestion.clone();
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion })
 }
 
 /// The header wins; the query is for browsers, which cannot set one.

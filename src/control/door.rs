@@ -11,11 +11,11 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::anteroom::Anteroom;
-use super::auth::Logins;
 use super::bind::{Bind, BindError, write_secret};
 use super::connection::{self, OnLink, Shared};
 use super::lobby::Lobby;
-use super::local::Admins;
+use super::local::{self, Admins};
+use super::logins::Logins;
 use super::metrics::Metrics;
 use super::rpc_http::Rpc;
 use super::rules::Rules;
@@ -79,7 +79,7 @@ impl Door {
             tcp.push(Listener::new(plan.bind.clone(), sockets));
         }
         check_anonymous_addresses(&rules, &tcp)?;
-        let unix = UnixSocket::listen(&rules.settings.control.sock, CTLSOCK)?;
+        let unix = UnixSocket::listen(&rules.settings.control.sock, local::hand_over, CTLSOCK)?;
         bound()?;
         let shared = Arc::new(Shared {
             rules: ArcSwap::from_pointee(rules),
@@ -147,7 +147,7 @@ impl Door {
         let old = shared.rules.load_full();
         let unix = match &rules.settings.control.sock {
             sock if *sock == old.settings.control.sock => None,
-            sock => Some(UnixSocket::listen(sock, CTLSOCK)?),
+            sock => Some(UnixSocket::listen(sock, local::hand_over, CTLSOCK)?),
         };
         let token_file = write_token(shared, &rules)?;
         // What is no longer wanted must go before an address that overlaps with it can be bound, and comes back

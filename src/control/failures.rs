@@ -12,6 +12,19 @@ use super::lobby::neighbourhood;
 pub struct Failures {
     /// When the account is even again; those of the past are as good as none.
     even: HashMap<IpAddr, Instant>,
+    /// Of each address, tries whose end is not known yet.
+    checked: HashMap<IpAddr, usize>,
+}
+
+/// What becomes of a try.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Try {
+    /// It is to be checked, and ended.
+    Begun,
+    /// So many of this address are being checked that it has to wait for the end of one.
+    Later,
+    /// The address has had its share of failures.
+    Refused,
 }
 
 impl Failures {
@@ -30,8 +43,32 @@ impl Failures {
         true
     }
 
-    /// Takes one back: it did not fail.
-    pub fn refund(&mut self, address: IpAddr, a_minute: u32, now: Instant) {
+    /// A try that takes time to check: charged until its end, so that no more of an address are under way than may
+    /// fail; but those who turn out right keep nobody out who can wait.
+    pub fn begin(&mut self, address: IpAddr, a_minute: u32, now: Instant) -> Try {
+        let of = neighbourhood(address);
+        if self.charge(address, a_minute, now) {
+            *self.checked.entry(of).or_default() += 1;
+            return Try::Begun;
+        }
+        if self.checked.contains_key(&of) { Try::Later } else { Try::Refused }
+    }
+
+    /// The end of a try that was begun.
+    pub fn end(&mut self, address: IpAddr, a_minute: u32, failed: bool, now: Instant) {
+        let of = neighbourhood(address);
+        if let Some(checked) = self.checked.get_mut(&of) {
+            *checked -= 1;
+            if *checked == 0 {
+                self.checked.remove(&of);
+            }
+        }
+        if !failed {
+            self.refund(address, a_minute, now);
+        }
+    }
+
+    fn refund(&mut self, address: IpAddr, a_minute: u32, now: Instant) {
         let address = neighbourhood(address);
         let Some(even) = self.even.get_mut(&address) else { return };
         match even.checked_sub(MINUTE / a_minute.max(1)) {
@@ -89,13 +126,24 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_fail_is_not_counted() {
-        let (mut failures, now) = (Failures::default(), Instant::now());
+    fn what_did_not_fail_is_not_counted_and_what_is_checked_is_waited_for() {
+        let (mut failures, now, nat) = (Failures::default(), Instant::now(), ip("192.0.2.1"));
         for _ in 0..100 {
-            assert!(failures.charge(ip("192.0.2.1"), 2, now));
-            failures.refund(ip("192.0.2.1"), 2, now);
+            let three = [(); 3].map(|()| failures.begin(nat, 2, now));
+            assert_eq!(three, [Try::Begun, Try::Begun, Try::Later]);
+            assert_eq!(failures.begin(ip("192.0.2.2"), 2, now), Try::Begun, "nobody else waits");
+            failures.end(ip("192.0.2.2"), 2, false, now);
+            failures.end(nat, 2, false, now);
+            assert_eq!(failures.begin(nat, 2, now), Try::Begun);
+            (0..2).for_each(|_| failures.end(nat, 2, false, now));
         }
-        assert!(failures.even.is_empty());
+        assert!(failures.even.is_empty() && failures.checked.is_empty());
+        // Those that fail are as many as ever, however many are under way.
+        assert_eq!([(); 2].map(|()| failures.begin(nat, 2, now)), [Try::Begun; 2]);
+        failures.end(nat, 2, true, now);
+        assert_eq!(failures.begin(nat, 2, now), Try::Later);
+        failures.end(nat, 2, true, now);
+        assert_eq!(failures.begin(nat, 2, now), Try::Refused);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod htpasswd;
 pub mod http;
 mod lobby;
 mod local;
+mod logins;
 pub mod metrics;
 pub mod openrpc;
 mod origin;

@@ -1,6 +1,7 @@
 //! The control path: JSON-RPC over HTTP POST and over WebSocket. jsonrpsee does the calls; what it would
 //! answer in another way than JSON-RPC over HTTP asks for is answered here, before it.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tower::Service;
 use super::auth::{Credentials, Verdict};
 use super::connection::Context;
 use super::data::{busy, too_many, unauthorized};
-use super::origin::{self, HostError};
+use super::origin::{self, Authority, HostError};
 use super::proxied;
 use super::reply::{Reply, closing, json, text, with};
 use super::rpc_body::{self, Body as Checked};
@@ -105,23 +106,9 @@ pub async fn admit<B>(context: &Context, rules: &Rules, request: &Request<B>) ->
         context.refused(forwarded.peer, why, event);
         closing(text(status, why))
     };
-    let host = match origin::host(request.uri(), headers) {
-        Ok(host) => host,
-        Err(HostError::Absent) => {
-            return Err(refuse(StatusCode::BAD_REQUEST, "no Host", Event::ForeignHost));
-        }
-        Err(HostError::Malformed) => {
-            let why = "a request has exactly one Host";
-            return Err(refuse(StatusCode::BAD_REQUEST, why, Event::ForeignHost));
-        }
-    };
-    if !origin::control_host_fits(&host, &tcp.host, local.ip()) {
-        return Err(refuse(
-            StatusCode::FORBIDDEN,
-            "control does not go by this Host; name it with --ctlhost",
-            Event::ForeignHost,
-        ));
-    }
+    let host =
+        own_host(request, &[&tcp.host], local, "control does not go by this Host; name it with --ctlhost")
+            .map_err(|(status, why)| refuse(status, why, Event::ForeignHost))?;
     if !origin::control_origin_fits(headers, &host, forwarded.tls.unwrap_or(context.tls)) {
         let why = "control answers no foreign page";
         return Err(refuse(StatusCode::FORBIDDEN, why, Event::ForeignOrigin));
@@ -142,6 +129,35 @@ pub async fn admit<B>(context: &Context, rules: &Rules, request: &Request<B>) ->
             let reply = unauthorized(true, rules.control_gate.wants_token());
             Err(reply.map(|_| HttpBody::from(how_to_log_in(context, rules))))
         }
+    }
+}
+
+/// The refusal of metrics to who calls the switch by a foreign name: a page may have pointed a name of its own at it.
+pub fn foreign_reader<B>(context: &Context, rules: &Rules, request: &Request<B>) -> Option<Reply> {
+    let settings = &rules.settings;
+    let metrics = settings.metrics.as_ref().map(|at| at.host.as_str());
+    let names: Vec<&str> =
+        metrics.into_iter().chain(settings.control.tcp.as_ref().map(|tcp| tcp.host.as_str())).collect();
+    let foreign = "metrics do not go by this Host; name it with --metrics or --ctlhost";
+    let (status, why) = own_host(request, &names, context.local?, foreign).err()?;
+    context.refused(context.peer, why, Event::ForeignHost);
+    Some(closing(text(status, why)))
+}
+
+/// The Host of a request, if it is one of ours: `names`, the address `local`, loopback.
+fn own_host<B>(
+    request: &Request<B>,
+    names: &[&str],
+    local: SocketAddr,
+    foreign: &'static str,
+) -> Result<Authority, (StatusCode, &'static str)> {
+    let host = origin::host(request.uri(), request.headers()).map_err(|error| match error {
+        HostError::Absent => (StatusCode::BAD_REQUEST, "no Host"),
+        HostError::Malformed => (StatusCode::BAD_REQUEST, "a request has exactly one Host"),
+    })?;
+    match names.iter().any(|name| origin::control_host_fits(&host, name, local.ip())) {
+        true => Ok(host),
+        false => Err((StatusCode::FORBIDDEN, foreign)),
     }
 }
 

@@ -10,7 +10,7 @@ use super::origin;
 use super::settings::{ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, Who};
 use super::tls;
 use super::tokens::Key;
-use crate::port::Profile;
+use crate::port::{Profile, check_congestion};
 use crate::sys::credential::located;
 
 pub struct Rules {
@@ -176,6 +176,7 @@ fn data_bind(listen: &ListenSettings) -> Bind {
 
 fn check_listen(listen: &ListenSettings) -> Result<(), String> {
     check_path(&listen.path, "--path")?;
+    check_congestion(&listen.congestion)?;
     listen.origins.iter().try_for_each(|entry| origin::check_allowed(entry))?;
     if listen.proxy_protocol && listen.trusted_proxies.is_empty() {
         return Err("--proxy-protocol needs a --trusted-proxy to believe".to_owned());

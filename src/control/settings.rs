@@ -6,6 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::port::Profile;
+use crate::port::spec::Congestion;
 
 /// PEM files of a TLS server.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +38,8 @@ pub struct ListenSettings {
     pub ping: Option<Duration>,
     /// Incoming links that offer to carry super-frames may.
     pub offload: bool,
+    /// Of incoming links.
+    pub congestion: Congestion,
 }
 
 impl Default for ListenSettings {
@@ -53,6 +56,7 @@ impl Default for ListenSettings {
             proxy_protocol: false,
             ping: None,
             offload: true,
+            congestion: Congestion::System,
         }
     }
 }

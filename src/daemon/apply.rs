@@ -159,6 +159,10 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
         what.push(format!("bpdu {:?}", new.bpdu).to_lowercase());
     }
     guard_difference(base, running, new, &mut change, &mut what);
+    if differs!(congestion) {
+        change.congestion = Some(new.congestion.clone());
+        what.push(format!("congestion {}", new.congestion));
+    }
     let renamed = new.name.as_ref().filter(|new_name| **new_name != name);
     if let Some(new_name) = renamed.filter(|_| differs!(name)) {
         change.name = Some(new_name.clone());
@@ -432,6 +436,7 @@ mod tests {
             (tap(""), tap("offload=false"), vec!["port tap0 recreated (tap tap0)"]),
             (tap(""), tap("offload=true"), vec![]),
             (LINK.to_owned(), LINK.replace("//h/", "//i/"), vec!["port up recreated (client ws://i/)"]),
+            (LINK.to_owned(), format!("{LINK}congestion='bbr'"), vec!["port up changed: congestion bbr"]),
             (
                 LINK.to_owned(),
                 format!("{LINK}options={{ping=3}}"),

@@ -7,7 +7,7 @@ use crate::control::api::{
 use crate::frame::MacAddr;
 use crate::port::dial::Target;
 use crate::port::qemu::Address;
-use crate::port::spec::{LinkOptions, PortKind, PortSpec, StormLimit};
+use crate::port::spec::{Congestion, LinkOptions, PortKind, PortSpec, StormLimit};
 
 /// Everything wrong with a port: `(key, why)`.
 pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
@@ -43,6 +43,7 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(!device && spec.mac.is_some(), "mac", "tap and netdev");
     only(spec.kind != PortKind::Tap && spec.persist, "persist", "tap");
     only(device && spec.options != LinkOptions::default(), "options", "client and qemu");
+    only(spec.kind != PortKind::Client && spec.congestion != Congestion::System, "congestion", "client");
     wrong.extend(check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs));
     // What addPort would refuse of the rest, so that a file and a request are measured alike.
     if wrong.is_empty()

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::config::Layer;
 use super::read;
+use crate::port::spec::Congestion;
 use crate::prof::snapshot::Level;
 
 /// An Ethernet switch whose long cables are WebSockets.
@@ -160,6 +161,9 @@ pub struct Listen {
     /// No super-frames on incoming links, whatever they offer
     #[arg(long)]
     pub no_offload: bool,
+    /// Congestion control of incoming links, such as bbr [default: the system's]
+    #[arg(long, value_name = "NAME")]
+    pub congestion: Option<Congestion>,
 }
 
 #[derive(Args, Clone, Default, Debug)]
@@ -223,6 +227,7 @@ impl Sw {
             trusted_proxy: (!listen.trusted_proxy.is_empty()).then(|| listen.trusted_proxy.clone()),
             proxy_protocol: some(listen.proxy_protocol),
             offload: listen.no_offload.then_some(false),
+            congestion: listen.congestion.clone(),
             sock: control.ctlsock.clone(),
             tcp: some(control.ctlhost.is_some() || control.ctlport.is_some() || control.ctlpath.is_some()),
             ctlhost: control.ctlhost.clone(),

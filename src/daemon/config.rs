@@ -16,7 +16,7 @@ use crate::control::http::{
 use crate::control::metrics;
 use crate::port::dial::Target;
 use crate::port::ports::SwitchSettings;
-use crate::port::spec::{GuardSettings, PortKind, PortSpec, StormLimit};
+use crate::port::spec::{Congestion, GuardSettings, PortKind, PortSpec, StormLimit};
 use crate::prof::Want;
 use crate::prof::snapshot::Level;
 use crate::sys::credential::located;
@@ -72,6 +72,7 @@ pub struct Layer {
     pub trusted_proxy: Option<Vec<IpNet>>,
     pub proxy_protocol: Option<bool>,
     pub offload: Option<bool>,
+    pub congestion: Option<Congestion>,
     pub sock: Option<PathBuf>,
     /// `[control.tcp]` is there, or a flag that asks for it.
     pub tcp: Option<bool>,
@@ -132,7 +133,7 @@ impl Layer {
             };
         }
         merge!(ageout fdb_limit max_macs storm loop_guard threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
-            tokens origin trusted_proxy proxy_protocol offload sock tcp ctlhost ctlport ctlpath ctlsslkey
+            tokens origin trusted_proxy proxy_protocol offload congestion sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
 
@@ -244,6 +245,7 @@ impl Layer {
             proxy_protocol,
             ping,
             offload: self.offload.unwrap_or(true),
+            congestion: self.congestion.clone().unwrap_or_default(),
         });
         let default = ControlTcp::default();
         let tcp = self.tcp.unwrap_or_default().then(|| ControlTcp {

@@ -35,6 +35,7 @@ const LISTEN: &[&str] = &[
     "trusted_proxy",
     "proxy_protocol",
     "offload",
+    "congestion",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
@@ -62,6 +63,7 @@ pub const PORT: &[&str] = &[
     "mtu",
     "mac",
     "offload",
+    "congestion",
     "options",
 ];
 /// Keys of `port.options`.
@@ -93,6 +95,7 @@ const USER: &[&str] = &[
     "rate",
     "storm",
     "max_macs",
+    "loop_guard",
     "links",
 ];
 /// A configuration larger than this is something else.
@@ -175,7 +178,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             tokens = "listen.tokens",
             origin = "listen.origin",
             proxy_protocol = "listen.proxy_protocol",
-            offload = "listen.offload"
+            offload = "listen.offload",
+            congestion = "listen.congestion"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
     }
@@ -236,6 +240,7 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             mtu: table.read("mtu"),
             mac: table.read::<MacAddr>("mac"),
             offload: table.read("offload").unwrap_or(true),
+            congestion: table.read("congestion").unwrap_or_default(),
             options: table.table("options", "port.options", OPTIONS).map(|t| options(&t)).unwrap_or_default(),
         };
         if kind.is_none() || target.is_none() {
@@ -293,6 +298,7 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
             rate: table.read("rate"),
             storm: table.read("storm").unwrap_or_default(),
             max_macs: table.read("max_macs"),
+            loop_guard: table.read("loop_guard"),
             links: table.read("links"),
         };
         let Some(name) = table.read::<String>(key) else { continue };
@@ -360,6 +366,7 @@ origin = ["https://example.net"]
 trusted_proxy = ["10.0.0.0/8", "::1"]
 proxy_protocol = true
 offload = false
+congestion = "reno"
 [control]
 sock = "/tmp/ctl.sock"
 [control.tcp]
@@ -396,6 +403,7 @@ shut = true
 access = 10
 isolated = true
 offload = false
+congestion = "bbr"
 options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
 [[port]]
 type = "qemu"
@@ -414,6 +422,7 @@ ethertypes = ["ipv6"]
 rate = 1000000
 storm = { unknown = 3, multicast = 4 }
 max_macs = 1
+loop_guard = false
 links = 1
 [[user]]
 certificate = "bob"
@@ -433,6 +442,7 @@ trunk = "2-3"
             (Some(8080), "/lan", 2)
         );
         assert_eq!((listen.ping.unwrap().as_secs(), listen.offload), (20, false));
+        assert_eq!(listen.congestion.to_string(), "reno");
         assert!(config.door.control.tcp.unwrap().anonymous);
         let metrics = config.door.metrics.unwrap();
         assert_eq!((metrics.host.as_str(), metrics.port), ("::1", 0));
@@ -456,6 +466,7 @@ trunk = "2-3"
             (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
             (Some("p"), Some(5), true, false)
         );
+        assert_eq!(link.congestion.to_string(), "bbr");
         let [listening, dialling] = &config.ports[2..] else { panic!("{:?}", config.ports) };
         let options = |spec: &PortSpec| (spec.kind, spec.options.connect, spec.options.anonymous);
         assert_eq!(options(listening), (PortKind::Qemu, false, true));
@@ -463,6 +474,7 @@ trunk = "2-3"
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
         assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));
+        assert_eq!((alice.profile.loop_guard, bob.profile.loop_guard), (Some(false), None));
         assert_eq!(alice.profile.storm.to_string(), "multicast=4,unknown=3");
         assert_eq!(bob.who, Who::Certificate("bob".to_owned()));
     }

@@ -92,14 +92,15 @@ fn account(wanted: Option<&str>) -> Result<(Option<Account>, Option<String>), St
 
 /// Gives the control socket to the user that the daemon becomes, and with it the folder that was made for it.
 fn hand_over(sock: &Path, account: &Account) -> Result<(), String> {
-    let give = |path: &Path| {
+    let give = |path: &Path, group: Option<u32>| {
         // Not through a link: the folder may be the other user's, who could put one there.
-        lchown(path, Some(account.uid), Some(account.gid))
+        lchown(path, Some(account.uid), group)
             .map_err(|e| format!("{} could not be given to user {}: {e}", path.display(), account.name))
     };
-    give(sock)?;
+    // Its group is that of who may control already.
+    give(sock, None)?;
     match sock.parent() {
-        Some(folder) if Some(folder) == Path::new(SYSTEM_SOCKET).parent() => give(folder),
+        Some(folder) if Some(folder) == Path::new(SYSTEM_SOCKET).parent() => give(folder, Some(account.gid)),
         _ => Ok(()),
     }
 }
@@ -210,11 +211,14 @@ const TUN: &str = "/dev/net/tun";
 /// The service's user.
 const USER: &str = "etherws";
 
-/// What a switch reads of its host: itself, authorities, modules of the resolver, time zones, processors.
+/// What a switch reads of its host: itself, authorities, modules of the resolver, time zones, processors, what
+/// there is to pace links by.
 const HOST: &[&str] = &[
     "/proc/self",
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
+    "/proc/sys/net/ipv4/tcp_available_congestion_control",
+    "/proc/sys/net/ipv4/tcp_allowed_congestion_control",
     "/dev/null",
     "/dev/urandom",
     "/etc/ssl",

@@ -15,7 +15,7 @@ use super::config::{Config, Layer};
 use super::limits;
 use super::read::{self, OPTIONS, PORT};
 use crate::control::http::{TlsFiles, UserRule, Who};
-use crate::port::spec::{Bpdu, LinkOptions, PortSpec, Rates, StormLimit};
+use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortSpec, Rates, StormLimit};
 use crate::prof::snapshot::Level;
 use crate::switch::guard::StormRates;
 use crate::sys::sandbox::{self, hint};
@@ -202,6 +202,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (LISTEN, "trusted_proxy", list(proxies)),
         (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
         (LISTEN, "offload", Some(Value::from(listen.offload))),
+        (LISTEN, "congestion", congestion_value(&listen.congestion)),
     ];
     let tcp_entries = vec![
         (TCP, "host", string(&tcp.host)),
@@ -362,6 +363,7 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
         "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),
         "offload" => (!spec.offload).then(|| Value::from(false)),
+        "congestion" => congestion_value(&spec.congestion),
         _ => None,
     }
 }
@@ -373,6 +375,10 @@ fn number(n: u64) -> Value {
 /// An array of what the items are written as; an empty one is left out.
 fn list<T: ToString>(items: &[T]) -> Option<Value> {
     (!items.is_empty()).then(|| Value::Array(items.iter().map(ToString::to_string).collect::<Array>()))
+}
+
+fn congestion_value(congestion: &Congestion) -> Option<Value> {
+    (*congestion != Congestion::System).then(|| Value::from(congestion.to_string()))
 }
 
 fn storm_value(limit: StormLimit) -> Option<Value> {
@@ -425,6 +431,7 @@ fn user_table(rule: &UserRule) -> Table {
         ("rate", profile.rate.map(number)),
         ("storm", storm_value(profile.storm)),
         ("max_macs", profile.max_macs.map(|most| number(most.into()))),
+        ("loop_guard", profile.loop_guard.map(Value::from)),
         ("links", profile.links.map(|links| number(links.into()))),
     ] {
         set(&mut table, key, value);
@@ -486,16 +493,16 @@ mod tests {
     #[test]
     fn saved_and_loaded_is_the_same() {
         let text = "[switch]\nageout=5\nmax_macs=9\nstorm={unknown=5}\nloop_guard=false\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
-            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
+            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\ncongestion='reno'\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
             [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n[sandbox]\nenabled=true\nuser='u'\nread=['/a']\nwrite=['/b','/c']\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\nmacs=['02:00:00:00:00:07']\nethertypes=['arp','0x88b6']\nrate=9\nstorm={broadcast=1,unknown=2}\n\
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
-            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
+            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
             [[port]]\ntype='qemu'\ntarget='unix:/run/vms.sock'\naccess=3\n\
             [[port]]\ntype='qemu'\ntarget='tcp:192.0.2.1:5000'\noptions={connect=true,anonymous=true}\n\
-            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nlinks=2\n";
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\nlinks=2\n";
         let whole = config(text);
         for existing in
             [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]

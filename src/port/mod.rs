@@ -1,6 +1,7 @@
 //! Where frames meet the kernel: TAP, network device, WebSocket link, virtual machine, egress queue; and [`Ports`],
 //! the registry through which everything above adds, changes and removes them.
 
+mod congestion;
 pub mod dial;
 mod egress;
 pub mod events;
@@ -19,6 +20,7 @@ mod tap;
 mod threads;
 pub mod throttle;
 
+pub use congestion::check as check_congestion;
 pub use ports::{Incoming, PortError, Ports};
 pub use spec::{LinkOptions, PortKind, PortRef, PortSpec, Profile};
 pub use status::{InterfaceStatus, PortStatus};

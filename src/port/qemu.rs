@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, UnixStream};
 use tokio::time::timeout;
 
 use super::dial::{self, DialError};
-use super::spec::{LinkOptions, PortKind, PortSpec};
+use super::spec::{Congestion, LinkOptions, PortKind, PortSpec};
 use crate::sys::unix::UnixSocket;
 
 /// `unix:PATH`, `tcp:PORT` (on 127.0.0.1), `tcp:HOST:PORT` or `tcp:[IPv6]:PORT`.
@@ -72,7 +72,9 @@ impl Address {
 
     pub async fn listen(&self) -> Result<Listener, String> {
         match self {
-            Self::Unix(path) => UnixSocket::listen(path, "in the port's target").map(Listener::Unix),
+            Self::Unix(path) => {
+                UnixSocket::listen(path, |_| 0o660, "in the port's target").map(Listener::Unix)
+            }
             Self::Tcp { host, port } => {
                 let bound = TcpListener::bind((host.as_str(), *port)).await;
                 bound.map(Listener::Tcp).map_err(|e| {
@@ -94,7 +96,7 @@ impl Address {
                     Ok((stream.into(), peer))
                 }
                 Self::Tcp { host, port } => {
-                    let stream = dial::connect(host, *port).await?;
+                    let stream = dial::connect(host, *port, &Congestion::System).await?;
                     let whole = stream.peer_addr().and_then(|peer| Ok((stream.into_std()?, peer)));
                     let (stream, peer) = whole.map_err(failed)?;
                     Ok((stream.into(), peer.to_string()))

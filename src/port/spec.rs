@@ -10,10 +10,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
+pub use self::congestion::Congestion;
 pub use self::storm::{Rates, StormLimit};
 use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 use crate::switch::guard::StormRates;
 
+mod congestion;
 mod storm;
 
 /// The kinds of port. `Server` ports come from incoming links and cannot be asked for.
@@ -99,6 +101,9 @@ pub struct PortSpec {
     /// far end. Default true.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub offload: bool,
+    /// Of a link: the kernel's algorithm that paces it, such as `bbr`. Default: the system's.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub congestion: Congestion,
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: LinkOptions,
 }
@@ -126,6 +131,7 @@ impl PortSpec {
             mtu: None,
             mac: None,
             offload: true,
+            congestion: Congestion::System,
             options: LinkOptions::default(),
         }
     }
@@ -287,6 +293,8 @@ pub struct Profile {
     pub storm: StormLimit,
     /// Stations learned there at most.
     pub max_macs: Option<u32>,
+    /// Absent: guarded.
+    pub loop_guard: Option<bool>,
     /// Links at a time; with 1 a new session replaces the old one. Absent: any number.
     pub links: Option<u32>,
 }
@@ -322,6 +330,7 @@ pub struct PortChange {
     /// `Some(None)`: as the switch has it.
     pub max_macs: Option<Option<u32>>,
     pub loop_guard: Option<bool>,
+    pub congestion: Option<Congestion>,
 }
 
 /// The VLAN rule as a whole: all absent means transparent.

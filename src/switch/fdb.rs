@@ -10,14 +10,15 @@
 //! lock, the *book*, which also keeps for each port the list of its entries in order of arrival.
 //!
 //! A reader may meet an entry while a writer reuses it. The writer clears the key first and sets it
-//! last, and the reader looks at the key again after reading the rest: a torn read is a miss, a miss is
-//! a flood, and a flood is always right. (A reader that stands still in the middle while its station
-//! goes, another comes and the first returns to the same place does not notice; it sends one frame to
-//! the port of the other.) An entry that moves is written in its new place before it leaves the old
-//! one; a reader who looks into the old place too late and into the new one too early misses. The store
-//! that says when a station was last heard can come so late that the entry is another station's by
-//! then, or a static one: it says nothing but the present time, which is harmless on the one and not
-//! looked at on the other.
+//! last, and the reader looks at the key again after reading the rest: what it read torn it reads anew.
+//! (A reader that stands still in the middle while its station goes, another comes and the first returns
+//! to the same place does not notice; it sends one frame to the port of the other.) An entry that moves
+//! is written in its new place before it leaves the old one, and a reader looks again where it may have
+//! gone: nobody misses a station because others come. Were one to move faster than it is looked for, that
+//! would be a miss, a miss is a flood, and a flood is always right. The store that says when a station was
+//! last heard can come so late that the entry is another station's by then, or a static one: it says
+//! nothing but the present time, which is harmless on the one and not looked at on the other. `proofs/`
+//! tries all of this in every order that the memory model allows.
 //!
 //! Each port slot has a generation. Entries carry the generation of their port; flushing a port is one
 //! increment, and its old entries are reclaimed when somebody needs the room or the sweep comes by.
@@ -35,22 +36,21 @@ mod moves;
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*, fence};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use super::forward::Slot;
 use crate::frame::MacAddr;
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::*, fence};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use book::{Book, STATICS};
 use moves::Moves;
 
-/// Learned and static stations. Time is whole seconds since any fixed start.
-pub struct Fdb {
+/// Learned and static stations. Time is whole seconds since any fixed start. Slots are below `SLOTS`.
+pub struct Fdb<const SLOTS: usize = MAX_SLOTS> {
     seeds: [u64; 2],
     ageout: AtomicU32,
     limit: usize,
     buckets: Box<[Bucket]>,
     /// What the entries of a slot have for a place, with its present generation.
-    places: Box<[AtomicU32; MAX_SLOTS]>,
+    places: Box<[AtomicU32; SLOTS]>,
     book: Mutex<Book>,
     /// Taken with the book held, or alone.
     moves: Mutex<Moves>,
@@ -96,6 +96,13 @@ pub struct Station {
 impl Fdb {
     /// `limit` entries at most. `seeds` are random and stay secret.
     pub fn new(limit: usize, ageout: u32, seeds: [u64; 2]) -> Self {
+        Self::with_slots(limit, ageout, seeds)
+    }
+}
+
+impl<const SLOTS: usize> Fdb<SLOTS> {
+    /// The same for any number of slots.
+    pub fn with_slots(limit: usize, ageout: u32, seeds: [u64; 2]) -> Self {
         let limit = limit.clamp(1, MAX_ENTRIES);
         let buckets = (limit * 2).div_ceil(WAYS).next_power_of_two().max(2);
         Self {
@@ -138,14 +145,17 @@ impl Fdb {
     /// The port of a station heard within the ageing time, or of a static entry.
     pub fn lookup(&self, vid: u16, mac: MacAddr, now: u32) -> Option<Slot> {
         let key = key(vid, mac);
-        let entry = self.find(key)?;
-        let place = entry.place.load(Acquire);
-        let seen = entry.seen.load(Relaxed);
-        fence(Acquire);
-        if entry.key.load(Relaxed) != key || !self.is_live(place, seen, now) {
-            return None;
+        for _ in 0..LOOKS {
+            let entry = self.find(key)?;
+            // In this order, for `learn_slowly` writes in the other: an old place never goes with a new time.
+            let seen = entry.seen.load(Acquire);
+            let place = entry.place.load(Acquire);
+            fence(Acquire);
+            if entry.key.load(Relaxed) == key {
+                return self.is_live(place, seen, now).then(|| slot_of(place));
+            }
         }
-        Some(slot_of(place))
+        None
     }
 
     /// `mac` was heard on the port in `slot`. Group and zero addresses are the caller's to refuse.
@@ -263,8 +273,8 @@ impl Fdb {
         book.unlink(index);
         let list = book.list_of(slot);
         book.push(list, index);
-        entry.seen.store(now, Relaxed);
         entry.place.store(here, Release);
+        entry.seen.store(now, Release);
         match slot_of(place) {
             from if was_live && from != slot => Learned::Moved { from },
             _ if was_live => Learned::Known,
@@ -369,7 +379,9 @@ impl Fdb {
     #[inline(always)]
     fn find(&self, key: u64) -> Option<&Entry> {
         let [first, second] = self.buckets_of(key);
-        self.buckets[first].find(key).or_else(|| self.buckets[second].find(key))
+        let found = self.buckets[first].find(key).or_else(|| self.buckets[second].find(key));
+        // It may have gone from the second to the first between the two.
+        found.or_else(|| self.buckets[first].find(key))
     }
 
     /// Where it is; certain only while the book is held.
@@ -428,6 +440,8 @@ const MAX_ENTRIES: usize = 1 << 24;
 const WAYS: usize = 4;
 /// Entries that move for one new one.
 const MOVES: u32 = 2;
+/// Times that a reader looks for an entry that moves under it.
+const LOOKS: usize = 4;
 /// Entries of the payer that eviction compares.
 const EVICTION_LOOK: usize = 8;
 /// The key of a free place.

@@ -91,8 +91,8 @@ pub struct Switch<E> {
     /// Where probes of our own loop guard come from; `None`: there is none.
     pub probe_source: Option<MacAddr>,
     table: ArcSwap<Table<E>>,
-    /// Ports that were removed while somebody may still read a table that has them. Held while the table
-    /// changes.
+    /// Ports that were removed or replaced while somebody may still read a table that has them. Held while the
+    /// table changes.
     leaving: Mutex<Vec<Weak<Port<E>>>>,
 }
 
@@ -110,12 +110,13 @@ impl<E> Switch<E> {
     /// Puts `port` into its slot, which is free or its own.
     pub fn put(&self, port: Port<E>) {
         self.fdb.limit_port(port.slot, port.max_macs);
-        self.update(|table, _| {
+        self.update(|table, leaving| {
             let index = port.slot.index();
             if table.slots.len() <= index {
                 table.slots.resize_with(index + 1, || None);
             }
-            table.slots[index] = Some(Arc::new(port));
+            // Whoever still reads the one before keeps the slot from being given away, as after `remove`.
+            leaving.extend(table.slots[index].replace(Arc::new(port)).map(|before| Arc::downgrade(&before)));
         });
     }
 
@@ -248,6 +249,7 @@ impl<E> Switch<E> {
 
     fn update(&self, change: impl FnOnce(&mut Table<E>, &mut Vec<Weak<Port<E>>>)) {
         let mut leaving = self.leaving();
+        leaving.retain(|port| port.strong_count() > 0);
         let mut table = Table::clone(&self.table.load());
         change(&mut table, &mut leaving);
         self.table.store(Arc::new(table));
@@ -296,26 +298,30 @@ mod tests {
     fn switch(change: impl Fn(&mut Port<()>)) -> Switch<()> {
         let switch = Switch::new(Fdb::new(64, 300, [1, 2]));
         for slot in 0..3 {
-            let mut port = Port {
-                slot: Slot(slot),
-                number: slot + 1,
-                vlan: VlanRule::Transparent,
-                isolated: false,
-                bpdu: false,
-                macs: Vec::new(),
-                remote: slot == 2,
-                rate: None,
-                ethertypes: Vec::new(),
-                storm: None,
-                max_macs: u32::MAX,
-                gate: Arc::default(),
-                counters: Arc::default(),
-                egress: (),
-            };
+            let mut port = port(slot);
             change(&mut port);
             switch.put(port);
         }
         switch
+    }
+
+    fn port(slot: u32) -> Port<()> {
+        Port {
+            slot: Slot(slot),
+            number: slot + 1,
+            vlan: VlanRule::Transparent,
+            isolated: false,
+            bpdu: false,
+            macs: Vec::new(),
+            remote: slot == 2,
+            rate: None,
+            ethertypes: Vec::new(),
+            storm: None,
+            max_macs: u32::MAX,
+            gate: Arc::default(),
+            counters: Arc::default(),
+            egress: (),
+        }
     }
 
     fn frame(dst: &str, src: &str) -> Vec<u8> {
@@ -400,6 +406,19 @@ mod tests {
         drop(before);
         assert_eq!(switch.free_slot(), Some(Slot(1)));
         assert_eq!(switch.fdb.lookup(0, X.parse().unwrap(), 1), None);
+    }
+
+    #[test]
+    fn nor_when_the_port_was_changed_before_it_was_removed() {
+        let switch = switch(|_| ());
+        let before = switch.table().load();
+        switch.put(port(1));
+        switch.remove(Slot(1));
+        assert_eq!(switch.free_slot(), Some(Slot(3)));
+        drop(before);
+        assert_eq!(switch.free_slot(), Some(Slot(1)));
+        (0..100).for_each(|_| switch.put(port(2)));
+        assert!(switch.leaving().len() <= 1, "what nobody reads is not kept");
     }
 
     #[test]

@@ -27,12 +27,15 @@ pub fn groups(socket: BorrowedFd<'_>) -> io::Result<Vec<libc::gid_t>> {
     Ok(groups)
 }
 
-/// From now on the calling thread gives way to all others (nice 19, sched(7)). Not SCHED_IDLE: beside threads that want
-/// all there is, that gets a thousandth of a processor, and this a seventieth.
+/// Of a thread that gives way to the others: a tenth of what one of them gets (sched(7)).
+const LAST: libc::c_int = 10;
+
+/// From now on the calling thread gives way to the others. Not SCHED_IDLE, a thousandth of a processor beside threads
+/// that want all there is, nor nice 19, a seventieth: it is waited for.
 pub fn run_last() -> io::Result<()> {
     // SAFETY: no pointer; 0 is the calling thread, as Linux has it (setpriority(2), "C library/kernel differences").
     // nix and std have no call for it.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) } != 0 {
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, LAST) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -19,9 +19,9 @@ pub struct UnixSocket {
 }
 
 impl UnixSocket {
-    /// Mode 0660; a file left behind is replaced when nobody answers on it. `place`: where another path can be named, for
-    /// messages.
-    pub fn listen(path: &Path, place: &str) -> Result<Self, String> {
+    /// A file left behind is replaced when nobody answers on it. `mode`: what the new one is to have, said when it is there
+    /// and can be given away. `place`: where another path can be named, for messages.
+    pub fn listen(path: &Path, mode: impl FnOnce(&Path) -> u32, place: &str) -> Result<Self, String> {
         let fail = |e: io::Error| {
             format!("could not listen on {}: {e}{}", path.display(), hint(path, &e, Want::Write))
         };
@@ -34,7 +34,7 @@ impl UnixSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(fail)?;
         socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
         // Nobody can connect before listen(), so the mode is right from the first moment.
-        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(0o660))
+        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(mode(path)))
             .and_then(|()| fs::symlink_metadata(path))
             .and_then(|meta| socket.listen(BACKLOG).map(|()| (meta.dev(), meta.ino())))
             .and_then(|identity| Ok((identity, UnixListener::from_std(socket.into())?)));
@@ -92,9 +92,9 @@ mod tests {
     {
         let dir = std::env::temp_dir().join(format!("etherws-unix-{}", std::process::id()));
         let path = dir.join("deep/ctl.sock");
-        let listen = || UnixSocket::listen(&path, "elsewhere");
+        let listen = || UnixSocket::listen(&path, |_| 0o640, "elsewhere");
         let first = listen()?;
-        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o660);
+        assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o640);
         let error = listen().err().unwrap_or_default();
         assert!(error.contains("another switch answers on") && error.contains("elsewhere"), "{error}");
         drop(first);

@@ -9,7 +9,7 @@ use super::{Addresses, SetPort};
 use crate::frame::{MacAddr, Vid, VidSet};
 use crate::port::dial::Target;
 use crate::port::qemu::Address;
-use crate::port::spec::{PortChange, PortKind, PortSpec, StormLimit, VlanChange};
+use crate::port::spec::{Congestion, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
 
 /// The least MTU of an interface: what every IPv4 host must take in (RFC 791 3.1), and 1.3's bound.
 pub const MIN_MTU: u32 = 576;
@@ -56,6 +56,9 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
             kind => format!("options: a {kind} port has none; only client and qemu ports have"),
         });
     }
+    if spec.kind != PortKind::Client && spec.congestion != Congestion::System {
+        return Err(format!("congestion: a {} port has none; only a client link has", spec.kind));
+    }
     if spec.persist && spec.kind != PortKind::Tap {
         return Err(format!("persist: a {} port is no TAP; only a TAP can outlive its port", spec.kind));
     }
@@ -97,6 +100,7 @@ pub fn port_change(set: SetPort) -> Result<PortChange, String> {
         storm: set.storm,
         max_macs,
         loop_guard: set.loop_guard,
+        congestion: set.congestion,
     })
 }
 

@@ -34,11 +34,13 @@ pub(super) fn check(option: &str) -> Result<(), String> {
 /// Connects to the target, through the proxy that its options or the environment name.
 pub(super) async fn reach(to: &Target) -> Result<Rewound, DialError> {
     let Some(proxy) = choose(to, Matcher::from_env)? else {
-        return race::connect(&to.host, to.port).await.map(|stream| Rewound::new(stream, Bytes::new()));
+        return race::connect(&to.host, to.port, &to.congestion)
+            .await
+            .map(|stream| Rewound::new(stream, Bytes::new()));
     };
     let (host, port) = place(proxy.uri());
     let name = target::authority(&host, port);
-    let stream = race::connect(&host, port).await.map_err(|error| match error {
+    let stream = race::connect(&host, port, &to.congestion).await.map_err(|error| match error {
         DialError::Connect { to, error } => DialError::Connect { to: format!("proxy {to}"), error },
         DialError::Resolve { host, error } => DialError::Resolve { host: format!("proxy {host}"), error },
         other => other,

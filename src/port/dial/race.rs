@@ -9,14 +9,20 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::sleep;
 
 use super::{DialError, target};
+use crate::port::congestion;
+use crate::port::spec::Congestion;
 use crate::sys::sandbox::{Want, hint};
 
 /// Connects to the first address of `host` that answers, and sets the socket's options.
-pub(in crate::port) async fn connect(host: &str, port: u16) -> Result<TcpStream, DialError> {
+pub(in crate::port) async fn connect(
+    host: &str,
+    port: u16,
+    congestion: &Congestion,
+) -> Result<TcpStream, DialError> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => match lookup_host((host, port)).await {
@@ -24,19 +30,30 @@ pub(in crate::port) async fn connect(host: &str, port: u16) -> Result<TcpStream,
             Err(error) => return Err(DialError::Resolve { host: host.to_owned(), error }),
         },
     };
-    let stream = race(addresses.iter().copied(), STAGGER, TcpStream::connect).await.map_err(|error| {
-        let to = match addresses.as_slice() {
-            [one] => one.to_string(),
-            several => format!(
-                "{} (tried {})",
-                target::authority(host, port),
-                several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            ),
-        };
-        DialError::Connect { to, error }
-    })?;
+    let stream = race(addresses.iter().copied(), STAGGER, |address| one(address, congestion)).await.map_err(
+        |error| {
+            let to = match addresses.as_slice() {
+                [one] => one.to_string(),
+                several => format!(
+                    "{} (tried {})",
+                    target::authority(host, port),
+                    several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                ),
+            };
+            DialError::Connect { to, error }
+        },
+    )?;
     set_options(&stream).map_err(|error| DialError::Connect { to: target::authority(host, port), error })?;
     Ok(stream)
+}
+
+async fn one(address: SocketAddr, congestion: &Congestion) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    if *congestion != Congestion::System {
+        // Before the first SYN: BBR for one measures from there.
+        congestion::set(&SockRef::from(&socket), congestion)?;
+    }
+    socket.connect(address).await
 }
 
 /// What to say behind a name that was not found where the resolver has been robbed of its settings.

@@ -10,7 +10,7 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::{files, proxy, trust};
-use crate::port::spec::LinkOptions;
+use crate::port::spec::{Congestion, LinkOptions};
 
 /// A checked ws:// or wss:// URL with the options for dialling it.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Target {
     pub(super) path: String,
     /// With the credentials that stood in the URL.
     pub(super) options: LinkOptions,
+    /// Of the connection, or of that to the proxy.
+    pub congestion: Congestion,
 }
 
 impl Target {
@@ -80,7 +82,7 @@ impl Target {
         let explicit = if port == default { String::new() } else { format!(":{port}") };
         let scheme = if secure { "wss" } else { "ws" };
         let display = format!("{scheme}://{bracketed}{explicit}{}", without_token(&path));
-        Ok(Self { display, secure, host, port, path, options })
+        Ok(Self { display, secure, host, port, path, options, congestion: Congestion::System })
     }
 
     /// The URL without credentials: neither user information nor the value of a `token` in the query.

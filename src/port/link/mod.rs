@@ -14,8 +14,9 @@ mod stream;
 mod vm;
 mod wire;
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -25,10 +26,12 @@ pub use vm::VmSession;
 pub use wire::Wire;
 
 use super::egress::Departing;
+use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::prof::{Side, Tape};
 use crate::switch::{Counters, Reason};
+use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
 
 /// A link's egress. Outlives its connections.
@@ -43,12 +46,18 @@ pub struct Link {
     stuck: Notify,
     /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
     vnet: AtomicBool,
+    /// As it is asked for; locked behind `wire`.
+    congestion: Mutex<Congestion>,
 }
 
 impl Link {
-    /// A link that is dialled from here; `default` is one that comes in.
-    pub fn dialled() -> Self {
-        Self { side: Some(Side::Client), ..Self::default() }
+    /// A link that is dialled from here.
+    pub fn dialled(congestion: Congestion) -> Self {
+        Self { side: Some(Side::Client), ..Self::incoming(congestion) }
+    }
+
+    pub fn incoming(congestion: Congestion) -> Self {
+        Self { congestion: Mutex::new(congestion), ..Self::default() }
     }
 
     /// One to a virtual machine: as with a device, nothing is masked and no direction the slower one.
@@ -115,10 +124,31 @@ impl Link {
         self.lock().is_some()
     }
 
-    fn connected(&self, wire: Wire) {
+    /// For the connection that there is, and for those to come.
+    pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
+        let wire = self.lock();
+        let mut now = self.congestion();
+        if *now != *wanted {
+            wire.as_ref().map_or(Ok(()), |wire| wire.set_congestion(wanted))?;
+            now.clone_from(wanted);
+        }
+        Ok(())
+    }
+
+    /// `made_with` may have changed since.
+    fn connected(&self, wire: Wire, made_with: &Congestion) {
         let mut place = self.lock();
+        let wanted = self.congestion();
+        if *wanted != *made_with {
+            // The kernel was asked when it was wanted.
+            let _ = wire.set_congestion(&wanted);
+        }
         self.vnet.store(wire.is_vnet(), Relaxed);
         *place = Some(wire);
+    }
+
+    fn congestion(&self) -> MutexGuard<'_, Congestion> {
+        self.congestion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The connection; `None` while there is none.

@@ -15,6 +15,7 @@ use super::{Link, Stream, Wire};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
+use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::with_tape;
@@ -82,6 +83,8 @@ pub struct Session {
     pub role: Role,
     /// `etherws.vnet1` was chosen: each message begins with a virtio_net_hdr of 10 bytes.
     pub vnet: bool,
+    /// What the connection was made with.
+    pub congestion: Congestion,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
     pub tls: Option<rustls::Connection>,
@@ -118,7 +121,7 @@ impl Session {
         let prof = (self.fabric.prof.clone(), self.at());
         let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof);
         let has_tls = wire.has_tls();
-        self.link.connected(wire);
+        self.link.connected(wire, &self.congestion);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
         let mut serving = Serving::new(self, socket, has_tls);

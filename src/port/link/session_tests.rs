@@ -45,6 +45,7 @@ impl Bench {
             number: 1,
             role: Role::Server,
             vnet: false,
+            congestion: Congestion::System,
             stream: Some(ours),
             tls: None,
             early: Bytes::new(),

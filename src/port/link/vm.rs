@@ -14,6 +14,7 @@ use super::session::{Down, PARTING, TURNS};
 use super::{Ended, Link, Stop, Stream, Wire, linger};
 use crate::frame::stream::{self, PREFIX, TooLong};
 use crate::port::fabric::{Fabric, READ, Scratch, with_scratch};
+use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::Slot;
 use crate::with_tape;
@@ -47,7 +48,8 @@ impl VmSession {
         let stream = Arc::new(Stream::adopt(self.socket).map_err(Ended::Broken)?);
         let at = PortAt { slot: self.slot.0, number: self.number, side: self.link.side() };
         let prof = (self.fabric.prof.clone(), at);
-        self.link.connected(Wire::bare(stream.clone(), self.link.counters.clone(), prof));
+        let wire = Wire::bare(stream.clone(), self.link.counters.clone(), prof);
+        self.link.connected(wire, &Congestion::System);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
         let mut serving = Serving {

@@ -18,6 +18,8 @@ use super::stream::Stream;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::frame::stream;
+use crate::port::congestion;
+use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
 use crate::switch::{Counters, Reason};
 use crate::ws::codec::{self, Piece, Role};
@@ -144,6 +146,10 @@ impl Wire {
 
     pub fn is_vnet(&self) -> bool {
         self.vnet
+    }
+
+    pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
+        congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
     }
 
     pub fn is_blocked(&self) -> bool {

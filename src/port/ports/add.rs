@@ -5,19 +5,20 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tracing::{info, warn};
+use socket2::SockRef;
+use tracing::{debug, info, warn};
 
 use super::client::{Far, PING, describe_tls, keep_connected, serve};
 use super::entry::{Closed, Entry, Life, Parts, State, Way};
-use super::{Incoming, PortError, Ports};
+use super::{Incoming, PortError, Ports, no_congestion};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
 use crate::port::link::{Link, Session, Stream, Wire, linger};
 use crate::port::qemu::Address;
-use crate::port::spec::{InterfaceChange, PortKind, PortSpec, Profile};
+use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
-use crate::port::{netdev, netif, tap};
+use crate::port::{congestion, netdev, netif, tap};
 use crate::prof::{PortAt, Side};
 use crate::switch::{Slot, VlanRule};
 use crate::sys::Held;
@@ -52,7 +53,7 @@ impl Ports {
     /// with a status code and a reason; the error says the same for the log.
     pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
         let changing = self.changing.lock().await;
-        let Incoming { stream, tls, early, peer, user, profile, ping, vnet, place } = incoming;
+        let Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, place } = incoming;
         let profile = profile.unwrap_or_default();
         let slot = match self.admit(user.as_deref(), profile.links) {
             Ok(slot) => slot,
@@ -76,7 +77,19 @@ impl Ports {
         let refused = |e: std::io::Error| PortError::Failed(format!("link of {peer}: {e}"));
         let stream = stream.into_std().map_err(refused)?;
         let tls_state = tls.as_ref().and_then(|tls| describe_tls(tls));
-        let (spec, vlan) = self.incoming_spec(peer, user.as_deref(), &profile);
+        let (mut spec, vlan) = self.incoming_spec(peer, user.as_deref(), &profile);
+        // What the kernel had when the service was asked for it may be gone: that costs no link.
+        let congestion = match congestion {
+            Congestion::Named(_) => {
+                congestion::set(&SockRef::from(&stream), &congestion).map(|()| congestion)
+            }
+            Congestion::System => Ok(congestion),
+        };
+        let congestion = congestion.unwrap_or_else(|e| {
+            debug!(%peer, "{e}");
+            Congestion::System
+        });
+        spec.congestion.clone_from(&congestion);
         let entry = self.enter(
             slot,
             vlan,
@@ -85,7 +98,7 @@ impl Ports {
                 slot,
                 target: peer.to_string(),
                 spec,
-                way: Way::Link(Arc::default()),
+                way: Way::Link(Arc::new(Link::incoming(congestion.clone()))),
                 life: Life {
                     state: State::Up,
                     peer: Some(peer.to_string()),
@@ -105,6 +118,7 @@ impl Ports {
             number: entry.number,
             role: Role::Server,
             vnet,
+            congestion,
             stream: Some(stream),
             tls: tls.map(Into::into),
             early,
@@ -172,6 +186,7 @@ impl Ports {
             rate: profile.rate,
             storm: profile.storm,
             max_macs: profile.max_macs,
+            loop_guard: profile.loop_guard.unwrap_or(true),
             ..PortSpec::new(PortKind::Server, peer.to_string())
         };
         // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
@@ -264,6 +279,7 @@ impl Ports {
         if let Some(idle) = target.idle_options() {
             warn!("{}: {idle}", target.display());
         }
+        congestion::check(&spec.congestion).map_err(PortError::Invalid)?;
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let ping = spec.options.ping.map(|seconds| Duration::from_secs(seconds.into()));
         let entry = self.enter(
@@ -273,8 +289,8 @@ impl Ports {
                 number: 0,
                 slot,
                 target: target.display().to_owned(),
+                way: Way::Link(Arc::new(Link::dialled(spec.congestion.clone()))),
                 spec,
-                way: Way::Link(Arc::new(Link::dialled())),
                 life: Life { state: State::Connecting, ..Life::default() },
                 user: None,
                 listener: None,
@@ -353,6 +369,9 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
     let interface = !spec.address.is_empty() || spec.mtu.is_some() || spec.mac.is_some();
     if matches!(kind, PortKind::Client | PortKind::Qemu) && interface {
         return wrong(format!("{kind} {target}: a link has no address, MTU or MAC"));
+    }
+    if kind != PortKind::Client && spec.congestion != Congestion::System {
+        return Err(no_congestion(kind));
     }
     if kind != PortKind::Tap && spec.persist {
         return wrong(format!("{kind} {target}: only a TAP can persist"));
@@ -450,7 +469,10 @@ mod tests {
             (PortSpec { mtu: Some(1500), ..client.clone() }, "MTU"),
             (PortSpec { persist: true, ..client.clone() }, "persist"),
             (PortSpec { native: crate::frame::Vid::new(1), ..tap.clone() }, "trunk"),
-            (PortSpec { options: LinkOptions { insecure: true, ..Default::default() }, ..tap }, "client"),
+            (
+                PortSpec { options: LinkOptions { insecure: true, ..Default::default() }, ..tap.clone() },
+                "client",
+            ),
             (
                 PortSpec { options: LinkOptions { connect: true, ..Default::default() }, ..client.clone() },
                 "qemu",
@@ -462,7 +484,9 @@ mod tests {
                 },
                 "client",
             ),
-            (PortSpec { mtu: Some(1500), ..qemu }, "MTU"),
+            (PortSpec { mtu: Some(1500), ..qemu.clone() }, "MTU"),
+            (PortSpec { congestion: "bbr".parse().unwrap(), ..tap }, "congestion"),
+            (PortSpec { congestion: "bbr".parse().unwrap(), ..qemu }, "congestion"),
             (PortSpec { options: LinkOptions { ping: Some(0), ..Default::default() }, ..client }, "ping"),
         ] {
             let error = check(&spec).unwrap_err().to_string();

@@ -7,10 +7,10 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::entry::Entry;
-use super::{PortError, Ports, interface};
-use crate::port::netif;
-use crate::port::spec::{InterfaceChange, PortChange, PortRef};
+use super::{PortError, Ports, interface, no_congestion};
+use crate::port::spec::{InterfaceChange, PortChange, PortKind, PortRef};
 use crate::port::status::{InterfaceStatus, PortStatus};
+use crate::port::{congestion, netif};
 use crate::switch::VlanRule;
 
 impl Ports {
@@ -20,6 +20,11 @@ impl Ports {
         let entry = self.find(port)?;
         if let Some(name) = &change.name {
             self.check_name(name, Some(entry.number))?;
+        }
+        if let Some(congestion) = &change.congestion {
+            let paced = entry.link().filter(|_| entry.kind != PortKind::Qemu);
+            paced.ok_or_else(|| no_congestion(entry.kind))?;
+            congestion::check(congestion).map_err(PortError::Invalid)?;
         }
         let status = self.set_one(&entry, change.clone())?;
         for machine in self.machines(&entry) {
@@ -45,6 +50,11 @@ impl Ports {
         spec.storm = change.storm.unwrap_or(spec.storm);
         spec.max_macs = change.max_macs.unwrap_or(spec.max_macs);
         spec.loop_guard = change.loop_guard.unwrap_or(spec.loop_guard);
+        spec.congestion = change.congestion.unwrap_or(spec.congestion);
+        if let Some(link) = entry.link() {
+            let failed = |e| PortError::Failed(format!("port {}: {e}", entry.number));
+            link.set_congestion(&spec.congestion).map_err(failed)?;
+        }
         let before = std::mem::replace(&mut *entry.spec(), spec.clone());
         if before == spec {
             return Ok(entry.status());

@@ -14,6 +14,7 @@ use super::entry::{Entry, State};
 use crate::port::dial::{Backoff, DialError, Dialed, Target, dial};
 use crate::port::link::{Ended, Link, Session, VmSession};
 use crate::port::qemu::Address;
+use crate::port::spec::Congestion;
 use crate::ws::codec::Role;
 use crate::ws::handshake::SUPER;
 
@@ -28,7 +29,7 @@ pub enum Far {
 }
 
 /// Keeps `entry` connected to `far` until the port is ended.
-pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, far: Far) {
+pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, mut far: Far) {
     tokio::select! {
         biased;
         () = entry.ended() => {
@@ -37,11 +38,11 @@ pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, far: Far) {
                 sleep(Duration::from_millis(5)).await;
             }
         }
-        () = redial(ports, &entry, &far) => (),
+        () = redial(ports, &entry, &mut far) => (),
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &Far) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
@@ -65,10 +66,12 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &Far) {
                 entry.tell();
                 info!(port = entry.number, peer, "connected to {}", entry.target);
                 let ended = match reached {
-                    Reached::Switch(dialed, ping) => match session(&ports, entry, *dialed, ping, &answers) {
-                        Ok(session) => serve(ports, session.run()).await,
-                        Err(error) => Ended::Broken(error),
-                    },
+                    Reached::Switch { dialed, made_with, ping } => {
+                        match session(&ports, entry, *dialed, made_with, ping, &answers) {
+                            Ok(session) => serve(ports, session.run()).await,
+                            Err(error) => Ended::Broken(error),
+                        }
+                    }
                     Reached::Qemu(socket, _) => {
                         let session = vm_session(&ports, entry, socket);
                         serve(ports, session.run()).await
@@ -98,11 +101,13 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &Far) {
 }
 
 impl Far {
-    async fn dial(&self, entry: &Entry) -> Result<Reached, DialError> {
+    async fn dial(&mut self, entry: &Entry) -> Result<Reached, DialError> {
         match self {
             Self::Switch(target, ping) => {
                 let offload = entry.spec().offload;
-                Ok(Reached::Switch(Box::new(dial(target, offload).await?), *ping))
+                target.congestion.clone_from(&entry.spec().congestion);
+                let dialed = Box::new(dial(target, offload).await?);
+                Ok(Reached::Switch { dialed, made_with: target.congestion.clone(), ping: *ping })
             }
             Self::Qemu(address) => {
                 let (socket, peer) = address.dial().await?;
@@ -114,27 +119,27 @@ impl Far {
 
 /// What came of a dial.
 enum Reached {
-    Switch(Box<Dialed>, Option<Duration>),
+    Switch { dialed: Box<Dialed>, made_with: Congestion, ping: Option<Duration> },
     Qemu(socket2::Socket, String),
 }
 
 impl Reached {
     fn peer(&self) -> String {
         match self {
-            Self::Switch(dialed, _) => dialed.peer.to_string(),
+            Self::Switch { dialed, .. } => dialed.peer.to_string(),
             Self::Qemu(_, peer) => peer.clone(),
         }
     }
 
     fn tls(&self) -> Option<String> {
         match self {
-            Self::Switch(dialed, _) => dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
+            Self::Switch { dialed, .. } => dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
             Self::Qemu(..) => None,
         }
     }
 
     fn is_vnet(&self) -> bool {
-        matches!(self, Self::Switch(dialed, _) if dialed.protocol.as_deref() == Some(SUPER))
+        matches!(self, Self::Switch { dialed, .. } if dialed.protocol.as_deref() == Some(SUPER))
     }
 }
 
@@ -142,6 +147,7 @@ fn session(
     ports: &Ports,
     entry: &Entry,
     dialed: Dialed,
+    congestion: Congestion,
     ping: Option<Duration>,
     answers: &Arc<AtomicBool>,
 ) -> io::Result<Session> {
@@ -152,6 +158,7 @@ fn session(
         number: entry.number,
         role: Role::Client,
         vnet: dialed.protocol.as_deref() == Some(SUPER),
+        congestion,
         stream: Some(dialed.stream.into_std()?),
         tls: dialed.tls.map(Into::into),
         early: dialed.early,

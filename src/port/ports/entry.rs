@@ -9,7 +9,7 @@ use tokio::sync::{oneshot, watch};
 use super::super::egress::{Device, Egress};
 use super::super::events::{Events, What};
 use super::super::link::{Link, Stop};
-use super::super::spec::{Bpdu, GuardSettings, PortKind, PortSpec};
+use super::super::spec::{Bpdu, Congestion, GuardSettings, PortKind, PortSpec};
 use super::super::status::PortStatus;
 use super::rounds::ALERTS;
 use crate::switch::guard::{Gate, Policer, Storm, StormRates};
@@ -282,6 +282,7 @@ impl Entry {
                 Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
                 Way::Device(device) => granted(device),
             },
+            congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
             connects: life.connects,
         }
     }

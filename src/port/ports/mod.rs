@@ -27,7 +27,7 @@ use self::entry::{Entry, State};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
-use super::spec::{GuardSettings, PortKind, PortRef, PortSpec, Profile};
+use super::spec::{Congestion, GuardSettings, PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::tally::Tally;
 use super::threads::Threads;
@@ -97,6 +97,7 @@ pub struct Incoming {
     pub ping: Option<Duration>,
     /// Its 101 said `etherws.vnet1`.
     pub vnet: bool,
+    pub congestion: Congestion,
     /// Its place among the connections, let go when the link has ended.
     pub place: Box<dyn Send>,
 }
@@ -398,6 +399,10 @@ async fn interface(entry: &Entry) -> Option<Result<InterfaceStatus, PortError>> 
         index: netif.index,
         up: netif.up,
     }))
+}
+
+fn no_congestion(kind: PortKind) -> PortError {
+    PortError::Invalid(format!("congestion: a {kind} port has none; only a link has"))
 }
 
 fn check_vid(vid: u16) -> Result<(), PortError> {

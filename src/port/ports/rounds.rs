@@ -86,6 +86,9 @@ impl Rounds {
         self.watch_moves(ports, &entries);
         self.reopen(ports, &entries);
         self.probe(ports, &entries);
+        // A batch that passed the gate just before it shut may have learned behind the flush that followed.
+        let closed = entries.iter().filter(|entry| entry.gate.closed().is_some());
+        closed.for_each(|entry| _ = ports.fabric.switch.fdb.flush(entry.slot));
     }
 
     /// Whether there is something to be looked at every second.
@@ -150,12 +153,16 @@ impl Rounds {
         let guarded =
             |port: &u32| entries.iter().any(|entry| entry.number == *port && ports.guards_loops(entry));
         let now = ports.fabric.now().0;
-        let mut open: Vec<u32> = self.guard.blocked().filter(|port| !guarded(port)).collect();
-        open.iter().for_each(|port| self.guard.forget(*port));
-        open.extend(self.guard.reopened(now));
-        for entry in entries.iter().filter(|entry| open.contains(&entry.number)) {
-            entry.unblock();
-            entry.raise(What::LoopReopened, "no probe has come back for a while".to_owned());
+        let unguarded: Vec<u32> = self.guard.blocked().filter(|port| !guarded(port)).collect();
+        unguarded.iter().for_each(|port| self.guard.forget(*port));
+        let quiet = self.guard.reopened(now);
+        for (open, why) in
+            [(unguarded, "the loop guard was turned off"), (quiet, "no probe has come back for a while")]
+        {
+            for entry in entries.iter().filter(|entry| open.contains(&entry.number)) {
+                entry.unblock();
+                entry.raise(What::LoopReopened, why.to_owned());
+            }
         }
     }
 

@@ -1,0 +1,16 @@
+//! Of `src/port` what stands between a batch of frames and the socket of a link.
+
+pub use etherws::port::spec;
+
+#[path = "../../src/port/congestion.rs"]
+mod congestion;
+#[path = "../../src/port/egress.rs"]
+pub mod egress;
+#[path = "../../src/port/fabric.rs"]
+pub mod fabric;
+#[path = "../../src/port/link/mod.rs"]
+pub mod link;
+#[path = "../../src/port/loop_guard.rs"]
+mod loop_guard;
+#[path = "../../src/port/tally.rs"]
+mod tally;

@@ -1,0 +1,166 @@
+//! What paces a link: asked for on either end, seen by the kernel, changed while it is up.
+
+mod lab;
+
+use lab::switch::TwoHosts;
+use lab::{Host, SOON, Switch, wait_until};
+use serde_json::{Value, json};
+
+/// What the host's kernel has: all of it, or the one that it takes unasked.
+fn setting(host: &Host, name: &str) -> Vec<String> {
+    let text = host.ok(&["cat", &format!("/proc/sys/net/ipv4/{name}")]);
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// What it takes unasked, and another.
+fn usual_and_other(host: &Host) -> (String, String) {
+    let usual = setting(host, "tcp_congestion_control").remove(0);
+    let mut available = setting(host, "tcp_available_congestion_control").into_iter();
+    let other = available.rfind(|name| *name != usual).expect("a kernel with two of them");
+    (usual, other)
+}
+
+/// What paces the connections of port 80, as the kernel says.
+fn paced(host: &Host) -> Vec<String> {
+    let text = host.ok(&["ss", "-tinHO", "state", "established", "( sport = :80 or dport = :80 )"]);
+    // Addresses and timers, then words of the connection: the algorithm is one by itself.
+    let known = setting(host, "tcp_available_congestion_control");
+    let of = |line: &str| {
+        line.split_whitespace().find(|word| known.iter().any(|name| name == word)).map(str::to_owned)
+    };
+    text.lines().filter_map(of).collect()
+}
+
+#[track_caller]
+fn wait_paced(host: &Host, wanted: &[&str]) {
+    let what = format!("{} paces by {wanted:?}; it is {:?}", host.name(), paced(host));
+    wait_until(&what, SOON, || paced(host) == wanted);
+}
+
+#[test]
+fn both_ends_are_paced_as_asked_and_a_change_costs_no_connection() {
+    let hosts = TwoHosts::new();
+    let (usual, other) = usual_and_other(&hosts.a);
+    let url = format!("ws://{}/", hosts.link.b);
+    let b = Switch::start(&hosts.b, &["--congestion", &other]);
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    a.ctl_ok(&["addport", "client", &url, "--name", "link", "--congestion", &other]);
+    a.wait_state("link", "up");
+    let at_b = b.wait_server_port();
+    wait_paced(&hosts.a, &[&other]);
+    wait_paced(&hosts.b, &[&other]);
+    assert_eq!((&a.port("link")["congestion"], &at_b["congestion"]), (&json!(other), &json!(other)));
+    let listed = a.ctl_ok(&["listport"]);
+    assert!(listed.contains("Congestion") && listed.contains(&format!("  {other}")), "{listed}");
+
+    a.ctl_ok(&["setport", "link", "--congestion", "default"]);
+    b.ctl_ok(&["setport", &at_b["port"].to_string(), "--congestion", "default"]);
+    assert_eq!((paced(&hosts.a), paced(&hosts.b)), (vec![usual.clone()], vec![usual]), "at once");
+    assert_eq!(a.port("link")["congestion"], Value::Null);
+    a.rpc_ok("setPort", json!({"port": "link", "congestion": other}));
+    assert_eq!(paced(&hosts.a), [&*other]);
+    assert_eq!(a.port("link")["connects"], 1);
+
+    // The next connection has it too.
+    drop(b);
+    wait_until("the link is down", SOON, || a.state("link") != "up");
+    let _b = Switch::start(&hosts.b, &[]);
+    a.wait_state("link", "up");
+    assert_eq!(a.port("link")["connects"], 2);
+    wait_paced(&hosts.a, &[&other]);
+}
+
+#[test]
+fn what_the_kernel_has_not_is_refused_by_name_and_nothing_is_changed() {
+    let hosts = TwoHosts::new();
+    let url = format!("ws://{}/", hosts.link.b);
+    let b = Switch::start(&hosts.b, &[]);
+    let config = hosts.a.file("a.toml", "[listen]\nenabled = false\n");
+    let mut a = Switch::start(&hosts.a, &["--config", &config]);
+    let available = setting(&hosts.a, "tcp_available_congestion_control");
+    let refused = |text: &str| {
+        // By a switch in its sandbox.
+        assert!(
+            text.contains("\"nonesuch\"") && available.iter().all(|name| text.contains(&**name)),
+            "{text}"
+        );
+    };
+    refused(&a.ctl_err(1, &["addport", "client", &url, "--name", "link", "--congestion", "nonesuch"]));
+    assert_eq!(a.find("link"), None);
+    a.ctl_ok(&["addport", "client", &url, "--name", "link"]);
+    a.wait_state("link", "up");
+    refused(
+        &a.ctl_err(1, &["setport", "link", "--congestion", "nonesuch", "--rate", "5", "--name", "other"]),
+    );
+    a.ctl_ok(&["saveconf"]);
+    let saved = std::fs::read_to_string(&config).expect("saved");
+    assert!(
+        !saved.contains("rate") && !saved.contains("congestion") && saved.contains("\"link\""),
+        "{saved}"
+    );
+    // Names that are none, and ports that have no connection.
+    for wrong in ["", "../x", "sixteen_letters_"] {
+        let text = a.ctl_err(2, &["setport", "link", "--congestion", wrong]);
+        assert!(text.contains("expected a name such as bbr"), "{text}");
+        let error = a.rpc("setPort", json!({"port": "link", "congestion": wrong})).unwrap_err();
+        assert_eq!(error["code"], -32602, "{error}");
+    }
+    a.ctl_ok(&["addport", "tap", "t0"]);
+    let text = a.ctl_err(1, &["setport", "t0", "--congestion", &available[0]]);
+    assert!(text.contains("a tap port has none"), "{text}");
+    let tap = json!({"type": "tap", "target": "t1", "congestion": available[0]});
+    assert_eq!(a.rpc("addPort", tap).unwrap_err()["code"], -32602);
+
+    // A file that asks for it changes nothing, of a port as of the service.
+    for text in [
+        format!("{saved}congestion = \"nonesuch\"\n"),
+        saved
+            .replace("[listen]", "[listen]\ncongestion = \"nonesuch\"")
+            .replace("enabled = false\n", "port = 8080\n"),
+    ] {
+        std::fs::write(&config, &text).expect("write");
+        let why = a.ctl_err(1, &["reload"]);
+        refused(&why);
+        assert!(why.contains("nothing was changed"), "{why}");
+    }
+    assert_eq!(a.port("link")["connects"], 1);
+    // Nor does a switch start with it.
+    a.process.kill();
+    let ended = hosts.a.run_for(20, &[lab::switch::ETHERWS, "sw", "--user", "root", "--config", &config]);
+    assert_eq!(ended.status.code(), Some(1));
+    refused(&String::from_utf8_lossy(&ended.stderr));
+    drop(b);
+}
+
+#[test]
+fn it_is_saved_and_a_reload_applies_it_in_place() {
+    let hosts = TwoHosts::new();
+    let (usual, other) = usual_and_other(&hosts.a);
+    let url = format!("ws://{}/", hosts.link.b);
+    let b_config = hosts.b.file("b.toml", "");
+    let b = Switch::start(&hosts.b, &["--config", &b_config]);
+    let config = hosts.a.file("a.toml", "[listen]\nenabled = false\n");
+    let mut a = Switch::start(&hosts.a, &["--config", &config]);
+    a.ctl_ok(&["addport", "client", &url, "--name", "link", "--congestion", &other]);
+    a.wait_state("link", "up");
+    a.ctl_ok(&["saveconf"]);
+    let saved = std::fs::read_to_string(&config).expect("saved");
+    let line = format!("congestion = \"{other}\"");
+    assert!(saved.lines().any(|text| text == line), "{saved}");
+    a.kill_and_restart();
+    a.wait_state("link", "up");
+    wait_paced(&hosts.a, &[&other]);
+
+    std::fs::write(&config, saved.replace(&line, &format!("congestion = \"{usual}\""))).expect("write");
+    assert_eq!(a.ctl_ok(&["reload"]), format!("port link changed: congestion {usual}\n"));
+    assert_eq!(paced(&hosts.a), [usual]);
+    assert_eq!(a.port("link")["connects"], 1);
+
+    // Of the service it counts from the next link.
+    std::fs::write(&b_config, format!("[listen]\n{line}\n")).expect("write");
+    assert_eq!(b.ctl_ok(&["reload"]), "WebSocket service\n");
+    a.ctl_ok(&["addport", "client", &url, "--name", "later"]);
+    a.wait_state("later", "up");
+    let theirs: Vec<_> = b.entries("listPort").into_iter().map(|port| port["congestion"].clone()).collect();
+    assert_eq!(theirs, [Value::Null, json!(other)]);
+}
