@@ -20,6 +20,7 @@ use crate::top::TopArgs;
 const EXAMPLES: &str = "Examples:
   etherctl addport tap tap0 --name vms --address 192.0.2.1/24
   etherctl addport client wss://far.example.net/ --user alice
+  etherctl addport qemu unix:/run/etherws/vms.sock
   etherctl setport vms --access 10
   etherctl listport
   etherctl prof show
@@ -188,6 +189,20 @@ pub enum AddPort {
         congestion: Option<Congestion>,
         #[command(flatten)]
         link: LinkArgs,
+    },
+    /// Listen for virtual machines (QEMU's -netdev stream), each of which becomes a port, or dial one.
+    #[command(infer_long_args = true)]
+    Qemu {
+        /// unix:PATH, tcp:PORT (on 127.0.0.1) or tcp:ADDRESS:PORT.
+        target: String,
+        #[command(flatten)]
+        port: PortArgs,
+        /// Dial a QEMU that listens there (server=on), again and again, instead of listening.
+        #[arg(long)]
+        connect: bool,
+        /// Listen where other hosts reach it, although nobody is asked who he is.
+        #[arg(long, conflicts_with = "connect")]
+        anonymous: bool,
     },
 }
 
@@ -421,6 +436,8 @@ mod tests {
             ("addport client ws://h --passwd x", "--user"),
             ("addport client ws://h --user u --passwd x --passwd-file y", "--passwd-file"),
             ("addport client ws://h --cert c", "--key"),
+            ("addport qemu tcp:5000 --mtu 1500", "--mtu"),
+            ("addport qemu tcp:5000 --connect --anonymous", "--anonymous"),
             ("addfdb 1 2", "not a MAC address"),
             ("addfdb 02:00:00:00:00:01 2 --vid 4095", "--vid"),
             ("listport --ctlurl ftp://h/", "--ctlurl"),

@@ -77,6 +77,10 @@ fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
             congestion: congestion.clone().unwrap_or_default(),
             ..with_port(PortSpec::new(PortKind::Client, target), port)
         },
+        AddPort::Qemu { target, port, connect, anonymous } => {
+            let options = LinkOptions { connect: *connect, anonymous: *anonymous, ..LinkOptions::default() };
+            PortSpec { options, ..with_port(PortSpec::new(PortKind::Qemu, target), port) }
+        }
     };
     if let AddPort::Client { link, .. } = add {
         // What is wrong already needs no password.
@@ -128,6 +132,7 @@ fn options(link: &LinkArgs) -> Result<LinkOptions, String> {
         insecure: link.insecure,
         proxy: link.proxy.clone(),
         ping: link.ping,
+        ..LinkOptions::default()
     })
 }
 

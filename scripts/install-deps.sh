@@ -48,6 +48,7 @@ look() {
         need nginx nginx
         need tmux tmux
         need valgrind valgrind
+        need qemu-system-x86 qemu-system-x86_64
         need python3 /usr/bin/python3
         need python3-websockets /usr/bin/python3 -c 'import websockets'
         need python3-prometheus-client /usr/bin/python3 -c 'import prometheus_client'

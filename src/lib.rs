@@ -4,7 +4,7 @@
 //!
 //! * [`daemon`]: configuration, start, signals and systemd
 //! * [`control`]: how people reach it: the JSON-RPC contract, the HTTP listener, authentication
-//! * [`port`]: where frames meet the kernel: TAP, network device, WebSocket link, egress queue
+//! * [`port`]: where frames meet the kernel: TAP, network device, WebSocket link, virtual machine, egress queue
 //! * [`switch`]: who gets a frame: FDB, VLAN, forward -> verdict (pure)
 //! * [`frame`]: Ethernet as bytes (pure)
 //!

@@ -98,7 +98,7 @@ fn the_sample_is_valid_as_it_is_and_with_every_comment_taken_for_real() {
         .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
         .flat_map(|line| [line, "\n"])
         .collect();
-    for (text, ports) in [(&sample, 0), (&whole, 3)] {
+    for (text, ports) in [(&sample, 0), (&whole, 4)] {
         let layer = etherws::daemon::read::parse("etherws.toml", text).unwrap_or_else(|e| panic!("{e:#?}"));
         let config = layer.resolve().unwrap_or_else(|e| panic!("{e:#?}"));
         assert_eq!(config.ports.len(), ports);

@@ -22,6 +22,7 @@ use loom::thread::JoinHandle;
 use port::egress::Egress;
 use port::fabric::Fabric;
 use port::link::{Ended, Link, Session, Stop};
+use port::spec::Congestion;
 use prof::{Profiler, Want};
 use prove::{go, prove};
 use switch::{Fdb, Port, Reason, Slot, VlanRule};
@@ -136,6 +137,7 @@ impl World {
             number: 0,
             role: Role::Server,
             vnet: false,
+            congestion: Congestion::System,
             stream: Some(any_socket()),
             tls: None,
             early: Default::default(),

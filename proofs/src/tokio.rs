@@ -36,6 +36,7 @@ pub mod net {
     use loom::sync::{Condvar, Mutex, MutexGuard};
 
     /// A connection: what the kernel keeps of it, and what tokio believes.
+    #[derive(Debug)]
     pub struct Connection {
         state: Mutex<State>,
         arrived: Condvar,
@@ -43,7 +44,7 @@ pub mod net {
         room: usize,
     }
 
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct State {
         to_peer: Vec<u8>,
         from_peer: Vec<u8>,
@@ -56,7 +57,7 @@ pub mod net {
     }
 
     /// tokio's: set by an event, cleared by who was refused, unless an event has come meanwhile.
-    #[derive(Default)]
+    #[derive(Debug, Default)]
     struct Readiness {
         is: bool,
         events: u32,
@@ -164,11 +165,15 @@ pub mod net {
         }
     }
 
+    #[derive(Debug)]
     pub struct TcpStream {
         connection: Arc<Connection>,
         /// For the options that are set on it.
         fd: std::net::TcpStream,
     }
+
+    /// A link may have one; none here does.
+    pub type UnixStream = TcpStream;
 
     /// What the next [`TcpStream::from_std`] is the other end of.
     pub static NEXT: std::sync::Mutex<Option<Arc<Connection>>> = std::sync::Mutex::new(None);

@@ -131,9 +131,13 @@ impl Method {
     pub const fn summary(self) -> &'static str {
         match self {
             Self::ListPort => "The ports, in number order",
-            Self::AddPort => "Adds a TAP, network device or client link; the entry made",
-            Self::SetPort => "Changes a port; the entry after the change",
-            Self::DelPort => "Deletes a port; the entry as it was",
+            Self::AddPort => "Adds a TAP, network device, client link or qemu port; the entry made",
+            Self::SetPort => {
+                "Changes a port, and the machines of a qemu port that listens; the entry after the change"
+            }
+            Self::DelPort => {
+                "Deletes a port, and the machines of a qemu port that listens; the entry as it was"
+            }
             Self::ListInterface => "The interfaces of TAP and network device ports",
             Self::SetInterface => {
                 "Sets addresses, MTU or MAC of a TAP or network device; the entry after the change"

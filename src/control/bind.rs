@@ -1,15 +1,14 @@
-//! Sockets to listen on: TCP by name or address, inherited ones, and the Unix socket of control.
+//! Sockets to listen on: TCP by name or address; and secrets in files.
 
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
-use socket2::{Domain, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener, lookup_host};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, lookup_host};
 
-use super::local;
 use crate::sys::sandbox::{self, Want, hint};
 
 /// Where a service is to listen, as configured.
@@ -155,77 +154,6 @@ fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
-/// The Unix socket of control; its file goes away with it.
-pub struct UnixSocket {
-    pub path: PathBuf,
-    pub listener: UnixListener,
-    /// Device and inode: a file that another process has put in its place is not ours to remove.
-    identity: (u64, u64),
-}
-
-impl UnixSocket {
-    /// Of group `etherws` and mode 0660 where that group is and can be given it, else 0600; a file left behind is replaced when nobody answers on it.
-    pub fn listen(path: &Path) -> Result<Self, String> {
-        let fail = |e: io::Error| {
-            format!("could not listen on {}: {e}{}", path.display(), hint(path, &e, Want::Write))
-        };
-        if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| {
-                format!("could not create {}: {e}{}", parent.display(), hint(path, &e, Want::Write))
-            })?;
-        }
-        remove_stale(path)?;
-        let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None).map_err(fail)?;
-        socket.bind(&SockAddr::unix(path).map_err(fail)?).map_err(fail)?;
-        let handed = local::group().is_some_and(|group| lchown(path, None, Some(group.as_raw())).is_ok());
-        let mode = if handed { 0o660 } else { 0o600 };
-        // Nobody can connect before listen(), so the mode is right from the first moment.
-        let prepared = fs::set_permissions(path, fs::Permissions::from_mode(mode))
-            .and_then(|()| fs::symlink_metadata(path))
-            .and_then(|meta| socket.listen(BACKLOG).map(|()| (meta.dev(), meta.ino())))
-            .and_then(|identity| Ok((identity, UnixListener::from_std(socket.into())?)));
-        match prepared {
-            Ok((identity, listener)) => Ok(Self { path: path.to_owned(), listener, identity }),
-            Err(e) => {
-                let _ = fs::remove_file(path);
-                Err(fail(e))
-            }
-        }
-    }
-}
-
-impl Drop for UnixSocket {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity) {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-fn remove_stale(path: &Path) -> Result<(), String> {
-    let shown = path.display();
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(format!("could not look at {shown}: {e}")),
-    };
-    if !meta.file_type().is_socket() {
-        return Err(format!("{shown} exists and is not a socket; name another with --ctlsock"));
-    }
-    let connected = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)
-        .and_then(|probe| probe.connect(&SockAddr::unix(path)?));
-    match connected {
-        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|e| format!("could not remove the stale socket {shown}: {e}"))
-        }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full backlog is somebody, too.
-        Ok(()) | Err(_) => {
-            Err(format!("another switch answers on {shown}; stop it, or name another socket with --ctlsock"))
-        }
-    }
-}
-
 /// Writes a secret whole or not at all, readable by its owner alone.
 pub fn write_secret(path: &Path, text: &str) -> Result<(), String> {
     let fail =
@@ -245,40 +173,25 @@ pub fn write_secret(path: &Path, text: &str) -> Result<(), String> {
     })
 }
 
+/// Connections that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
-    #[tokio::test]
-    async fn unix_socket_replaces_the_stale_and_respects_the_living() -> Result<(), Box<dyn std::error::Error>>
-    {
-        let dir = std::env::temp_dir().join(format!("etherws-bind-{}", std::process::id()));
-        let path = dir.join("deep/ctl.sock");
-        let first = UnixSocket::listen(&path)?;
-        let mode = fs::metadata(&path)?.permissions().mode() & 0o777;
-        assert_eq!(mode, if local::group().is_some() { 0o660 } else { 0o600 });
-        let error = UnixSocket::listen(&path).err().unwrap_or_default();
-        assert!(error.contains("another switch answers on"), "{error}");
-        drop(first);
-        assert!(!path.exists(), "the file goes with the socket");
-        drop(std::os::unix::net::UnixListener::bind(&path)?);
-        assert!(path.exists(), "std leaves a stale file");
-        let second = UnixSocket::listen(&path)?;
-        fs::remove_file(&path)?;
-        fs::write(&path, "mine")?;
-        drop(second);
-        assert!(path.exists(), "not ours to remove");
-        let error = UnixSocket::listen(&path).err().unwrap_or_default();
-        assert!(error.contains("is not a socket"), "{error}");
+    #[test]
+    fn a_secret_is_replaced_whole_and_its_owner_s_alone() -> Result<(), Box<dyn std::error::Error>> {
+        let dir = std::env::temp_dir().join(format!("etherws-secret-{}", std::process::id()));
+        fs::create_dir_all(&dir)?;
+        let path = dir.join("token");
+        fs::write(&path, "anybody's")?;
         write_secret(&path, "secret\n")?;
         write_secret(&path, "other\n")?;
         assert_eq!(fs::metadata(&path)?.permissions().mode() & 0o777, 0o600);
-        assert_eq!(
-            (fs::read_to_string(&path)?.as_str(), fs::read_dir(dir.join("deep"))?.count()),
-            ("other\n", 1)
-        );
+        assert_eq!((fs::read_to_string(&path)?.as_str(), fs::read_dir(&dir)?.count()), ("other\n", 1));
         fs::remove_dir_all(&dir)?;
         Ok(())
     }

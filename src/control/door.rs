@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use jsonrpsee::Methods;
@@ -12,10 +11,10 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::task::JoinHandle;
 
 use super::anteroom::Anteroom;
-use super::bind::{Bind, BindError, UnixSocket, write_secret};
+use super::bind::{Bind, BindError, write_secret};
 use super::connection::{self, OnLink, Shared};
 use super::lobby::Lobby;
-use super::local::Admins;
+use super::local::{self, Admins};
 use super::logins::Logins;
 use super::metrics::Metrics;
 use super::rpc_http::Rpc;
@@ -23,9 +22,9 @@ use super::rules::Rules;
 use super::settings::DoorSettings;
 use super::tokens::Key;
 use crate::port::Ports;
-use crate::port::tally::{Event, Tally};
-use crate::port::throttle::Throttle;
+use crate::port::throttle::{Throttle, pause};
 use crate::sys::sandbox;
+use crate::sys::unix::UnixSocket;
 
 /// Every listener of the daemon, what is behind them, and the files that they read.
 pub struct Door {
@@ -80,7 +79,7 @@ impl Door {
             tcp.push(Listener::new(plan.bind.clone(), sockets));
         }
         check_anonymous_addresses(&rules, &tcp)?;
-        let unix = UnixSocket::listen(&rules.settings.control.sock)?;
+        let unix = UnixSocket::listen(&rules.settings.control.sock, local::hand_over, CTLSOCK)?;
         bound()?;
         let shared = Arc::new(Shared {
             rules: ArcSwap::from_pointee(rules),
@@ -148,7 +147,7 @@ impl Door {
         let old = shared.rules.load_full();
         let unix = match &rules.settings.control.sock {
             sock if *sock == old.settings.control.sock => None,
-            sock => Some(UnixSocket::listen(sock)?),
+            sock => Some(UnixSocket::listen(sock, local::hand_over, CTLSOCK)?),
         };
         let token_file = write_token(shared, &rules)?;
         // What is no longer wanted must go before an address that overlaps with it can be bound, and comes back
@@ -339,21 +338,6 @@ async fn accept_unix(socket: Arc<UnixSocket>, shared: Arc<Shared>) {
     }
 }
 
-/// Out of descriptors or memory, accept() fails at once and for ever: give the rest time to end. A connection
-/// that was gone before it was accepted needs no pause.
-async fn pause(error: &io::Error, trouble: &Throttle, tally: &Tally) {
-    match error.raw_os_error() {
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-            tally.count(Event::AcceptPaused);
-            if trouble.allow(std::time::Instant::now()).is_some() {
-                tracing::warn!("accepting pauses: {error}");
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        _ => tokio::task::yield_now().await,
-    }
-}
-
 /// Writes the token file when one is needed; its path.
 fn write_token(shared: &Shared, rules: &Rules) -> Result<Option<PathBuf>, String> {
     if !rules.wants_token {
@@ -420,6 +404,9 @@ fn check_anonymous_addresses(rules: &Rules, listeners: &[Listener]) -> Result<()
     }
     Ok(())
 }
+
+/// Where the control socket is named.
+const CTLSOCK: &str = "with --ctlsock";
 
 /// 64 hexadecimal digits.
 fn key_text(key: &Key) -> String {

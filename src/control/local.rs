@@ -3,6 +3,8 @@
 //! a directory be shared.
 
 use std::os::fd::AsFd;
+use std::os::unix::fs::lchown;
+use std::path::Path;
 
 use nix::unistd::{Gid, Group, geteuid};
 use tokio::net::UnixStream;
@@ -19,6 +21,12 @@ pub fn group() -> Option<Gid> {
         None
     });
     found.map(|group| group.gid)
+}
+
+/// Gives the socket's file to that group; the mode that fits: 0660 where it could be, else 0600.
+pub fn hand_over(socket: &Path) -> u32 {
+    let handed = group().is_some_and(|group| lchown(socket, None, Some(group.as_raw())).is_ok());
+    if handed { 0o660 } else { 0o600 }
 }
 
 /// Who may, beside root and ourselves.
@@ -60,7 +68,11 @@ impl Admins {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
+    use crate::sys::unix::UnixSocket;
 
     #[test]
     fn root_and_the_group_may() {
@@ -76,6 +88,20 @@ mod tests {
         }
         let nobody = Admins { group: None };
         assert!(!nobody.may(1000, 989, || vec![989]));
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_the_group_s_or_nobody_else_s() -> Result<(), Box<dyn std::error::Error>> {
+        let path = std::env::temp_dir().join(format!("etherws-local-{}.sock", std::process::id()));
+        let _socket = UnixSocket::listen(&path, hand_over, "elsewhere")?;
+        let file = fs::metadata(&path)?;
+        let mode = file.mode() & 0o777;
+        match group() {
+            Some(group) if geteuid().is_root() => assert_eq!((mode, file.gid()), (0o660, group.as_raw())),
+            Some(group) => assert!(mode == 0o600 || (mode, file.gid()) == (0o660, group.as_raw())),
+            None => assert_eq!(mode, 0o600),
+        }
+        Ok(())
     }
 
     #[tokio::test]

@@ -148,7 +148,8 @@ impl Collector for Scrape {
         let gauge = ConstGauge::new(0_i64).metric_type();
         let help = "1 when the port is up, 0 when frames do not pass";
         let mut family = encoder.encode_descriptor("etherws_port_up", help, None, gauge)?;
-        for (labels, port, _) in self.rows() {
+        // Where virtual machines come in, frames never pass: that is no port to be up.
+        for (labels, port, _) in self.rows().filter(|(_, port, _)| port.state != "listening") {
             ConstGauge::new(i64::from(port.state == "up")).encode(family.encode_family(&labels)?)?;
         }
 

@@ -6,6 +6,7 @@ use crate::control::api::{
 };
 use crate::frame::MacAddr;
 use crate::port::dial::Target;
+use crate::port::qemu::Address;
 use crate::port::spec::{Congestion, LinkOptions, PortKind, PortSpec, StormLimit};
 
 /// Everything wrong with a port: `(key, why)`.
@@ -15,10 +16,13 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     match spec.kind {
         PortKind::Server => wrong.push((
             "type",
-            "a server port comes from an incoming link; expected tap, netdev or client".to_owned(),
+            "a server port comes from an incoming link; expected tap, netdev, client or qemu".to_owned(),
         )),
         PortKind::Client => {
             wrong.extend(Target::parse(&spec.target, &spec.options).err().map(|why| ("target", why)))
+        }
+        PortKind::Qemu => {
+            wrong.extend(Address::of(&spec.target, &spec.options).err().map(|why| ("target", why)));
         }
         PortKind::Tap | PortKind::Netdev => {
             let name = check_device_name(&spec.target).map_err(|why| unprefixed(&why, "target"));
@@ -38,8 +42,8 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(!device && spec.mtu.is_some(), "mtu", "tap and netdev");
     only(!device && spec.mac.is_some(), "mac", "tap and netdev");
     only(spec.kind != PortKind::Tap && spec.persist, "persist", "tap");
-    only(device && spec.options != LinkOptions::default(), "options", "client");
-    only(device && spec.congestion != Congestion::System, "congestion", "client");
+    only(device && spec.options != LinkOptions::default(), "options", "client and qemu");
+    only(spec.kind != PortKind::Client && spec.congestion != Congestion::System, "congestion", "client");
     wrong.extend(check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs));
     // What addPort would refuse of the rest, so that a file and a request are measured alike.
     if wrong.is_empty()

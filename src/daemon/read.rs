@@ -67,8 +67,20 @@ pub const PORT: &[&str] = &[
     "options",
 ];
 /// Keys of `port.options`.
-pub const OPTIONS: &[&str] =
-    &["user", "passwd", "passwd_file", "token", "cacerts", "cert", "key", "insecure", "proxy", "ping"];
+pub const OPTIONS: &[&str] = &[
+    "user",
+    "passwd",
+    "passwd_file",
+    "token",
+    "cacerts",
+    "cert",
+    "key",
+    "insecure",
+    "proxy",
+    "ping",
+    "connect",
+    "anonymous",
+];
 const USER: &[&str] = &[
     "user",
     "token",
@@ -261,6 +273,8 @@ fn options(table: &Table) -> LinkOptions {
         insecure: table.read("insecure").unwrap_or_default(),
         proxy: table.read("proxy"),
         ping: table.read("ping"),
+        connect: table.read("connect").unwrap_or_default(),
+        anonymous: table.read("anonymous").unwrap_or_default(),
     }
 }
 
@@ -391,6 +405,14 @@ isolated = true
 offload = false
 congestion = "bbr"
 options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
+[[port]]
+type = "qemu"
+target = "tcp:192.0.2.1:5000"
+options = { anonymous = true }
+[[port]]
+type = "qemu"
+target = "unix:/run/vm.sock"
+options = { connect = true }
 [[user]]
 user = "alice"
 port = "alice"
@@ -445,6 +467,10 @@ trunk = "2-3"
             (Some("p"), Some(5), true, false)
         );
         assert_eq!(link.congestion.to_string(), "bbr");
+        let [listening, dialling] = &config.ports[2..] else { panic!("{:?}", config.ports) };
+        let options = |spec: &PortSpec| (spec.kind, spec.options.connect, spec.options.anonymous);
+        assert_eq!(options(listening), (PortKind::Qemu, false, true));
+        assert_eq!(options(dialling), (PortKind::Qemu, true, false));
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
         assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));

@@ -10,6 +10,7 @@ use tracing::{info, warn};
 
 use super::config::Config;
 use crate::control::api::SYSTEM_SOCKET;
+use crate::port::qemu::Address;
 use crate::port::spec::PortSpec;
 use crate::sys::credential::located;
 use crate::sys::privileges::{self, Account};
@@ -151,7 +152,10 @@ fn plan(config: &Config, own: &[Option<&Path>], user: Option<Account>) -> Plan {
 
     let mut write = vec![PathBuf::from("/dev/null")];
     write.extend(listed("STATE_DIRECTORY").chain(listed("RUNTIME_DIRECTORY")));
+    let sockets: Vec<_> = config.ports.iter().filter_map(Address::socket_of).collect();
     let files = own.iter().flatten().copied().chain([config.door.control.sock.as_path()]);
+    // The runtime folder, whatever is there now: sockets for virtual machines are made while the switch runs.
+    let files = files.chain(sockets.iter().map(PathBuf::as_path)).chain([Path::new(SYSTEM_SOCKET)]);
     write.extend(files.flat_map(folders));
     write.extend(config.sandbox.write.iter().cloned());
     Plan { read, write, devices: vec!["/dev/net".into()], user }

@@ -403,6 +403,8 @@ fn option_value(options: &LinkOptions, key: &str) -> Option<Value> {
         "key" => options.key.as_deref(),
         "proxy" => options.proxy.as_deref(),
         "insecure" => return options.insecure.then(|| Value::from(true)),
+        "connect" => return options.connect.then(|| Value::from(true)),
+        "anonymous" => return options.anonymous.then(|| Value::from(true)),
         "ping" => return options.ping.map(|ping| Value::from(i64::from(ping))),
         _ => return None,
     };
@@ -498,6 +500,8 @@ mod tests {
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
             [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
+            [[port]]\ntype='qemu'\ntarget='unix:/run/vms.sock'\naccess=3\n\
+            [[port]]\ntype='qemu'\ntarget='tcp:192.0.2.1:5000'\noptions={connect=true,anonymous=true}\n\
             [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\nlinks=2\n";
         let whole = config(text);
         for existing in

@@ -11,6 +11,7 @@ mod packet;
 #[cfg(test)]
 mod recipe;
 pub mod segment;
+pub mod stream;
 
 pub use eth::{Frame, MAX_FRAME, MIN_FRAME, MacAddr, Outgoing, Retag, Tag, Vid, VidSet};
 pub use ethertype::EtherType;

@@ -1,4 +1,4 @@
-//! Where frames meet the kernel: TAP, network device, WebSocket link, egress queue; and [`Ports`],
+//! Where frames meet the kernel: TAP, network device, WebSocket link, virtual machine, egress queue; and [`Ports`],
 //! the registry through which everything above adds, changes and removes them.
 
 mod congestion;
@@ -12,6 +12,7 @@ mod loop_guard;
 mod netdev;
 pub mod netif;
 pub mod ports;
+pub mod qemu;
 pub mod spec;
 pub mod status;
 pub mod tally;

@@ -26,6 +26,7 @@ pub enum PortKind {
     Netdev,
     Client,
     Server,
+    Qemu,
 }
 
 impl fmt::Display for PortKind {
@@ -35,6 +36,7 @@ impl fmt::Display for PortKind {
             Self::Netdev => "netdev",
             Self::Client => "client",
             Self::Server => "server",
+            Self::Qemu => "qemu",
         })
     }
 }
@@ -45,7 +47,7 @@ impl fmt::Display for PortKind {
 pub struct PortSpec {
     #[serde(rename = "type")]
     pub kind: PortKind,
-    /// Device name (tap, netdev) or ws:// or wss:// URL (client).
+    /// Device name (tap, netdev), ws:// or wss:// URL (client), or unix:PATH or tcp:ADDRESS:PORT (qemu).
     pub target: String,
     /// Stable name, usable wherever a number is; chosen from the target when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,7 +146,7 @@ pub enum Bpdu {
     Forward,
 }
 
-/// How a client link is dialled and whom it trusts.
+/// How a client link is dialled and whom it trusts; of a qemu port `connect` and `anonymous`, and nothing else.
 #[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkOptions {
@@ -181,6 +183,24 @@ pub struct LinkOptions {
     /// Seconds without received data before a PING (default 15).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping: Option<u32>,
+    /// A qemu port dials a QEMU that listens, instead of listening itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connect: bool,
+    /// A qemu port may listen where other hosts reach it, although nobody is asked who he is.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub anonymous: bool,
+}
+
+impl LinkOptions {
+    /// Whether a port of this kind knows all that is asked for.
+    pub fn fit(&self, kind: PortKind) -> bool {
+        let (connect, anonymous) = (self.connect, self.anonymous);
+        match kind {
+            PortKind::Client => !connect && !anonymous,
+            PortKind::Qemu => *self == Self { connect, anonymous, ..Self::default() },
+            PortKind::Tap | PortKind::Netdev | PortKind::Server => *self == Self::default(),
+        }
+    }
 }
 
 /// A password, a token or a key: wiped from memory where it is dropped.

@@ -15,7 +15,7 @@ pub struct PortStatus {
     pub port: u32,
     #[serde(rename = "type")]
     pub kind: PortKind,
-    /// Device name, URL without credentials, or the peer's address.
+    /// Device name, URL without credentials, address of virtual machines, or the peer's address.
     pub target: String,
     /// Frames sent.
     pub tx: u64,
@@ -31,13 +31,14 @@ pub struct PortStatus {
     /// Frames dropped at this port's ingress or egress, all reasons.
     #[serde(default)]
     pub drops: u64,
-    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `down`, `failed`, `blocked` (by the loop guard).
+    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `down`, `failed`, `blocked` (by the loop guard),
+    /// `listening` (for virtual machines, which become ports of their own).
     #[serde(default)]
     pub state: String,
     /// Why the state is not `up`, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The peer's address, once connected; behind a trusted proxy the one that it named.
+    /// The peer's address, once connected; behind a trusted proxy the one that it named; `pid 4711` on a Unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<String>,
     /// Who logged in on an incoming link.

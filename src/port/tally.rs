@@ -65,7 +65,7 @@ events! {
     LoginRate = "login-rate",
     /// Too many logins were waiting for their password to be checked.
     LoginQueue = "login-queue",
-    /// A link that sent a message larger than a frame, or in more than 1,024 fragments.
+    /// A link that sent a message larger than a frame, or in more than 1,024 fragments; a VM that announced such a frame.
     MessageSize = "message-size",
     /// A link that broke the WebSocket protocol in another way.
     Violation = "websocket-violation",
@@ -93,7 +93,7 @@ impl Tally {
     /// Counts the end of a link, if it is one of those that count.
     pub fn link_ended(&self, ended: &Ended) {
         match ended {
-            Ended::Violation(Violation::TooBig) => self.count(Event::MessageSize),
+            Ended::Violation(Violation::TooBig) | Ended::TooLong(_) => self.count(Event::MessageSize),
             Ended::Violation(_) => self.count(Event::Violation),
             Ended::Truncated => self.count(Event::TlsTruncated),
             _ => (),

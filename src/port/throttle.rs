@@ -1,7 +1,10 @@
-//! A limit on log lines that a stranger can cause.
+//! A limit on log lines that a stranger can cause, and on accepting when there is nothing left to accept with.
 
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use super::tally::{Event, Tally};
 
 const PER_SECOND: u32 = 10;
 
@@ -25,6 +28,21 @@ impl Throttle {
                 Some(kept_back)
             }
         }
+    }
+}
+
+/// Out of descriptors or memory, accept() fails at once and for ever: give the rest time to end. A connection
+/// that was gone before it was accepted needs no pause.
+pub async fn pause(error: &io::Error, trouble: &Throttle, tally: &Tally) {
+    match error.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            tally.count(Event::AcceptPaused);
+            if trouble.allow(Instant::now()).is_some() {
+                tracing::warn!("accepting pauses: {error}");
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        _ => tokio::task::yield_now().await,
     }
 }
 

@@ -14,6 +14,7 @@ mod readiness;
 pub mod sandbox;
 mod seccomp;
 pub mod tun;
+pub mod unix;
 
 pub use readiness::{Device, Held, readable};
 

@@ -70,7 +70,7 @@ mod tests {
             run_last().unwrap();
             nice("/proc/thread-self/stat")
         });
-        assert_eq!(last.join().unwrap(), "19");
+        assert_eq!(last.join().unwrap(), "10");
         assert_eq!(nice("/proc/thread-self/stat"), before);
     }
 }

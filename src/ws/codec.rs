@@ -192,6 +192,11 @@ impl Decoder {
 }
 
 impl<'a> Payload<'a> {
+    /// Bytes in clear that lie where they were read to.
+    pub fn clear(bytes: &'a mut [u8]) -> Self {
+        Self { bytes, key: [0; 4], open: 0 }
+    }
+
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -290,6 +295,11 @@ pub fn encode(
     if key.is_some() {
         probe.mark(Stage::TxWsEncode);
     }
+    append(out, pieces, key, probe);
+}
+
+/// Appends `pieces` to `out` in order, without a header; masked when there is a key.
+pub fn append(out: &mut impl Room, pieces: &[Piece<'_>], key: Option<Key>, probe: &mut impl Probe) {
     let mut at = 0;
     for piece in pieces {
         let both = combine(key.unwrap_or_default(), at, piece.key, piece.phase);

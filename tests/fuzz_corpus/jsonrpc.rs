@@ -38,7 +38,7 @@ fn parameters(text: &str) {
         assert!(spec.kind != PortKind::Server);
         assert!(spec.name.as_ref().is_none_or(|name| (1..=check::MAX_PORT_NAME).contains(&name.len())));
         assert!(spec.mtu.is_none_or(|mtu| (check::MIN_MTU..=check::MAX_MTU).contains(&mtu)));
-        if spec.kind != PortKind::Client {
+        if matches!(spec.kind, PortKind::Tap | PortKind::Netdev) {
             let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b':' | b'%');
             assert!(spec.target.len() <= check::MAX_DEVICE_NAME && spec.target.bytes().all(plain));
             assert!(!matches!(spec.target.as_str(), "" | "." | ".."));

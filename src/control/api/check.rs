@@ -8,7 +8,8 @@ use ipnet::IpNet;
 use super::{Addresses, SetPort};
 use crate::frame::{MacAddr, Vid, VidSet};
 use crate::port::dial::Target;
-use crate::port::spec::{Congestion, LinkOptions, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
+use crate::port::qemu::Address;
+use crate::port::spec::{Congestion, PortChange, PortKind, PortSpec, StormLimit, VlanChange};
 
 /// The least MTU of an interface: what every IPv4 host must take in (RFC 791 3.1), and 1.3's bound.
 pub const MIN_MTU: u32 = 576;
@@ -26,25 +27,36 @@ pub const MAX_DEVICE_NAME: usize = 15;
 pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
     match spec.kind {
         PortKind::Server => {
-            return Err("type: server ports come from incoming links (ask for tap, netdev or client)".into());
+            return Err(
+                "type: server ports come from incoming links (ask for tap, netdev, client or qemu)".into()
+            );
         }
         PortKind::Tap | PortKind::Netdev => check_device_name(&spec.target)?,
         PortKind::Client => {
             Target::parse(&spec.target, &spec.options).map_err(|why| format!("target: {why}"))?;
         }
+        PortKind::Qemu => {
+            Address::of(&spec.target, &spec.options).map_err(|why| format!("target: {why}"))?;
+        }
     }
     spec.name.as_deref().map_or(Ok(()), check_port_name)?;
     check_vlan(spec.access, spec.trunk.as_ref(), spec.native)?;
     check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs)?;
-    if spec.kind == PortKind::Client {
+    if matches!(spec.kind, PortKind::Client | PortKind::Qemu) {
         let given =
             [("address", !spec.address.is_empty()), ("mtu", spec.mtu.is_some()), ("mac", spec.mac.is_some())];
         if let Some((field, _)) = given.iter().find(|(_, given)| *given) {
-            return Err(format!("{field}: a client link has no interface to set it on"));
+            return Err(format!("{field}: a {} port has no interface to set it on", spec.kind));
         }
-    } else if spec.options != LinkOptions::default() {
-        return Err(format!("options: a {} port has none; only a client link has", spec.kind));
-    } else if spec.congestion != Congestion::System {
+    }
+    if !spec.options.fit(spec.kind) {
+        return Err(match spec.kind {
+            PortKind::Client => "options: connect and anonymous are for qemu ports".to_owned(),
+            PortKind::Qemu => "options: a qemu port has connect and anonymous alone".to_owned(),
+            kind => format!("options: a {kind} port has none; only client and qemu ports have"),
+        });
+    }
+    if spec.kind != PortKind::Client && spec.congestion != Congestion::System {
         return Err(format!("congestion: a {} port has none; only a client link has", spec.kind));
     }
     if spec.persist && spec.kind != PortKind::Tap {
@@ -325,6 +337,9 @@ mod tests {
             json!({"type": "netdev", "target": "eth0.10", "name": "up-link.1:a@b_", "access": 10}),
             json!({"type": "netdev", "target": "eth0", "trunk": "1-5", "native": 1, "mac": "02:00:00:00:00:01"}),
             json!({"type": "client", "target": "wss://u:p@host:8443/x", "options": {"insecure": true}}),
+            json!({"type": "qemu", "target": "unix:/run/etherws/vms.sock", "access": 10}),
+            json!({"type": "qemu", "target": "tcp:192.0.2.1:5000", "options": {"connect": true}}),
+            json!({"type": "qemu", "target": "tcp:192.0.2.1:5000", "options": {"anonymous": true}}),
         ] {
             assert_eq!(check_spec(&spec(value.clone())), Ok(()), "{value}");
         }
@@ -353,6 +368,12 @@ mod tests {
             (json!({"type": "client", "target": "ws://h", "mtu": 1500}), "mtu: "),
             (json!({"type": "client", "target": "ws://h", "persist": true}), "persist: "),
             (json!({"type": "client", "target": "http://h"}), "target: "),
+            (json!({"type": "client", "target": "ws://h", "options": {"connect": true}}), "options: connect"),
+            (json!({"type": "qemu", "target": "vms"}), "target: "),
+            (json!({"type": "qemu", "target": "tcp:0.0.0.0:5000"}), "target: "),
+            (json!({"type": "qemu", "target": "tcp:5000", "options": {"insecure": true}}), "options: "),
+            (json!({"type": "qemu", "target": "tcp:5000", "mtu": 1500}), "mtu: "),
+            (json!({"type": "qemu", "target": "tcp:5000", "persist": true}), "persist: "),
             (json!({"type": "client", "target": "ws://"}), "target: "),
             (json!({"type": "client", "target": "ws://h", "options": {"passwd": "s3cret"}}), "target: "),
         ];

@@ -34,6 +34,7 @@ use tokio_rustls::client::TlsStream;
 use tracing::{debug, warn};
 
 pub use backoff::Backoff;
+pub(super) use race::{connect, set_options};
 pub use target::Target;
 
 use crate::ws::handshake::{self, OFFER, Opening};

@@ -18,7 +18,11 @@ use crate::port::spec::Congestion;
 use crate::sys::sandbox::{Want, hint};
 
 /// Connects to the first address of `host` that answers, and sets the socket's options.
-pub(super) async fn connect(host: &str, port: u16, congestion: &Congestion) -> Result<TcpStream, DialError> {
+pub(in crate::port) async fn connect(
+    host: &str,
+    port: u16,
+    congestion: &Congestion,
+) -> Result<TcpStream, DialError> {
     let addresses = match host.parse::<IpAddr>() {
         Ok(address) => vec![SocketAddr::new(address, port)],
         Err(_) => match lookup_host((host, port)).await {
@@ -108,7 +112,7 @@ fn interleaved(found: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
 
 /// Small frames must not wait for an ACK (TCP_NODELAY); a peer that vanished is noticed by the probes, or
 /// by data that nobody acknowledges, after 40 s.
-fn set_options(stream: &TcpStream) -> io::Result<()> {
+pub(in crate::port) fn set_options(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_user_timeout(Some(DEAD_AFTER))?;

@@ -14,13 +14,15 @@ use crate::frame::MAX_FRAME;
 use crate::frame::flow::{flow, mark_congestion};
 use crate::frame::offload::VnetHeader;
 use crate::prof::Probe;
-use crate::ws::codec::{Piece, Room, encode};
+use crate::ws::codec::{Piece, Room, append, encode};
 use crate::ws::header::{MAX_HEADER, Opcode};
 use crate::ws::mask::{Key, mask, mask_into};
 
 /// Messages in wait.
 #[derive(Default)]
 pub struct FairQueue {
+    /// Frames are written as they come, without a message's header.
+    bare: bool,
     hasher: RandomState,
     /// None before the first frame.
     flows: Vec<Flow>,
@@ -99,6 +101,11 @@ struct Codel {
 }
 
 impl FairQueue {
+    /// Of a connection that does not speak WebSocket; `default` is of one that does.
+    pub fn bare() -> Self {
+        Self { bare: true, ..Self::default() }
+    }
+
     /// Nothing waits, nothing is leaving.
     pub fn is_empty(&self) -> bool {
         self.held == 0 && self.leaving.is_empty()
@@ -237,8 +244,8 @@ impl FairQueue {
     /// Gives memory back after a burst.
     pub fn shrink(&mut self) {
         if self.is_empty() {
-            let lost = self.lost;
-            *self = Self { lost, ..Self::default() };
+            let (lost, bare) = (self.lost, self.bare);
+            *self = Self { lost, bare, ..Self::default() };
         }
     }
 
@@ -252,7 +259,10 @@ impl FairQueue {
     ) -> u16 {
         let chunk = self.chunks.draw();
         let mut message = Message { chunks: &mut self.chunks, last: chunk, len: 0 };
-        encode(&mut message, opcode, pieces, key, probe);
+        match self.bare {
+            true => append(&mut message, pieces, None, probe),
+            false => encode(&mut message, opcode, pieces, key, probe),
+        }
         let len = message.len as u32;
         let key = key.unwrap_or_default();
         let waiting = Waiting { label, came: 0, len, chunk, frame: 0, key, phase: 0, next: NONE };

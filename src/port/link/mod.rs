@@ -1,5 +1,5 @@
-//! A WebSocket link: the egress side, which any thread may use, and the session that reads and keeps
-//! it alive, on one data thread.
+//! A WebSocket link, or a virtual machine's socket: the egress side, which any thread may use, and the session that
+//! reads and keeps it alive, on one data thread.
 //!
 //! A frame for a link is encoded behind what waits there, under the link's lock; at the end of its
 //! ingress batch the whole is written. Only when the socket would block does anything stay, and only
@@ -7,8 +7,11 @@
 
 mod backlog;
 mod fair;
+mod progress;
 mod queue;
 mod session;
+mod stream;
+mod vm;
 mod wire;
 
 use std::io;
@@ -18,6 +21,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::sync::Notify;
 
 pub use session::{Ended, Session, Stop, linger};
+pub use stream::Stream;
+pub use vm::VmSession;
 pub use wire::Wire;
 
 use super::egress::Departing;
@@ -35,8 +40,8 @@ pub struct Link {
     wire: Mutex<Option<Wire>>,
     /// The port's counters: only here is it known what was written.
     pub counters: Arc<Counters>,
-    /// It is this side that dials.
-    dials: bool,
+    /// What it is to the way of a frame; absent: a link that comes in.
+    side: Option<Side>,
     /// Tells the session that the socket would block, or broke.
     stuck: Notify,
     /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
@@ -48,16 +53,21 @@ pub struct Link {
 impl Link {
     /// A link that is dialled from here.
     pub fn dialled(congestion: Congestion) -> Self {
-        Self { dials: true, ..Self::incoming(congestion) }
+        Self { side: Some(Side::Client), ..Self::incoming(congestion) }
     }
 
     pub fn incoming(congestion: Congestion) -> Self {
         Self { congestion: Mutex::new(congestion), ..Self::default() }
     }
 
+    /// One to a virtual machine: as with a device, nothing is masked and no direction the slower one.
+    pub fn to_vm() -> Self {
+        Self { side: Some(Side::Device), ..Self::default() }
+    }
+
     /// What it is to the way of a frame.
     pub fn side(&self) -> Side {
-        if self.dials { Side::Client } else { Side::Server }
+        self.side.unwrap_or(Side::Server)
     }
 
     /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:

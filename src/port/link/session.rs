@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Link, Wire};
+use super::progress::{Progress, STUCK};
+use super::{Link, Stream, Wire};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
@@ -33,6 +33,8 @@ pub enum Ended {
     Truncated,
     /// The peer broke the protocol; it was told so.
     Violation(Violation),
+    /// A VM announced a frame of so many bytes.
+    TooLong(u32),
     /// No data for the time after which an answering peer is dead.
     Silent,
     /// The peer took no byte for 10 s while some waited.
@@ -52,6 +54,9 @@ impl std::fmt::Display for Ended {
             Self::Eof => f.write_str("the peer ended the connection"),
             Self::Truncated => f.write_str("the connection ended without TLS close_notify"),
             Self::Violation(violation) => write!(f, "protocol violation: {}", violation.text()),
+            Self::TooLong(len) => {
+                write!(f, "the peer announced a frame of {len} bytes, more than {MAX_FRAME}")
+            }
             Self::Silent => f.write_str("the peer fell silent"),
             Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
             Self::Unfinished => f.write_str("the peer left a message unfinished"),
@@ -110,7 +115,7 @@ impl Session {
 
     async fn serve(&mut self) -> Result<std::convert::Infallible, Ended> {
         let stream = self.stream.take().ok_or(Ended::Stopped)?;
-        let socket = Arc::new(TcpStream::from_std(stream).map_err(Ended::Broken)?);
+        let socket = Arc::new(Stream::adopt(stream.into()).map_err(Ended::Broken)?);
         tune(&socket, self.ping).map_err(Ended::Broken)?;
         let counters = self.link.counters.clone();
         let prof = (self.fabric.prof.clone(), self.at());
@@ -127,7 +132,7 @@ impl Session {
     }
 }
 
-struct Down(Arc<Link>);
+pub struct Down(pub Arc<Link>);
 
 impl Drop for Down {
     fn drop(&mut self) {
@@ -137,7 +142,7 @@ impl Drop for Down {
 
 struct Serving<'a> {
     session: &'a Session,
-    socket: Arc<TcpStream>,
+    socket: Arc<Stream>,
     has_tls: bool,
     decoder: Decoder,
     /// The start of a message whose end has not been read.
@@ -149,8 +154,7 @@ struct Serving<'a> {
     pinged: Option<Instant>,
     /// A PING of ours is not answered yet.
     asked: bool,
-    /// Bytes written, and when that last changed or nothing waited.
-    progress: (u64, Instant),
+    progress: Progress,
     unfinished: Option<Instant>,
     pings: PingRate,
     /// When the memory of a burst was last given back.
@@ -158,7 +162,7 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(session: &'a Session, socket: Arc<TcpStream>, has_tls: bool) -> Self {
+    fn new(session: &'a Session, socket: Arc<Stream>, has_tls: bool) -> Self {
         Self {
             session,
             socket,
@@ -169,7 +173,7 @@ impl<'a> Serving<'a> {
             heard: Instant::now(),
             pinged: None,
             asked: false,
-            progress: (0, Instant::now()),
+            progress: Progress::new(Instant::now()),
             unfinished: None,
             pings: PingRate::default(),
             shrunk: Instant::now(),
@@ -379,19 +383,10 @@ impl<'a> Serving<'a> {
         if let Some(since) = self.unfinished {
             next = next.min(since + UNFINISHED);
         }
-        let written = self.session.link.lock().as_mut().map_or(0, |wire| {
-            if blocked && now >= self.progress.1 + STUCK {
-                wire.nudge();
-            }
-            wire.progress()
-        });
-        if !blocked || written != self.progress.0 {
-            self.progress = (written, now);
-        } else if now >= self.progress.1 + STUCK {
-            return Err(Ended::Stuck);
-        }
-        if blocked {
-            next = next.min(self.progress.1 + STUCK);
+        if let Some(wire) = self.session.link.lock().as_mut()
+            && let Some(due) = self.progress.check(wire, now)?
+        {
+            next = next.min(due);
         }
         Ok(next)
     }
@@ -426,7 +421,12 @@ impl<'a> Serving<'a> {
                 let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
                 (Some(code), reason)
             }
-            Ended::Eof | Ended::Truncated | Ended::Silent | Ended::Stuck | Ended::Broken(_) => return,
+            Ended::Eof
+            | Ended::Truncated
+            | Ended::TooLong(_)
+            | Ended::Silent
+            | Ended::Stuck
+            | Ended::Broken(_) => return,
         };
         if let Some(wire) = self.session.link.lock().as_mut() {
             wire.close(code, reason);
@@ -464,7 +464,7 @@ impl<'a> Serving<'a> {
 
 /// Ends our side of a connection whose last words are said. Unread bytes at close would turn into a reset that takes
 /// our Close away from the peer; so what comes is thrown away, until the peer ends too or has had its time.
-pub async fn linger(socket: &TcpStream) {
+pub async fn linger(socket: &Stream) {
     let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
     let discard = async {
         let mut bytes = [0; 4096];
@@ -493,7 +493,7 @@ fn answer_text(link: &Link, text: &[u8]) {
 
 /// Small messages leave at once. The kernel notices when a peer is gone that never answered a PING:
 /// our PING after the silence is the probe data, so the two times together are the one above.
-fn tune(socket: &TcpStream, ping: Duration) -> io::Result<()> {
+fn tune(socket: &Stream, ping: Duration) -> io::Result<()> {
     let socket = socket2::SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
     // The kernel's milliseconds are an int.
@@ -528,11 +528,10 @@ impl PingRate {
 }
 
 /// Reads in a row before other tasks of the thread get their turn.
-const TURNS: u32 = 4;
-const STUCK: Duration = Duration::from_secs(10);
+pub const TURNS: u32 = 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
 /// For what waits, and for the peer's answer to our Close.
-const PARTING: Duration = Duration::from_secs(3);
+pub const PARTING: Duration = Duration::from_secs(3);
 const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ fn a_tag_does_not_make_a_frame_that_the_far_end_must_refuse() {
 
 /// A session about to forward, to be given bytes and time by hand.
 fn serving(session: &Session, stream: Peer) -> Serving<'_> {
-    let socket = Arc::new(TcpStream::from_std(stream).unwrap());
+    let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
     let at = PortAt { slot: 0, number: 1, side: Side::Server };
     let prof = (session.fabric.prof.clone(), at);
     *session.link.lock() =
@@ -312,9 +312,9 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     until("the queue is full", full).await;
     let stuck_since = Instant::now() - STUCK;
     let taken = bench.link.lock().as_ref().unwrap().progress();
-    serving.progress = (taken, stuck_since);
+    serving.progress = Progress { taken, since: stuck_since };
     assert!(matches!(serving.tick(), Err(Ended::Stuck)), "not a byte in 10 s");
-    serving.progress = (taken, stuck_since);
+    serving.progress = Progress { taken, since: stuck_since };
     // Far less than makes the socket writable.
     for _ in 0..8 {
         peer.read_exact(&mut [0; 32 << 10]).unwrap();

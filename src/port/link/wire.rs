@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
 use super::fair::{FairQueue, Label, Lost};
 use super::queue::Queue;
+use super::stream::Stream;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
+use crate::frame::stream;
 use crate::port::congestion;
 use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
@@ -27,11 +28,13 @@ use crate::ws::mask::Key;
 
 /// One connection's way out, under the link's lock.
 pub struct Wire {
-    socket: Arc<TcpStream>,
+    socket: Arc<Stream>,
     tls: Option<rustls::Connection>,
     keys: Option<Keys>,
     /// Frames go with a virtio_net_hdr in front.
     vnet: bool,
+    /// Frames go behind their lengths, and no messages are made of them.
+    bare: bool,
     queue: Queue,
     /// Frames that came while the socket was blocked.
     fair: FairQueue,
@@ -58,7 +61,7 @@ pub struct Wire {
 
 impl Wire {
     pub fn new(
-        socket: Arc<TcpStream>,
+        socket: Arc<Stream>,
         mut tls: Option<rustls::Connection>,
         role: Role,
         vnet: bool,
@@ -72,6 +75,7 @@ impl Wire {
             tls,
             keys: (role == Role::Client).then(Keys::new),
             vnet,
+            bare: false,
             queue: Queue::default(),
             fair: FairQueue::default(),
             backlog: Backlog::new(&socket2::SockRef::from(&*socket)),
@@ -91,6 +95,13 @@ impl Wire {
         }
     }
 
+    /// Of a connection that carries frames behind their lengths ([`stream`]) and nothing else: nothing is to be said on it.
+    pub fn bare(socket: Arc<Stream>, counters: Arc<Counters>, prof: (Arc<Profiler>, PortAt)) -> Self {
+        let mut wire = Self::new(socket, None, Role::Server, false, counters, prof);
+        (wire.bare, wire.fair) = (true, FairQueue::bare());
+        wire
+    }
+
     /// Encodes one frame, which is `sent` on a cable, or lets it wait; `true` when the caller has to see to
     /// the flush.
     pub fn push(
@@ -108,14 +119,16 @@ impl Wire {
             return Err(Reason::LinkDown);
         }
         let header = header.to_little_endian();
+        let prefix = stream::prefix(frame.iter().map(|piece| piece.bytes.len()).sum());
         let mut pieces = [Piece::from(&[][..]); 4];
-        pieces[0] = header.as_slice().into();
+        pieces[0] = if self.bare { prefix.as_slice().into() } else { header.as_slice().into() };
         pieces[1..=frame.len()].copy_from_slice(frame);
-        let pieces = &pieces[usize::from(!self.vnet)..=frame.len()];
+        let in_front = usize::from(self.vnet || self.bare);
+        let pieces = &pieces[1 - in_front..=frame.len()];
         let label = Label { frames: sent, stamp: tape.stamp() };
         if self.blocked {
             let key = self.keys.as_mut().map(Keys::draw);
-            self.fair.push(usize::from(self.vnet), pieces, key, label, self.backlog.now(), tape);
+            self.fair.push(in_front, pieces, key, label, self.backlog.now(), tape);
             self.count_lost();
             // The socket is tried again once a batch: it may be long until somebody is told that it is ready.
             return Ok(!std::mem::replace(&mut self.dirty, true));
@@ -356,7 +369,10 @@ impl Wire {
 
     fn encode(&mut self, opcode: Opcode, pieces: &[Piece<'_>], label: Label, tape: &mut impl Tape) {
         let key = self.keys.as_mut().map(Keys::draw);
-        let out = |out: &mut Vec<u8>| codec::encode(out, opcode, pieces, key, tape);
+        let out = |out: &mut Vec<u8>| match self.bare {
+            true => codec::append(out, pieces, None, tape),
+            false => codec::encode(out, opcode, pieces, key, tape),
+        };
         self.queue.push(label, out);
     }
 
@@ -455,11 +471,11 @@ const MAX_PONGS: u32 = 16;
 const SLICES: usize = 160;
 
 /// The socket as `rustls` wants to see it.
-struct Socket<'a>(&'a TcpStream);
+struct Socket<'a>(&'a Stream);
 
 impl Write for Socket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write(bytes)
+        self.0.try_write_vectored(&[IoSlice::new(bytes)])
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -510,7 +526,7 @@ mod tests {
     async fn a_flush_goes_through_tls_in_one_write() {
         let (ours, _peer) = pair();
         ours.set_nonblocking(true).unwrap();
-        let socket = Arc::new(TcpStream::from_std(ours).unwrap());
+        let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
         socket.writable().await.unwrap();
         let tls = tls_pair().0.into();
         let prof = Profiler::new(crate::prof::Want::default());

@@ -8,14 +8,15 @@ use std::time::Duration;
 use socket2::SockRef;
 use tracing::{debug, info, warn};
 
-use super::client::{PING, describe_tls, keep_connected, serve};
+use super::client::{Far, PING, describe_tls, keep_connected, serve};
 use super::entry::{Closed, Entry, Life, Parts, State, Way};
 use super::{Incoming, PortError, Ports, no_congestion};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
-use crate::port::link::{Link, Session, Wire, linger};
-use crate::port::spec::{Congestion, InterfaceChange, LinkOptions, PortKind, PortSpec, Profile};
+use crate::port::link::{Link, Session, Stream, Wire, linger};
+use crate::port::qemu::Address;
+use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
 use crate::port::{congestion, netdev, netif, tap};
 use crate::prof::{PortAt, Side};
@@ -41,6 +42,7 @@ impl Ports {
         let entry = match spec.kind {
             PortKind::Tap | PortKind::Netdev => self.add_device(spec, vlan).await?,
             PortKind::Client => self.add_client(spec, vlan)?,
+            PortKind::Qemu => self.add_qemu(spec, vlan).await?,
             PortKind::Server => return Err(incoming_only()),
         };
         info!(port = entry.number, name = entry.name(), "added {} {}", entry.kind, entry.target);
@@ -59,7 +61,7 @@ impl Ports {
                 drop(changing);
                 let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
                 let prof = (self.fabric.prof.clone(), at);
-                let stream = Arc::new(stream);
+                let stream = Arc::new(Stream::Tcp(stream));
                 let mut wire =
                     Wire::new(stream.clone(), tls.map(Into::into), Role::Server, false, Arc::default(), prof);
                 wire.close(Some(code), &error.to_string());
@@ -106,6 +108,7 @@ impl Ports {
                     ..Life::default()
                 },
                 user,
+                listener: None,
             },
         );
         let session = Session {
@@ -133,7 +136,7 @@ impl Ports {
         if let Some(ports) = self.me.upgrade() {
             tokio::spawn(async move {
                 let weak = Arc::downgrade(&ports);
-                let ended = serve(ports, session).await;
+                let ended = serve(ports, session.run()).await;
                 drop(place);
                 if told.is_some() {
                     info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
@@ -229,6 +232,7 @@ impl Ports {
                 way: Way::Device(device.clone()),
                 life: Life { state: State::Up, ..Life::default() },
                 user: None,
+                listener: None,
             },
         );
         *entry.closed() = Some(closed);
@@ -289,14 +293,16 @@ impl Ports {
                 spec,
                 life: Life { state: State::Connecting, ..Life::default() },
                 user: None,
+                listener: None,
             },
         );
-        tokio::spawn(keep_connected(self.me.clone(), entry.clone(), target, ping));
+        let far = Far::Switch(Box::new(target), ping);
+        tokio::spawn(keep_connected(self.me.clone(), entry.clone(), far));
         Ok(entry)
     }
 
     /// Gives a new port its number and lets frames at it. `changing` is held.
-    fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
+    pub(super) fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
         let number = self.next_number.fetch_add(1, Relaxed);
         let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }, self.events.clone()));
         self.fabric.switch.put(entry.port(vlan, &self.guards()));
@@ -330,7 +336,7 @@ impl Ports {
     }
 
     /// `wanted`, with `-2`, `-3` behind it while it is taken.
-    fn free_name(&self, wanted: &str) -> String {
+    pub(super) fn free_name(&self, wanted: &str) -> String {
         let entries = self.entries();
         let taken = |name: &str| entries.values().any(|entry| entry.name() == name);
         let mut name = wanted.to_owned();
@@ -350,11 +356,18 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
     if kind == PortKind::Server {
         return Err(incoming_only());
     }
-    if kind != PortKind::Client && spec.options != LinkOptions::default() {
-        return wrong(format!("{kind} {target}: link options are for client ports"));
+    if !spec.options.fit(kind) {
+        return wrong(match kind {
+            PortKind::Client | PortKind::Qemu => {
+                format!(
+                    "{kind} {target}: connect and anonymous are for qemu ports, the other options for client ports"
+                )
+            }
+            _ => format!("{kind} {target}: options are for client and qemu ports"),
+        });
     }
     let interface = !spec.address.is_empty() || spec.mtu.is_some() || spec.mac.is_some();
-    if kind == PortKind::Client && interface {
+    if matches!(kind, PortKind::Client | PortKind::Qemu) && interface {
         return wrong(format!("{kind} {target}: a link has no address, MTU or MAC"));
     }
     if kind != PortKind::Client && spec.congestion != Congestion::System {
@@ -387,12 +400,17 @@ fn incoming_only() -> PortError {
     PortError::Invalid("server ports come from incoming links and cannot be added".into())
 }
 
-fn full() -> PortError {
+pub(super) fn full() -> PortError {
     PortError::Failed("no room for another port".into())
 }
 
-/// A device's name, or the host of a URL.
+/// A device's or socket's name, or the host of a URL.
 fn default_name(spec: &PortSpec) -> String {
+    if spec.kind == PortKind::Qemu {
+        return name_from(
+            &Address::of(&spec.target, &spec.options).map_or_else(|_| String::new(), |a| a.stem()),
+        );
+    }
     if spec.kind != PortKind::Client {
         return name_from(&spec.target);
     }
@@ -407,7 +425,7 @@ fn default_name(spec: &PortSpec) -> String {
 }
 
 /// The nearest name that [`Ports::check_name`] takes.
-fn name_from(text: &str) -> String {
+pub(super) fn name_from(text: &str) -> String {
     let mut name: String = text
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() || "._-:@".contains(c) { c } else { '_' })
@@ -424,6 +442,7 @@ const MAX_NAME: usize = 63;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::spec::LinkOptions;
 
     #[test]
     fn names_come_from_targets() {
@@ -433,6 +452,8 @@ mod tests {
             (PortKind::Client, "wss://user:pw@example.org:8443/x?y", "example.org"),
             (PortKind::Client, "ws://[fd00::1]:80/", "fd00::1"),
             (PortKind::Client, "ws://10.0.0.1", "10.0.0.1"),
+            (PortKind::Qemu, "unix:/run/etherws/vms.sock", "vms"),
+            (PortKind::Qemu, "tcp:5000", "qemu"),
         ] {
             assert_eq!(default_name(&PortSpec::new(kind, target)), name, "{target}");
         }
@@ -442,6 +463,7 @@ mod tests {
     fn specs_that_make_no_sense_are_refused_by_name() {
         let tap = PortSpec::new(PortKind::Tap, "tap0");
         let client = PortSpec::new(PortKind::Client, "ws://h/");
+        let qemu = PortSpec::new(PortKind::Qemu, "unix:/run/vms.sock");
         for (spec, word) in [
             (PortSpec::new(PortKind::Server, "x"), "incoming"),
             (PortSpec { mtu: Some(1500), ..client.clone() }, "MTU"),
@@ -451,7 +473,20 @@ mod tests {
                 PortSpec { options: LinkOptions { insecure: true, ..Default::default() }, ..tap.clone() },
                 "client",
             ),
+            (
+                PortSpec { options: LinkOptions { connect: true, ..Default::default() }, ..client.clone() },
+                "qemu",
+            ),
+            (
+                PortSpec {
+                    options: LinkOptions { user: Some("u".into()), ..Default::default() },
+                    ..qemu.clone()
+                },
+                "client",
+            ),
+            (PortSpec { mtu: Some(1500), ..qemu.clone() }, "MTU"),
             (PortSpec { congestion: "bbr".parse().unwrap(), ..tap }, "congestion"),
+            (PortSpec { congestion: "bbr".parse().unwrap(), ..qemu }, "congestion"),
             (PortSpec { options: LinkOptions { ping: Some(0), ..Default::default() }, ..client }, "ping"),
         ] {
             let error = check(&spec).unwrap_err().to_string();

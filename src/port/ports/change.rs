@@ -8,13 +8,13 @@ use tracing::info;
 
 use super::entry::Entry;
 use super::{PortError, Ports, interface, no_congestion};
-use crate::port::spec::{InterfaceChange, PortChange, PortRef};
+use crate::port::spec::{InterfaceChange, PortChange, PortKind, PortRef};
 use crate::port::status::{InterfaceStatus, PortStatus};
 use crate::port::{congestion, netif};
 use crate::switch::VlanRule;
 
 impl Ports {
-    /// The entry after the change.
+    /// The entry after the change. Of a listener it is changed for its machines too, but for the name.
     pub async fn set(&self, port: &PortRef, change: PortChange) -> Result<PortStatus, PortError> {
         let _changing = self.changing.lock().await;
         let entry = self.find(port)?;
@@ -22,15 +22,24 @@ impl Ports {
             self.check_name(name, Some(entry.number))?;
         }
         if let Some(congestion) = &change.congestion {
-            entry.link().ok_or_else(|| no_congestion(entry.kind))?;
+            let paced = entry.link().filter(|_| entry.kind != PortKind::Qemu);
+            paced.ok_or_else(|| no_congestion(entry.kind))?;
             congestion::check(congestion).map_err(PortError::Invalid)?;
         }
+        let status = self.set_one(&entry, change.clone())?;
+        for machine in self.machines(&entry) {
+            self.set_one(&machine, PortChange { name: None, ..change.clone() })?;
+        }
+        Ok(status)
+    }
+
+    fn set_one(&self, entry: &Entry, change: PortChange) -> Result<PortStatus, PortError> {
         let mut spec = entry.spec().clone();
         if let Some(vlan) = change.vlan {
             (spec.access, spec.trunk, spec.native) = (vlan.access, vlan.trunk, vlan.native);
         }
         let vlan = VlanRule::from_options(spec.access, spec.trunk.clone(), spec.native)
-            .map_err(|rule| PortError::Invalid(format!("port {port}: {rule}")))?;
+            .map_err(|rule| PortError::Invalid(format!("port {}: {rule}", entry.number)))?;
         spec.name = change.name.or(spec.name);
         spec.isolated = change.isolated.unwrap_or(spec.isolated);
         spec.bpdu = change.bpdu.unwrap_or(spec.bpdu);
@@ -43,7 +52,7 @@ impl Ports {
         spec.loop_guard = change.loop_guard.unwrap_or(spec.loop_guard);
         spec.congestion = change.congestion.unwrap_or(spec.congestion);
         if let Some(link) = entry.link() {
-            let failed = |e| PortError::Failed(format!("port {port}: {e}"));
+            let failed = |e| PortError::Failed(format!("port {}: {e}", entry.number));
             link.set_congestion(&spec.congestion).map_err(failed)?;
         }
         let before = std::mem::replace(&mut *entry.spec(), spec.clone());
@@ -62,13 +71,16 @@ impl Ports {
         Ok(entry.status())
     }
 
-    /// Ends a port; the entry as it was. A TAP that was not to persist is gone when this returns.
+    /// Ends a port, a listener's machines with it; the entry as it was. A TAP that was not to persist is gone when this
+    /// returns, and the file of a Unix socket.
     pub async fn delete(&self, port: &PortRef) -> Result<PortStatus, PortError> {
         let _changing = self.changing.lock().await;
         let entry = self.find(port)?;
         let status = entry.status();
-        entry.end(1000, "port deleted");
-        self.leave(&entry);
+        for gone in self.machines(&entry).iter().chain([&entry]) {
+            gone.end(1000, "port deleted");
+            self.leave(gone);
+        }
         self.released(entry).await;
         info!(port = status.port, name = status.name, "deleted {} {}", status.kind, status.target);
         Ok(status)
@@ -84,7 +96,7 @@ impl Ports {
         let Some(device) = entry.device() else {
             let kind = entry.kind;
             return Err(PortError::Invalid(format!(
-                "port {port} is a {kind} link and has no interface; setif is for tap and netdev ports"
+                "port {port} is a {kind} port and has no interface; setif is for tap and netdev ports"
             )));
         };
         netif::apply(&device.name, &change).await?;
@@ -105,7 +117,7 @@ impl Ports {
         interface(&entry).await.unwrap_or_else(|| Err(gone()))
     }
 
-    /// Waits until nobody holds the port's device any more: a batch that is under way, its task.
+    /// Waits until nobody holds the port's device or listener any more: a batch that is under way, its task.
     async fn released(&self, entry: Arc<Entry>) {
         let Some(closed) = entry.closed().take() else { return };
         drop(entry);

@@ -1,5 +1,6 @@
-//! The life of a client port: dial, serve, wait, for ever.
+//! The life of a port that dials: dial, serve, wait, for ever.
 
+use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,22 +11,25 @@ use tracing::{info, warn};
 
 use super::Ports;
 use super::entry::{Entry, State};
-use crate::port::dial::{Backoff, Target, dial};
-use crate::port::link::{Ended, Link, Session};
+use crate::port::dial::{Backoff, DialError, Dialed, Target, dial};
+use crate::port::link::{Ended, Link, Session, VmSession};
+use crate::port::qemu::Address;
+use crate::port::spec::Congestion;
 use crate::ws::codec::Role;
 use crate::ws::handshake::SUPER;
 
 /// Silence before a PING, when nobody says otherwise.
 pub const PING: Duration = Duration::from_secs(15);
 
-/// Keeps `entry` connected to `target` until the port is ended.
-/// Without a `ping` of its own it probes at the switch's interval.
-pub async fn keep_connected(
-    ports: Weak<Ports>,
-    entry: Arc<Entry>,
-    mut target: Target,
-    ping: Option<Duration>,
-) {
+/// Whom a port dials.
+pub enum Far {
+    /// Another switch. Without an interval of its own it is probed at the switch's.
+    Switch(Box<Target>, Option<Duration>),
+    Qemu(Address),
+}
+
+/// Keeps `entry` connected to `far` until the port is ended.
+pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, mut far: Far) {
     tokio::select! {
         biased;
         () = entry.ended() => {
@@ -34,57 +38,44 @@ pub async fn keep_connected(
                 sleep(Duration::from_millis(5)).await;
             }
         }
-        () = redial(ports, &entry, &mut target, ping) => (),
+        () = redial(ports, &entry, &mut far) => (),
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &mut Target, ping: Option<Duration>) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
-    let offload = entry.spec().offload;
     loop {
         set_state(entry, State::Connecting, None);
         patience.moved.mark_unchanged();
-        target.congestion.clone_from(&entry.spec().congestion);
-        let outcome = match dial(target, offload).await {
-            Ok(dialed) => {
+        let outcome = match far.dial(entry).await {
+            Ok(reached) => {
                 let Some(ports) = ports.upgrade() else { return };
                 let since = Instant::now();
-                let peer = dialed.peer.to_string();
-                let vnet = dialed.protocol.as_deref() == Some(SUPER);
+                let peer = reached.peer();
                 {
                     let mut life = entry.life();
                     life.state = State::Up;
                     life.reason = None;
                     life.peer = Some(peer.clone());
-                    life.tls = dialed.tls.as_ref().and_then(|tls| describe_tls(tls));
-                    life.vnet = vnet;
+                    (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
                     life.connects += 1;
                 }
                 entry.tell();
-                info!(port = entry.number, peer, "connected to {}", target.display());
-                let ended = match dialed.stream.into_std() {
-                    Ok(stream) => {
-                        let session = Session {
-                            link: link(entry),
-                            fabric: ports.fabric.clone(),
-                            slot: entry.slot,
-                            number: entry.number,
-                            role: Role::Client,
-                            vnet,
-                            congestion: target.congestion.clone(),
-                            stream: Some(stream),
-                            tls: dialed.tls.map(Into::into),
-                            early: dialed.early,
-                            ping: ping.unwrap_or_else(|| ports.ping()),
-                            answers: answers.clone(),
-                            stop: entry.stop.subscribe(),
-                        };
-                        serve(ports, session).await
+                info!(port = entry.number, peer, "connected to {}", entry.target);
+                let ended = match reached {
+                    Reached::Switch { dialed, made_with, ping } => {
+                        match session(&ports, entry, *dialed, made_with, ping, &answers) {
+                            Ok(session) => serve(ports, session.run()).await,
+                            Err(error) => Ended::Broken(error),
+                        }
                     }
-                    Err(error) => Ended::Broken(error),
+                    Reached::Qemu(socket, _) => {
+                        let session = vm_session(&ports, entry, socket);
+                        serve(ports, session.run()).await
+                    }
                 };
                 if since.elapsed() >= Backoff::CEILING {
                     patience.backoff.reset();
@@ -106,6 +97,86 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, target: &mut Target, pin
             _ => patience.backoff.next(random),
         };
         patience.wait(entry, delay, outcome.to_string()).await;
+    }
+}
+
+impl Far {
+    async fn dial(&mut self, entry: &Entry) -> Result<Reached, DialError> {
+        match self {
+            Self::Switch(target, ping) => {
+                let offload = entry.spec().offload;
+                target.congestion.clone_from(&entry.spec().congestion);
+                let dialed = Box::new(dial(target, offload).await?);
+                Ok(Reached::Switch { dialed, made_with: target.congestion.clone(), ping: *ping })
+            }
+            Self::Qemu(address) => {
+                let (socket, peer) = address.dial().await?;
+                Ok(Reached::Qemu(socket, peer))
+            }
+        }
+    }
+}
+
+/// What came of a dial.
+enum Reached {
+    Switch { dialed: Box<Dialed>, made_with: Congestion, ping: Option<Duration> },
+    Qemu(socket2::Socket, String),
+}
+
+impl Reached {
+    fn peer(&self) -> String {
+        match self {
+            Self::Switch { dialed, .. } => dialed.peer.to_string(),
+            Self::Qemu(_, peer) => peer.clone(),
+        }
+    }
+
+    fn tls(&self) -> Option<String> {
+        match self {
+            Self::Switch { dialed, .. } => dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
+            Self::Qemu(..) => None,
+        }
+    }
+
+    fn is_vnet(&self) -> bool {
+        matches!(self, Self::Switch { dialed, .. } if dialed.protocol.as_deref() == Some(SUPER))
+    }
+}
+
+fn session(
+    ports: &Ports,
+    entry: &Entry,
+    dialed: Dialed,
+    congestion: Congestion,
+    ping: Option<Duration>,
+    answers: &Arc<AtomicBool>,
+) -> io::Result<Session> {
+    Ok(Session {
+        link: link(entry),
+        fabric: ports.fabric.clone(),
+        slot: entry.slot,
+        number: entry.number,
+        role: Role::Client,
+        vnet: dialed.protocol.as_deref() == Some(SUPER),
+        congestion,
+        stream: Some(dialed.stream.into_std()?),
+        tls: dialed.tls.map(Into::into),
+        early: dialed.early,
+        ping: ping.unwrap_or_else(|| ports.ping()),
+        answers: answers.clone(),
+        stop: entry.stop.subscribe(),
+    })
+}
+
+/// The session of a virtual machine.
+pub fn vm_session(ports: &Ports, entry: &Entry, socket: socket2::Socket) -> VmSession {
+    VmSession {
+        link: link(entry),
+        fabric: ports.fabric.clone(),
+        slot: entry.slot,
+        number: entry.number,
+        socket,
+        stop: entry.stop.subscribe(),
     }
 }
 
@@ -137,11 +208,11 @@ impl Patience {
 }
 
 /// Runs a session on a data thread and waits for its end.
-pub async fn serve(ports: Arc<Ports>, session: Session) -> Ended {
+pub async fn serve(ports: Arc<Ports>, session: impl Future<Output = Ended> + Send + 'static) -> Ended {
     let (seat, open) = (ports.threads.seat(), ports.open.clone());
     drop(ports);
     let whole = async move {
-        let ended = session.run().await;
+        let ended = session.await;
         drop(open);
         ended
     };

@@ -27,6 +27,8 @@ pub struct Entry {
     pub gate: Arc<Gate>,
     pub way: Way,
     pub user: Option<String>,
+    /// The number of the listener that it came in by: of a virtual machine.
+    pub listener: Option<u32>,
     spec: Mutex<PortSpec>,
     limits: Mutex<Limits>,
     life: Mutex<Life>,
@@ -74,6 +76,8 @@ pub struct Life {
 pub enum State {
     #[default]
     Up,
+    /// For virtual machines: frames pass by the ports that they become.
+    Listening,
     Connecting,
     Waiting,
     Down,
@@ -84,6 +88,7 @@ impl State {
     fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::Listening => "listening",
             Self::Connecting => "connecting",
             Self::Waiting => "waiting",
             Self::Down => "down",
@@ -101,10 +106,14 @@ pub struct Parts {
     pub way: Way,
     pub life: Life,
     pub user: Option<String>,
+    pub listener: Option<u32>,
 }
 
 impl Entry {
     pub fn new(parts: Parts, events: Arc<Events>) -> Self {
+        let gate = Gate::new(parts.spec.shut);
+        // For ever: what floods goes to the machines, and not to where they come in.
+        gate.set_blocked(parts.life.state == State::Listening);
         Self {
             number: parts.number,
             slot: parts.slot,
@@ -114,9 +123,10 @@ impl Entry {
                 Way::Device(_) => Arc::default(),
                 Way::Link(link) => link.counters.clone(),
             },
-            gate: Arc::new(Gate::new(parts.spec.shut)),
+            gate: Arc::new(gate),
             way: parts.way,
             user: parts.user,
+            listener: parts.listener,
             spec: Mutex::new(parts.spec),
             limits: Mutex::default(),
             life: Mutex::new(parts.life),

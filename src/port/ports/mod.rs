@@ -7,6 +7,7 @@ mod add;
 mod change;
 mod client;
 mod entry;
+mod machines;
 mod rounds;
 
 use std::collections::BTreeMap;
@@ -262,6 +263,11 @@ impl Ports {
             return Err(PortError::Invalid(format!("{mac} is not a station's address")));
         }
         let entry = self.find(port)?;
+        if entry.life().state == State::Listening {
+            return Err(PortError::Invalid(format!(
+                "no frame passes port {port}, which listens: name a machine's port"
+            )));
+        }
         if !self.fabric.switch.fdb.insert_static(vid, mac, entry.slot) {
             return Err(PortError::Failed(format!(
                 "no room for {mac}: all {} entries of the FDB are static",
@@ -310,11 +316,11 @@ impl Ports {
         whole.into_iter().chain(ports).collect()
     }
 
-    /// The configured ports (no incoming links) as `add` would take them, with secrets, in number order.
+    /// The configured ports (no incoming links, no machines that came in by a listener) as `add` would take them, with secrets, in number order.
     pub fn specs(&self) -> Vec<(u32, PortSpec)> {
         let entries = self.entries();
-        let specs = entries.values().map(|entry| (entry.number, entry.spec().clone()));
-        specs.filter(|(_, spec)| spec.kind != PortKind::Server).collect()
+        let configured = entries.values().filter(|e| e.kind != PortKind::Server && e.listener.is_none());
+        configured.map(|entry| (entry.number, entry.spec().clone())).collect()
     }
 
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.

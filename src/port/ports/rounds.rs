@@ -13,6 +13,7 @@ use super::entry::{Entry, State};
 use crate::frame::{Frame, Vid};
 use crate::port::events::What;
 use crate::port::loop_guard::Probe;
+use crate::port::spec::PortKind;
 use crate::switch::guard::loops::LoopGuard;
 use crate::switch::{Reason, Slot};
 
@@ -169,7 +170,8 @@ impl Rounds {
         let now = ports.fabric.now().0;
         let up = |entry: &&Arc<Entry>| {
             let runs = entry.life().state == State::Up && !entry.gate.is_shut();
-            runs && ports.guards_loops(entry)
+            // A virtual machine is shown nothing of ours; a probe that it bridges from elsewhere counts all the same.
+            runs && entry.kind != PortKind::Qemu && ports.guards_loops(entry)
         };
         let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
         for port in self.guard.due(up.keys().copied(), now) {
