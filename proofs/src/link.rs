@@ -142,7 +142,6 @@ impl World {
             tls: None,
             early: Default::default(),
             ping: Duration::from_secs(3600),
-            congestion: Default::default(),
             answers: Arc::default(),
             stop: stop.subscribe(),
         };
