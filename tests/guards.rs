@@ -335,6 +335,22 @@ fn of_two_links_side_by_side_one_is_blocked_and_opens_when_the_other_goes() {
     wait_until("no port is blocked", LIMIT, || blocked() == 0);
 }
 
+/// Neither trunk's first VLAN goes round, nor its second to its ninth.
+#[test]
+fn a_loop_in_one_of_many_vlans_of_two_trunks_is_found() {
+    let hosts = TwoHosts::new();
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    let _b = Switch::start(&hosts.b, &[]);
+    let url = format!("ws://{}/", hosts.link.b);
+    for (link, trunk) in [("one", "100-108,300"), ("two", "200-208,300")] {
+        a.ctl_ok(&["addport", "client", &url, "--name", link, "--trunk", trunk]);
+    }
+    let state = |port: &str| a.port(port)["state"].clone();
+    wait_until("one is blocked", LIMIT, || state("two") == "blocked" && state("one") == "up");
+    a.ctl_ok(&["setport", "two", "--trunk", "200-208"]);
+    wait_until("none is blocked", LIMIT, || state("two") == "up");
+}
+
 #[test]
 fn watch_tells_of_ports_and_outlives_the_daemon() {
     let host = Host::new();
