@@ -87,6 +87,12 @@ pub enum Command {
         #[arg(long, value_parser = port)]
         port: Option<PortRef>,
     },
+    /// List the stations that are known, with their IP addresses.
+    Liststations {
+        /// Stations of this port only.
+        #[arg(long, value_parser = port)]
+        port: Option<PortRef>,
+    },
     /// Add a static entry to the forwarding database.
     Addfdb {
         /// The station.

@@ -113,6 +113,7 @@ fn entry(method: Method) -> Entry {
             let flushed = c.ports.flush_fdb(port.as_ref()).map_err(refused)?;
             Ok(api::Flushed { flushed })
         }),
+        Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
         }),

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::egress::{Departing, Egress};
-use super::loop_guard::{self, Returned};
+use super::handover::{Handover, Left};
 use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::segment::Segments;
-use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
+use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag, neighbour};
 use crate::prof::recorder::Head;
 use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
@@ -23,8 +23,9 @@ use crate::switch::guard::loops;
 use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
-/// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType.
-pub const LOOKED_AT: usize = 22;
+/// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType; an IPv6 packet's next
+/// header behind a tag.
+pub const LOOKED_AT: usize = 26;
 
 /// The switch, and the moment from which it counts time.
 pub struct Fabric {
@@ -34,9 +35,16 @@ pub struct Fabric {
     /// What no port can count.
     pub tally: Tally,
     /// Probes of the loop guard that came back.
-    pub returned: Returned,
+    pub returned: Handover<{ loops::MAX_LEN }>,
+    /// Frames of ARP and ND that were forwarded.
+    pub heard: Handover<{ neighbour::MAX_LEN }>,
     start: Instant,
 }
+
+/// What somebody said of his addresses.
+pub type Heard = Left<{ neighbour::MAX_LEN }>;
+/// A probe of ours that came back.
+pub type Probe = Left<{ loops::MAX_LEN }>;
 
 /// A snapshot of the table, for as long as one batch.
 pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
@@ -44,8 +52,15 @@ pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
 impl Fabric {
     pub fn new(fdb: Fdb, prof: Arc<Profiler>) -> Self {
         let mut switch = Switch::new(fdb);
-        switch.probe_source = Some(loop_guard::source());
-        Self { switch, prof, returned: Returned::new(), tally: Tally::default(), start: Instant::now() }
+        switch.probe_source = Some(loops::source(rand::random()));
+        Self {
+            switch,
+            prof,
+            tally: Tally::default(),
+            returned: Handover::new(RETURNED),
+            heard: Handover::new(HEARD),
+            start: Instant::now(),
+        }
     }
 
     pub fn now(&self) -> Now {
@@ -187,8 +202,10 @@ impl<T: Tape> Batch<'_, T> {
             self.tape.mark(Stage::RxWsUnmask);
         }
         let len = payload.len();
-        if Frame::checked(payload.raw()).is_some_and(|frame| self.fabric.switch.is_own_probe(frame)) {
-            payload.peek(loops::MAX_LEN);
+        match Frame::checked(payload.raw()) {
+            Some(frame) if self.fabric.switch.is_own_probe(frame) => _ = payload.peek(loops::MAX_LEN),
+            Some(frame) if neighbour::may_be(frame) => _ = payload.peek(neighbour::MAX_LEN),
+            _ => (),
         }
         let head = self.tape.head(payload.raw());
         let arrived = match Frame::checked(payload.raw()) {
@@ -282,7 +299,12 @@ impl<T: Tape> Batch<'_, T> {
                         }
                         reason
                     }
-                    verdict => return Some(verdict),
+                    verdict => {
+                        if unfinished.is_none() && neighbour::may_be(frame) {
+                            self.overhear(frame);
+                        }
+                        return Some(verdict);
+                    }
                 }
             }
             None if bytes.len() < MIN_FRAME => Reason::Runt,
@@ -291,6 +313,14 @@ impl<T: Tape> Batch<'_, T> {
         self.ingress.counters.dropped_many(reason, frames.into());
         self.tape.mark(Stage::SwDrop);
         None
+    }
+
+    /// Leaves what is in clear of a frame of ARP or ND to the control side, not more of a port's than it can stand.
+    fn overhear(&mut self, frame: Frame<'_>) {
+        if self.ingress.heard.admits(1, self.now.0) {
+            let bytes = frame.bytes();
+            self.fabric.heard.put(self.ingress.number, &bytes[..bytes.len().min(neighbour::MAX_LEN)]);
+        }
     }
 
     /// Sends a judged frame, all of it in clear, to whom the verdict says.
@@ -510,6 +540,10 @@ pub struct Scratch {
 
 /// The longest message: a frame with a header in front.
 pub const MAX_MESSAGE: usize = VnetHeader::LEN + MAX_FRAME;
+
+/// Frames that may wait for the control side.
+const RETURNED: usize = 64;
+const HEARD: usize = 512;
 
 /// What one read takes at most.
 pub const READ: usize = 256 << 10;

@@ -110,6 +110,20 @@ pub struct FdbStatus {
     pub fixed: bool,
 }
 
+/// One entry of `listStations`: a station of the FDB and what it says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StationStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    pub mac: String,
+    pub port: u32,
+    pub name: String,
+    /// Addresses by which it spoke in ARP and ND within the ageing time, IPv4 first.
+    pub ips: Vec<String>,
+    /// Whole seconds since the station was last heard.
+    pub age: u64,
+}
+
 /// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct CounterStatus {

@@ -53,6 +53,8 @@ pub struct Port<E> {
     /// EtherTypes let in; empty: all.
     pub ethertypes: Vec<EtherType>,
     pub storm: Option<Arc<Storm>>,
+    /// How much of what its stations say of their addresses is listened to.
+    pub heard: Arc<Policer>,
     /// Stations that may be learned.
     pub max_macs: u32,
     pub gate: Arc<Gate>,
@@ -317,6 +319,7 @@ mod tests {
             rate: None,
             ethertypes: Vec::new(),
             storm: None,
+            heard: Arc::new(Policer::of_frames(1)),
             max_macs: u32::MAX,
             gate: Arc::default(),
             counters: Arc::default(),

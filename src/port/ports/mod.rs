@@ -9,6 +9,7 @@ mod client;
 mod entry;
 mod machines;
 mod rounds;
+mod stations;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +36,7 @@ use super::throttle::Throttle;
 use crate::frame::MacAddr;
 use crate::prof::snapshot::PortName;
 use crate::prof::{Profiler, Want};
+use crate::switch::neigh::Neighbours;
 use crate::switch::{Counters, Fdb};
 
 /// Why a request about a port was refused. Display names what and where.
@@ -115,6 +117,7 @@ pub struct Ports {
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
     guards: Mutex<GuardSettings>,
+    neighbours: Mutex<Neighbours>,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -147,6 +150,7 @@ impl Ports {
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
             guards: Mutex::new(settings.guard),
+            neighbours: Mutex::default(),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
@@ -155,6 +159,7 @@ impl Ports {
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
+        tokio::spawn(stations::listen(Arc::downgrade(&ports)));
         Ok(ports)
     }
 

@@ -12,7 +12,7 @@ use super::Ports;
 use super::entry::{Entry, State};
 use crate::frame::{Frame, Vid};
 use crate::port::events::What;
-use crate::port::loop_guard::Probe;
+use crate::port::fabric::Probe;
 use crate::port::spec::PortKind;
 use crate::switch::guard::loops::LoopGuard;
 use crate::switch::{Reason, Slot};
