@@ -172,6 +172,9 @@ pub enum AddPort {
         /// The TAP outlives its port and the switch.
         #[arg(long)]
         persist: bool,
+        /// Put it into this Linux bridge, now and whenever it is made anew.
+        #[arg(long, value_name = "BR")]
+        bridge: Option<String>,
     },
     /// Attach a network device.
     #[command(infer_long_args = true)]

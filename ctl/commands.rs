@@ -67,8 +67,9 @@ fn with(method: Method, params: impl Serialize) -> Result<Request, Wrong> {
 
 fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
     let mut spec = match add {
-        AddPort::Tap { target, port, interface, persist } => PortSpec {
+        AddPort::Tap { target, port, interface, persist, bridge } => PortSpec {
             persist: *persist,
+            bridge: bridge.clone(),
             ..with_interface(with_port(PortSpec::new(PortKind::Tap, target), port), interface)
         },
         AddPort::Netdev { target, port, interface } => {
@@ -278,6 +279,7 @@ fn ports(entries: &[PortStatus]) -> String {
         "User",
         "TLS",
         "Offload",
+        "Bridge",
         "Congestion",
         "Drops",
         "Alerts",
@@ -307,6 +309,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
+            entry.bridge.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),
             unless_zero(entry.drops),
             entry.alerts.join(","),

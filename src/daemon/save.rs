@@ -359,6 +359,7 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
         "max_macs" => spec.max_macs.map(|most| number(most.into())),
         "loop_guard" => (!spec.loop_guard).then(|| Value::from(false)),
         "persist" => flag(spec.persist),
+        "bridge" => spec.bridge.as_deref().map(Value::from),
         "address" => list(&spec.address),
         "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),

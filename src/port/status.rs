@@ -56,6 +56,9 @@ pub struct PortStatus {
     /// what may be left to the kernel: `tso` or `tso,uso`. Absent: frames go whole and finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
+    /// The Linux bridge that the TAP was put into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// What paces the link, when it is not the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,

@@ -285,6 +285,7 @@ impl Entry {
                 Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
                 Way::Device(device) => granted(device),
             },
+            bridge: spec.bridge,
             congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
             connects: life.connects,
         }
