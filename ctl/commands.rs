@@ -246,8 +246,9 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             changes => changes.iter().map(|line| format!("{}\n", escaped(line))).collect(),
         },
         Command::Version => {
-            let api::Version { version, name } = read(result)?;
-            format!("{} {}\n", escaped(&name), escaped(&version))
+            let api::Version { version, name, node } = read(result)?;
+            let node = node.map(|node| format!(" on {}", escaped(&node))).unwrap_or_default();
+            format!("{} {}{node}\n", escaped(&name), escaped(&version))
         }
         Command::Watch
         | Command::Top(_)
@@ -280,6 +281,7 @@ fn ports(entries: &[PortStatus]) -> String {
         "TLS",
         "Offload",
         "Bridge",
+        "Node",
         "Congestion",
         "Drops",
         "Alerts",
@@ -310,6 +312,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
             entry.bridge.clone().unwrap_or_default(),
+            entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),
             unless_zero(entry.drops),
             entry.alerts.join(","),

@@ -4,7 +4,8 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::{Host, Switch, wait_until};
+use lab::switch::TwoHosts;
+use lab::{Host, Switch, wait_until, ws};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -68,4 +69,64 @@ fn a_bridge_that_cannot_be_joined_is_told_and_leaves_no_port() {
     assert!(said.contains("t1 is in theirs already") && said.contains("nomaster"), "{said}");
     assert_eq!(bridge_of(&host, "t1"), "theirs");
     switch.ctl_ok(&["addport", "tap", "t1", "--bridge", "theirs"]);
+}
+
+/// The status of a GET, and its body.
+fn get(host: &Host, url: &str) -> (String, String) {
+    let output = host.run(&["curl", "-s", "-m", "10", "-w", "\n%{http_code}", url]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, status) = text.rsplit_once('\n').unwrap_or_default();
+    (status.to_owned(), body.trim().to_owned())
+}
+
+#[test]
+fn a_balancer_is_told_before_links_are_closed() {
+    let hosts = TwoHosts::new();
+    let mut b =
+        Switch::start(&hosts.b, &["--drain-wait", "600", "--ctlport", "7867", "--metrics", "127.0.0.1"]);
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    let at = hosts.link.b.to_string();
+    a.ctl_ok(&["addport", "client", &format!("ws://{at}/"), "--name", "link"]);
+    a.wait_state("link", "up");
+    let ready = || get(&hosts.a, &format!("http://{at}/readyz"));
+    assert_eq!(ready(), ("200".into(), "ready".into()));
+    for url in ["http://127.0.0.1:7867/healthz", "http://127.0.0.1:9867/healthz", "http://127.0.0.1/healthz"]
+    {
+        assert_eq!(get(&hosts.b, url), ("200".into(), "ok".into()), "{url}");
+    }
+    b.process.signal(Signal::SIGTERM);
+    wait_until("it is not ready", LIMIT, || ready() == ("503".into(), "draining".into()));
+    assert_eq!(get(&hosts.a, &format!("http://{at}/healthz")).0, "200");
+    // The links that it has go on; no new one comes in.
+    let (answer, _) = ws::get(&hosts.a, &format!("{at}:80"), "/", ws::UPGRADE);
+    assert_eq!(answer.status, 503, "{}", answer.head);
+    assert_eq!(a.state("link"), "up");
+    assert_eq!(a.port("link")["connects"], 1);
+    b.process.signal(Signal::SIGTERM);
+    assert_eq!(b.process.wait(LIMIT), 0);
+    wait_until("the link is closed", LIMIT, || a.state("link") != "up");
+    assert!(a.port("link")["reason"].as_str().is_some_and(|why| why.contains("1001")), "{}", a.port("link"));
+}
+
+#[test]
+fn a_node_is_called_by_its_name() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen", "--node", "edge-1", "--metrics", "127.0.0.1"]);
+    switch.ctl_ok(&["addport", "tap", "t0"]);
+    assert_eq!(switch.port("t0")["node"], "edge-1");
+    let listed = switch.ctl_ok(&["listport"]);
+    assert!(listed.contains("Node") && listed.contains("edge-1"), "{listed}");
+    assert!(switch.ctl_ok(&["version"]).ends_with(" on edge-1\n"));
+    assert!(get(&host, "http://127.0.0.1:9867/metrics").1.contains("etherws_fdb_entries{node=\"edge-1\"}"));
+    let log = switch.process.log();
+    assert!(
+        log.lines().any(|line| line.contains(" edge-1 ") && line.contains("listening: control")),
+        "{log}"
+    );
+    // Without a name nothing is said of it but where it is asked for.
+    let other = Host::new();
+    let nameless = Switch::start(&other, &["--no-listen"]);
+    nameless.ctl_ok(&["addport", "tap", "t0"]);
+    assert!(nameless.port("t0")["node"].is_null());
+    assert!(nameless.ctl_json(&["version"])["node"].is_string());
 }

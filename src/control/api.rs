@@ -350,6 +350,9 @@ pub struct Changes {
 pub struct Version {
     pub version: String,
     pub name: String,
+    /// What the switch is called among others: as it was told, else the host's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The error object of a JSON-RPC reply.

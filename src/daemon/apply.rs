@@ -305,6 +305,9 @@ pub async fn apply(
         if current.switch.threads != new.switch.threads {
             lines.push("threads: takes effect at the next start".to_owned());
         }
+        if current.switch.node != new.switch.node {
+            lines.push("node: takes effect at the next start".to_owned());
+        }
         if current.switch.ageout != new.switch.ageout {
             lines.push(format!("ageout {} s", new.switch.ageout.as_secs()));
         }

@@ -20,7 +20,7 @@ use crate::sys::sandbox::{Want, hint};
 /// Keys of the top level.
 const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "sandbox", "port", "user"];
 const SWITCH: &[&str] =
-    &["ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
+    &["node", "ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
 const LISTEN: &[&str] = &[
     "enabled",
     "host",
@@ -36,6 +36,7 @@ const LISTEN: &[&str] = &[
     "proxy_protocol",
     "offload",
     "congestion",
+    "drain_wait",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
@@ -153,6 +154,7 @@ fn settings(top: &Table, layer: &mut Layer) {
         take!(
             layer,
             switch,
+            node = "switch.node",
             ageout = "switch.ageout",
             fdb_limit = "switch.fdb_limit",
             max_macs = "switch.max_macs",
@@ -180,7 +182,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             origin = "listen.origin",
             proxy_protocol = "listen.proxy_protocol",
             offload = "listen.offload",
-            congestion = "listen.congestion"
+            congestion = "listen.congestion",
+            drain_wait = "listen.drain_wait"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
     }

@@ -177,6 +177,7 @@ fn entries(config: &Config) -> Vec<Setting> {
     let key = |tls: &Option<TlsFiles>| path(tls.as_ref().map(|tls| &tls.key));
     let proxies = listen.trusted_proxies.iter().map(ToString::to_string).collect();
     let mut all = vec![
+        (SWITCH, "node", config.switch.node.as_deref().and_then(string)),
         (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
         (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
         (SWITCH, "max_macs", number(guard.max_macs.into())),
@@ -203,6 +204,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
         (LISTEN, "offload", Some(Value::from(listen.offload))),
         (LISTEN, "congestion", congestion_value(&listen.congestion)),
+        (LISTEN, "drain_wait", number(listen.drain_wait.as_secs())),
     ];
     let tcp_entries = vec![
         (TCP, "host", string(&tcp.host)),

@@ -59,6 +59,9 @@ pub struct PortStatus {
     /// The Linux bridge that the TAP was put into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// The name that the switch was given, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// What paces the link, when it is not the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,

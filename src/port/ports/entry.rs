@@ -286,6 +286,8 @@ impl Entry {
                 Way::Device(device) => granted(device),
             },
             bridge: spec.bridge,
+            // The switch's, where it is shown.
+            node: None,
             congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
             connects: life.connects,
         }

@@ -73,6 +73,8 @@ impl From<crate::sys::OpenError> for PortError {
 /// Switch-wide settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SwitchSettings {
+    /// What this switch is called among others; fixed at start.
+    pub node: Option<String>,
     pub ageout: Duration,
     /// Fixed at start.
     pub fdb_limit: usize,
@@ -107,6 +109,7 @@ pub struct Incoming {
 /// All ports of the switch.
 pub struct Ports {
     me: Weak<Self>,
+    node: Option<String>,
     fabric: Arc<Fabric>,
     threads: Threads,
     entries: Mutex<BTreeMap<u32, Arc<Entry>>>,
@@ -142,6 +145,7 @@ impl Ports {
         let threads = Threads::start(settings.threads, &prof)?;
         let ports = Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            node: settings.node.clone(),
             fabric: Arc::new(Fabric::new(fdb, prof)),
             threads,
             entries: Mutex::default(),
@@ -161,6 +165,11 @@ impl Ports {
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         tokio::spawn(stations::listen(Arc::downgrade(&ports)));
         Ok(ports)
+    }
+
+    /// What this switch is called among others, if it was given a name.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// What happens to ports from now on. A listener that is slow misses the oldest.
