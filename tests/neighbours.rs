@@ -5,9 +5,9 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::frames::{BROADCAST, Wire, mac, mac_text, passes};
+use lab::frames::{BROADCAST, Wire, frame, mac, mac_text, passes, payload};
 use lab::switch::{TwoHosts, pair};
-use lab::{Host, Switch, wait_until};
+use lab::{Host, Switch, wait_until, ws};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -113,4 +113,115 @@ fn bad_37_what_is_claimed_of_others_or_too_often_is_not_believed() {
     // Others are heard meanwhile as ever.
     passes(&t1, &t0, &who_has(mac(2), v4(2), v4(1)));
     wait_until("another is heard", LIMIT, || ips(&switch, &mac_text(mac(2))) == ["10.9.0.2"]);
+}
+
+/// The bridge's place of a station: the device that it learned it on.
+fn bridge_port(host: &Host, mac: &str) -> String {
+    let text = host.ok(&["bridge", "fdb", "show", "br", "br0"]);
+    let line = text.lines().find(|line| line.starts_with(mac)).unwrap_or_default();
+    line.split(' ').skip_while(|word| *word != "dev").nth(1).unwrap_or_default().to_owned()
+}
+
+/// A host with a bridge, in it a TAP of its switch and a cable to "the rest of the network", whose far end is e0.
+fn node() -> Host {
+    let host = Host::new();
+    host.ok(&["ip", "link", "add", "br0", "type", "bridge"]);
+    host.ok(&["ip", "link", "add", "e1", "type", "veth", "peer", "name", "e0"]);
+    for device in ["br0", "e1", "e0"] {
+        host.ok(&["ip", "link", "set", device, "up"]);
+    }
+    host.ok(&["ip", "link", "set", "e1", "master", "br0"]);
+    host
+}
+
+/// RARP for a station, as it is announced when nothing is known of it.
+fn rarp(src: [u8; 6]) -> Vec<u8> {
+    let mut bytes = [BROADCAST, src].concat();
+    bytes.extend([0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3]);
+    bytes.extend(src);
+    bytes.extend([0; 4]);
+    bytes.extend(src);
+    bytes.resize(60, 0);
+    bytes
+}
+
+#[test]
+fn a_station_that_a_link_brings_is_announced_to_the_bridge() {
+    let host = node();
+    let switch = Switch::start(&host, &[]);
+    switch.ctl_ok(&["addport", "tap", "t0", "--bridge", "br0"]);
+    let outside = Wire::open(&host, "e0");
+    let station = mac(1);
+    let text = mac_text(station);
+    // It was heard by way of the network, with its address.
+    outside.send(&who_has(station, v4(1), v4(9)));
+    wait_until("it is known there", LIMIT, || ips(&switch, &text) == ["10.9.0.1"]);
+    wait_until("by the bridge too", LIMIT, || bridge_port(&host, &text) == "e1");
+    // Now a link brings it, by a frame for a station that the switch knows behind the TAP, so nothing of that
+    // says anything of addresses.
+    outside.send(&frame(BROADCAST, mac(2), &[], &payload(60)));
+    wait_until("the other is known", LIMIT, || {
+        switch.fdb().iter().any(|(_, mac, _)| *mac == mac_text([0x02, 0x5e, 0, 0, 0, 2]))
+    });
+    let mut link = ws::open(&host, "127.0.0.1:80");
+    link.send(ws::BINARY, &frame(mac(2), station, &[], &payload(60)));
+    let announced = arp(BROADCAST, station, 1, v4(1), v4(1));
+    assert!(outside.receives(&announced, LIMIT), "no gratuitous ARP came out of the bridge");
+    assert_eq!(bridge_port(&host, &text), "t0", "the bridge has learned where it is");
+    // Of whom no address is known by RARP, when it is new as well.
+    link.send(ws::BINARY, &frame(mac(2), mac(3), &[], &payload(60)));
+    assert!(outside.receives(&rarp(mac(3)), LIMIT), "no RARP came out of the bridge");
+    wait_until("the bridge knows it", LIMIT, || bridge_port(&host, &mac_text(mac(3))) == "t0");
+}
+
+#[test]
+fn without_announcements_the_switch_says_nothing_for_others() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-announce"]);
+    switch.ctl_ok(&["addport", "tap", "t0"]);
+    let out = Wire::open(&host, "t0");
+    let mut link = ws::open(&host, "127.0.0.1:80");
+    link.send(ws::BINARY, &frame(BROADCAST, mac(3), &[], &payload(60)));
+    let marker = frame(BROADCAST, mac(4), &[], &payload(60));
+    let deadline = std::time::Instant::now() + Duration::from_secs(2);
+    link.send(ws::BINARY, &marker);
+    while let Some(got) = out.next(deadline) {
+        assert!(got != rarp(mac(3)), "it was announced");
+    }
+}
+
+#[test]
+fn a_link_that_comes_up_or_is_opened_again_is_told_who_is_there() {
+    let hosts = TwoHosts::new();
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    let b = Switch::start(&hosts.b, &[]);
+    let mut wires = Vec::new();
+    for (host, switch, station) in [(&hosts.a, &a, 1), (&hosts.b, &b, 2)] {
+        switch.ctl_ok(&["addport", "tap", "t0"]);
+        let wire = Wire::open(host, "t0");
+        wire.send(&who_has(mac(station), v4(station), v4(9)));
+        wait_until("it is known", LIMIT, || ips(switch, &mac_text(mac(station))) == [v4_text(station)]);
+        wires.push(wire);
+    }
+    // Both stations are silent from here on.
+    let url = format!("ws://{}/", hosts.link.b);
+    a.ctl_ok(&["addport", "client", &url, "--name", "one"]);
+    wait_until("the far end has heard of it", LIMIT, || ips(&b, &mac_text(mac(1))) == [v4_text(1)]);
+    // Of two links one is blocked; the other is shut, at the end that has blocked.
+    a.ctl_ok(&["addport", "client", &url, "--name", "two"]);
+    let blocked =
+        |switch: &Switch<'_>| switch.entries("listPort").iter().any(|port| port["state"] == "blocked");
+    wait_until("one is blocked", LIMIT, || blocked(&a) || blocked(&b));
+    let (side, station) = if blocked(&a) { (&a, 1) } else { (&b, 2) };
+    let is_open = |port: &Value| port["type"] != "tap" && port["state"] == "up";
+    let open = side.entries("listPort").into_iter().find(is_open).expect("a link is open");
+    side.ctl_ok(&["setport", open["name"].as_str().expect("a name"), "--shut", "1"]);
+    wait_until("the other link opens", Duration::from_secs(60), || !blocked(&a) && !blocked(&b));
+    // Whoever sends to the station is led there, although it has said nothing itself.
+    let (near, far) = if station == 1 { (&wires[0], &wires[1]) } else { (&wires[1], &wires[0]) };
+    passes(far, near, &frame(mac(station), mac(3), &[], &payload(60)));
+}
+
+fn v4_text(n: u32) -> String {
+    v4(n).map(|byte| byte.to_string()).join(".")
 }

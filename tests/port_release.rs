@@ -25,6 +25,7 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
+            announce: true,
         };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {

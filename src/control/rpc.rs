@@ -326,6 +326,7 @@ mod tests {
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
+            announce: true,
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),

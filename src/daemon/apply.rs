@@ -311,6 +311,9 @@ pub async fn apply(
         if current.switch.ageout != new.switch.ageout {
             lines.push(format!("ageout {} s", new.switch.ageout.as_secs()));
         }
+        if current.switch.announce != new.switch.announce {
+            lines.push(format!("announce {}", new.switch.announce));
+        }
         if current.switch.guard != new.switch.guard {
             lines.push("guards of all ports changed".to_owned());
         }

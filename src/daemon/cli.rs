@@ -91,6 +91,9 @@ pub struct Sw {
     /// Stations (MAC addresses) known at a time [default: 8192]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub fdb_limit: Option<usize>,
+    /// Announce no stations that links bring
+    #[arg(long)]
+    pub no_announce: bool,
     /// Data threads [default: one for two processors, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
@@ -219,6 +222,7 @@ impl Sw {
             node: self.node.clone(),
             ageout: self.ageout,
             fdb_limit: self.fdb_limit,
+            announce: self.no_announce.then_some(false),
             threads: self.threads,
             ping: self.ping,
             prof: self.prof,

@@ -56,6 +56,7 @@ pub struct Layer {
     pub max_macs: Option<u32>,
     pub storm: Option<StormLimit>,
     pub loop_guard: Option<bool>,
+    pub announce: Option<bool>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
     pub prof: Option<Level>,
@@ -134,7 +135,7 @@ impl Layer {
                 }
             };
         }
-        merge!(node ageout fdb_limit max_macs storm loop_guard threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
+        merge!(node ageout fdb_limit max_macs storm loop_guard announce threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload congestion drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
@@ -325,6 +326,7 @@ impl Layer {
                     max_macs,
                     loop_guard: self.loop_guard.unwrap_or(usual.loop_guard),
                 },
+                announce: self.announce.unwrap_or(true),
             },
             log: self.log,
             door: DoorSettings {

@@ -19,8 +19,19 @@ use crate::sys::sandbox::{Want, hint};
 
 /// Keys of the top level.
 const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "sandbox", "port", "user"];
-const SWITCH: &[&str] =
-    &["node", "ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
+const SWITCH: &[&str] = &[
+    "node",
+    "ageout",
+    "fdb_limit",
+    "max_macs",
+    "storm",
+    "loop_guard",
+    "announce",
+    "threads",
+    "ping",
+    "prof",
+    "log",
+];
 const LISTEN: &[&str] = &[
     "enabled",
     "host",
@@ -160,6 +171,7 @@ fn settings(top: &Table, layer: &mut Layer) {
             max_macs = "switch.max_macs",
             storm = "switch.storm",
             loop_guard = "switch.loop_guard",
+            announce = "switch.announce",
             threads = "switch.threads",
             ping = "switch.ping",
             prof = "switch.prof",

@@ -46,6 +46,11 @@ impl<const LEN: usize> Handover<LEN> {
         self.some.notify_one();
     }
 
+    /// Wakes whoever waits, for another reason.
+    pub fn wake(&self) {
+        self.some.notify_one();
+    }
+
     /// Waits until there is one.
     pub async fn some(&self) {
         self.some.notified().await;

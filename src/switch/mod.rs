@@ -1,6 +1,7 @@
 //! Who gets a frame: the FDB, VLAN rules, and the verdict. Pure: time is an argument, and nothing
 //! here knows a socket.
 
+pub mod arrivals;
 pub mod counters;
 pub mod fdb;
 mod forward;

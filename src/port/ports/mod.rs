@@ -4,6 +4,7 @@
 //! everything as it was.
 
 mod add;
+mod announce;
 mod change;
 mod client;
 mod entry;
@@ -14,7 +15,7 @@ mod stations;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use self::announce::Announcer;
 use self::entry::{Entry, State};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
@@ -85,6 +87,8 @@ pub struct SwitchSettings {
     /// How closely frames are looked at while nobody asks.
     pub prof: Want,
     pub guard: GuardSettings,
+    /// Stations that come are announced where they came to.
+    pub announce: bool,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -121,6 +125,9 @@ pub struct Ports {
     ping: AtomicU64,
     guards: Mutex<GuardSettings>,
     neighbours: Mutex<Neighbours>,
+    announcer: Mutex<Announcer>,
+    /// Stations that come are announced.
+    announces: AtomicBool,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -155,6 +162,8 @@ impl Ports {
             ping: AtomicU64::new(ping_of(&settings)),
             guards: Mutex::new(settings.guard),
             neighbours: Mutex::default(),
+            announcer: Mutex::default(),
+            announces: AtomicBool::new(settings.announce),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
@@ -203,6 +212,7 @@ impl Ports {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
+        self.announces.store(settings.announce, Relaxed);
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
         }
@@ -362,6 +372,14 @@ impl Ports {
     /// How long the slowest data thread has not shown life; for the watchdog, which asks repeatedly.
     pub fn stalled_for(&self) -> Duration {
         self.threads.stalled_for()
+    }
+
+    fn announcer(&self) -> MutexGuard<'_, Announcer> {
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announces(&self) -> bool {
+        self.announces.load(Relaxed)
     }
 
     fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {

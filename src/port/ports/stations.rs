@@ -1,13 +1,16 @@
 //! Who is where, by MAC and IP addresses: what stations say of themselves, heard on the control thread from the copies
 //! that the data path leaves.
 
+use std::net::IpAddr;
 use std::sync::{MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::announce::PACE;
 use super::{Ports, saturated};
-use crate::frame::{Frame, neighbour};
+use crate::frame::neighbour::{self, Role};
+use crate::frame::{Frame, MacAddr};
 use crate::port::fabric::Heard;
 use crate::port::status::StationStatus;
 use crate::switch::neigh::Neighbours;
@@ -20,12 +23,14 @@ const SWEEP: Duration = Duration::from_secs(15);
 /// Goes on until the ports are gone.
 pub async fn listen(ports: Weak<Ports>) {
     let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
-    let mut heard = Vec::new();
+    let (mut heard, mut arrivals) = (Vec::new(), Vec::new());
+    let mut announcing = false;
     let mut next = Instant::now() + SWEEP;
     loop {
         let due = tokio::select! {
             () = sleep_until(next) => true,
             () = fabric.heard.some() => false,
+            () = sleep(PACE), if announcing => false,
         };
         let Some(ports) = ports.upgrade() else { return };
         if due {
@@ -35,6 +40,7 @@ pub async fn listen(ports: Weak<Ports>) {
         }
         fabric.heard.take(&mut heard);
         ports.hear(&heard);
+        announcing = ports.announce(&mut arrivals);
         drop(ports);
         sleep(REST).await;
     }
@@ -58,6 +64,11 @@ impl Ports {
             }
         };
         listed.into_iter().map(status).collect()
+    }
+
+    /// The addresses that a station has claimed lately, and what it would answer for those that nobody else has.
+    pub(super) fn addresses_of(&self, vid: u16, mac: MacAddr) -> Vec<(IpAddr, Option<Role>)> {
+        self.neighbours().of(vid, mac, self.fabric.now().seconds(), self.ageout_seconds())
     }
 
     fn hear(&self, heard: &[Heard]) {
