@@ -225,3 +225,143 @@ fn a_link_that_comes_up_or_is_opened_again_is_told_who_is_there() {
 fn v4_text(n: u32) -> String {
     v4(n).map(|byte| byte.to_string()).join(".")
 }
+
+/// What came in by a wire of ARP, until a marker.
+fn arp_until(wire: &Wire, marker: &[u8]) -> Vec<Vec<u8>> {
+    let deadline = std::time::Instant::now() + LIMIT;
+    let mut found = Vec::new();
+    while let Some(got) = wire.next(deadline) {
+        if got == marker {
+            return found;
+        }
+        found.extend((lab::frames::ethertype(&got) == 0x0806).then_some(got));
+    }
+    panic!("the marker never came");
+}
+
+/// A switch that suppresses, with TAPs on which kernels say nothing of themselves.
+fn suppressing<'h>(host: &'h Host, taps: &[&str]) -> (Switch<'h>, Vec<Wire>) {
+    host.ok(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    let switch = Switch::start(host, &["--no-listen", "--suppress"]);
+    let open = |tap: &&str| {
+        switch.ctl_ok(&["addport", "tap", tap]);
+        Wire::open(host, tap)
+    };
+    let wires = taps.iter().map(open).collect();
+    (switch, wires)
+}
+
+#[test]
+fn what_is_known_is_answered_and_all_else_is_flooded() {
+    let host = Host::new();
+    let (switch, wires) = suppressing(&host, &["t0", "t1", "t2"]);
+    let [t0, t1, t2] = &wires[..] else { unreachable!() };
+    let (asker, owner) = (mac(1), mac(2));
+    passes(t1, t2, &who_has(owner, v4(2), v4(77)));
+    wait_until("the owner is known", LIMIT, || ips(&switch, &mac_text(owner)) == ["10.9.0.2"]);
+    let question = who_has(asker, v4(1), v4(2));
+    // A padded request is answered by a reply of 42 bytes in the owner's name.
+    let reply = |got: &[u8]| {
+        got[..12] == [asker, owner].concat()[..]
+            && got[21] == 2
+            && got[28..32] == v4(2)
+            && got[22..28] == owner
+    };
+    wait_until("it is answered", LIMIT, || {
+        t0.send(&question);
+        let deadline = std::time::Instant::now() + Duration::from_millis(300);
+        std::iter::from_fn(|| t0.next(deadline)).any(|got| got.len() >= 42 && reply(&got))
+    });
+    // From here on nothing of it is flooded, but of the others all.
+    let marker = frame(BROADCAST, asker, &[], &payload(60));
+    passes(t0, t2, &marker);
+    let mut probe = question.clone();
+    probe[28..32].copy_from_slice(&[0; 4]);
+    let others = [who_has(asker, v4(1), v4(3)), probe, who_has(asker, v4(1), v4(1))];
+    t0.send(&question);
+    others.iter().for_each(|other| t0.send(other));
+    let last = frame(BROADCAST, asker, &[], &payload(61));
+    t0.send(&last);
+    assert_eq!(arp_until(t2, &last), others);
+    assert!(switch.drops("suppressed") >= 2);
+    // Nobody is answered for who has gone.
+    switch.ctl_ok(&["setport", "t1", "--shut", "1"]);
+    t0.send(&question);
+    let last = frame(BROADCAST, asker, &[], &payload(62));
+    t0.send(&last);
+    assert_eq!(arp_until(t2, &last), [question]);
+}
+
+#[test]
+fn an_address_that_two_claim_is_not_answered_for() {
+    let host = Host::new();
+    let (switch, wires) = suppressing(&host, &["t0", "t1", "t2"]);
+    let [t0, t1, t2] = &wires[..] else { unreachable!() };
+    for (wire, station) in [(t1, mac(2)), (t2, mac(3))] {
+        passes(wire, t0, &arp(BROADCAST, station, 1, v4(2), v4(2)));
+        wait_until("it is heard", LIMIT, || ips(&switch, &mac_text(station)) == ["10.9.0.2"]);
+    }
+    let question = who_has(mac(1), v4(1), v4(2));
+    passes(t0, t1, &question);
+    assert_eq!(switch.drops("suppressed"), 0);
+}
+
+#[test]
+fn kernels_find_each_other_by_answers_of_the_switch() {
+    let hosts = TwoHosts::new();
+    let a = Switch::start(&hosts.a, &["--no-listen", "--suppress"]);
+    let b = Switch::start(&hosts.b, &["--suppress"]);
+    for (host, switch, last) in [(&hosts.a, &a, 1), (&hosts.b, &b, 2)] {
+        switch.ctl_ok(&["addport", "tap", "t0", "--address", &format!("10.1.0.{last}/24")]);
+        host.ok(&["ip", "addr", "add", &format!("fd00:9::{last}/64"), "dev", "t0", "nodad"]);
+    }
+    a.ctl_ok(&["addport", "client", &format!("ws://{}/", hosts.link.b), "--name", "link"]);
+    a.wait_state("link", "up");
+    for (ip, known) in [("10.1.0.2", "10.1.0.2"), ("fd00:9::2", "fd00:9::2")] {
+        hosts.a.ping(ip);
+        let far = device_mac(&hosts.b, "t0");
+        wait_until("it is known", LIMIT, || ips(&a, &far).contains(&known.to_owned()));
+        let before = a.drops("suppressed");
+        wait_until("it is answered here", LIMIT, || {
+            hosts.a.ok(&["ip", "neigh", "flush", "dev", "t0"]);
+            hosts.a.ping(ip);
+            a.drops("suppressed") > before
+        });
+        let neighbours = hosts.a.ok(&["ip", "neigh", "show", "dev", "t0"]);
+        assert!(neighbours.lines().any(|line| line.starts_with(ip) && line.contains(&far)), "{neighbours}");
+    }
+}
+
+#[test]
+fn a_thousand_lookups_across_links_are_flooded_a_hundred_times_at_most() {
+    let hosts = TwoHosts::new();
+    let hub = Switch::start(&hosts.b, &["--suppress"]);
+    let at = format!("{}:80", hosts.link.b);
+    let mut links: Vec<ws::RawWs> = (0..10).map(|_| ws::open(&hosts.a, &at)).collect();
+    wait_until("all are ports", LIMIT, || hub.entries("listPort").len() == 10);
+    // Each speaks once, and then asks for each other one.
+    for (number, link) in (0..).zip(&mut links) {
+        link.send(ws::BINARY, &who_has(mac(number), v4(number), v4(99)));
+    }
+    wait_until("all are known", LIMIT, || {
+        let all = stations(&hub);
+        (0..10).all(|number| {
+            all.iter().any(|station| station["mac"] == mac_text(mac(number)) && station["ips"][0].is_string())
+        })
+    });
+    let copies =
+        || -> u64 { hub.entries("listCounters").iter().filter_map(|port| port["copies"].as_u64()).sum() };
+    let before = (hub.drops("suppressed"), copies());
+    wait_until("a thousand are asked for", LIMIT, || {
+        for asker in 0..10u32 {
+            for target in (0..10).filter(|target| *target != asker) {
+                links[asker as usize].send(ws::BINARY, &who_has(mac(asker), v4(asker), v4(target)));
+            }
+        }
+        hub.drops("suppressed") - before.0 >= 1000
+    });
+    // An answer is a copy too; a flood would have been nine.
+    let (answered, copied) = (hub.drops("suppressed") - before.0, copies() - before.1);
+    let flooded = (copied - answered) / 9;
+    assert!(flooded <= answered / 10, "{answered} answered, {flooded} flooded");
+}

@@ -26,6 +26,7 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
             prof: Default::default(),
             guard: Default::default(),
             announce: true,
+            suppress: false,
         };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {

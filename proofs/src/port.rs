@@ -12,5 +12,7 @@ pub mod fabric;
 mod handover;
 #[path = "../../src/port/link/mod.rs"]
 pub mod link;
+#[path = "../../src/port/suppress.rs"]
+mod suppress;
 #[path = "../../src/port/tally.rs"]
 mod tally;

@@ -327,6 +327,7 @@ mod tests {
             prof: Default::default(),
             guard: Default::default(),
             announce: true,
+            suppress: false,
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),

@@ -314,6 +314,9 @@ pub async fn apply(
         if current.switch.announce != new.switch.announce {
             lines.push(format!("announce {}", new.switch.announce));
         }
+        if current.switch.suppress != new.switch.suppress {
+            lines.push(format!("suppress {}", new.switch.suppress));
+        }
         if current.switch.guard != new.switch.guard {
             lines.push("guards of all ports changed".to_owned());
         }

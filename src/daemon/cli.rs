@@ -94,6 +94,9 @@ pub struct Sw {
     /// Announce no stations that links bring
     #[arg(long)]
     pub no_announce: bool,
+    /// Answer ARP and ND for stations that are known, instead of flooding the question
+    #[arg(long)]
+    pub suppress: bool,
     /// Data threads [default: one for two processors, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
@@ -223,6 +226,7 @@ impl Sw {
             ageout: self.ageout,
             fdb_limit: self.fdb_limit,
             announce: self.no_announce.then_some(false),
+            suppress: some(self.suppress),
             threads: self.threads,
             ping: self.ping,
             prof: self.prof,

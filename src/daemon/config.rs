@@ -57,6 +57,7 @@ pub struct Layer {
     pub storm: Option<StormLimit>,
     pub loop_guard: Option<bool>,
     pub announce: Option<bool>,
+    pub suppress: Option<bool>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
     pub prof: Option<Level>,
@@ -135,7 +136,7 @@ impl Layer {
                 }
             };
         }
-        merge!(node ageout fdb_limit max_macs storm loop_guard announce threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
+        merge!(node ageout fdb_limit max_macs storm loop_guard announce suppress threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload congestion drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
@@ -327,6 +328,7 @@ impl Layer {
                     loop_guard: self.loop_guard.unwrap_or(usual.loop_guard),
                 },
                 announce: self.announce.unwrap_or(true),
+                suppress: self.suppress.unwrap_or_default(),
             },
             log: self.log,
             door: DoorSettings {

@@ -184,6 +184,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (SWITCH, "storm", storm_value(storm)),
         (SWITCH, "loop_guard", Some(Value::from(guard.loop_guard))),
         (SWITCH, "announce", Some(Value::from(config.switch.announce))),
+        (SWITCH, "suppress", Some(Value::from(config.switch.suppress))),
         (SWITCH, "threads", number(config.switch.threads as u64)),
         (SWITCH, "prof", level(config.switch.prof.level)),
         (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),

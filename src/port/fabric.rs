@@ -9,17 +9,22 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
 use super::egress::{Departing, Egress};
 use super::handover::{Handover, Left};
+use super::suppress;
 use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
+use crate::frame::neighbour::{self, MAX_ANSWER};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::segment::Segments;
-use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag, neighbour};
+use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
 use crate::prof::recorder::Head;
 use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::guard::loops;
+use crate::switch::neigh::Known;
 use crate::switch::{Fdb, Flood, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
@@ -38,6 +43,8 @@ pub struct Fabric {
     pub returned: Handover<{ loops::MAX_LEN }>,
     /// Frames of ARP and ND that were forwarded.
     pub heard: Handover<{ neighbour::MAX_LEN }>,
+    /// What questions are answered by instead of being flooded; absent: all are flooded.
+    pub known: ArcSwapOption<Known>,
     start: Instant,
 }
 
@@ -59,6 +66,7 @@ impl Fabric {
             tally: Tally::default(),
             returned: Handover::new(RETURNED),
             heard: Handover::new(HEARD),
+            known: ArcSwapOption::empty(),
             start: Instant::now(),
         }
     }
@@ -316,12 +324,13 @@ impl<T: Tape> Batch<'_, T> {
                         }
                         reason
                     }
-                    verdict => {
-                        if unfinished.is_none() && neighbour::may_be(frame) {
-                            self.overhear(frame);
+                    verdict if unfinished.is_none() && neighbour::may_be(frame) => {
+                        if !self.overhear(frame, verdict) {
+                            return Some(verdict);
                         }
-                        return Some(verdict);
+                        Reason::Suppressed
                     }
+                    verdict => return Some(verdict),
                 }
             }
             None if bytes.len() < MIN_FRAME => Reason::Runt,
@@ -333,11 +342,22 @@ impl<T: Tape> Batch<'_, T> {
     }
 
     /// Leaves what is in clear of a frame of ARP or ND to the control side, not more of a port's than it can stand.
-    fn overhear(&mut self, frame: Frame<'_>) {
-        if self.ingress.heard.admits(1, self.now.0) {
-            let bytes = frame.bytes();
-            self.fabric.heard.put(self.ingress.number, &bytes[..bytes.len().min(neighbour::MAX_LEN)]);
+    /// `true`: it was a question, and is answered.
+    fn overhear(&mut self, frame: Frame<'_>, verdict: Verdict) -> bool {
+        let (table, ingress, now) = (self.table, self.ingress, self.now);
+        let clear = &frame.bytes()[..frame.bytes().len().min(neighbour::MAX_LEN)];
+        if ingress.heard.admits(1, now.0) {
+            self.fabric.heard.put(ingress.number, clear);
         }
+        let (Verdict::Flood(_), Some(frame)) = (verdict, Frame::checked(clear)) else { return false };
+        let mut answer = [0; MAX_ANSWER];
+        let len = suppress::answer(self.fabric, table, ingress, frame, now, &mut answer);
+        let answer = len.and_then(|len| Frame::checked(&answer[..len]));
+        let (Some(answer), Some(port)) = (answer, table.get(ingress.slot)) else { return false };
+        // So that what goes out came in somewhere.
+        ingress.counters.copied(1);
+        self.send(port, answer, Retag::Keep, None);
+        true
     }
 
     /// Sends a judged frame, all of it in clear, to whom the verdict says.

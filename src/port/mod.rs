@@ -15,6 +15,7 @@ pub mod ports;
 pub mod qemu;
 pub mod spec;
 pub mod status;
+mod suppress;
 pub mod tally;
 mod tap;
 mod threads;

@@ -89,6 +89,8 @@ pub struct SwitchSettings {
     pub guard: GuardSettings,
     /// Stations that come are announced where they came to.
     pub announce: bool,
+    /// Questions who has an address are answered by the switch, where it knows.
+    pub suppress: bool,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -128,6 +130,8 @@ pub struct Ports {
     announcer: Mutex<Announcer>,
     /// Stations that come are announced.
     announces: AtomicBool,
+    /// Questions who has an address are answered from what is known.
+    suppresses: AtomicBool,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -164,11 +168,13 @@ impl Ports {
             neighbours: Mutex::default(),
             announcer: Mutex::default(),
             announces: AtomicBool::new(settings.announce),
+            suppresses: AtomicBool::new(false),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
             open: Arc::default(),
         });
+        ports.suppress(settings.suppress);
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
@@ -213,6 +219,9 @@ impl Ports {
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
         self.announces.store(settings.announce, Relaxed);
+        if self.suppresses.load(Relaxed) != settings.suppress {
+            self.suppress(settings.suppress);
+        }
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
         }

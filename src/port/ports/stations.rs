@@ -2,7 +2,8 @@
 //! that the data path leaves.
 
 use std::net::IpAddr;
-use std::sync::{MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
@@ -35,12 +36,14 @@ pub async fn listen(ports: Weak<Ports>) {
         let Some(ports) = ports.upgrade() else { return };
         if due {
             ports.sweep_neighbours();
+            ports.tell_known();
             next = Instant::now() + SWEEP;
             continue;
         }
         fabric.heard.take(&mut heard);
         ports.hear(&heard);
         announcing = ports.announce(&mut arrivals);
+        ports.tell_known();
         drop(ports);
         sleep(REST).await;
     }
@@ -89,6 +92,26 @@ impl Ports {
         }
     }
 
+    /// Gives the data path what it may answer by.
+    fn tell_known(&self) {
+        if self.suppresses()
+            && let Some(known) = self.neighbours().news()
+        {
+            self.fabric.known.store(Some(Arc::new(known)));
+        }
+    }
+
+    /// Questions are answered from now on, or no more.
+    pub(super) fn suppress(&self, on: bool) {
+        let known = on.then(|| Arc::new(self.neighbours().known()));
+        self.suppresses.store(on, Relaxed);
+        self.fabric.known.store(known);
+    }
+
+    fn suppresses(&self) -> bool {
+        self.suppresses.load(Relaxed)
+    }
+
     fn sweep_neighbours(&self) {
         let now = self.fabric.now().seconds();
         let fdb = &self.fabric.switch.fdb;
@@ -96,7 +119,7 @@ impl Ports {
     }
 
     fn ageout_seconds(&self) -> u32 {
-        saturated(self.ageout.load(std::sync::atomic::Ordering::Relaxed))
+        saturated(self.ageout.load(Relaxed))
     }
 
     fn neighbours(&self) -> MutexGuard<'_, Neighbours> {
