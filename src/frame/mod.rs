@@ -1,6 +1,7 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together; flows. Pure.
+//! put together; flows; filters. Pure.
 
+pub mod bpf;
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;
