@@ -7,6 +7,7 @@ mod forward;
 pub mod guard;
 #[cfg(test)]
 mod model_tests;
+pub mod trace;
 pub mod vlan;
 
 pub use counters::{Counters, Reason};
