@@ -192,16 +192,23 @@ impl<E> Switch<E> {
         };
         act.step("state", state, || format!("port {} {}", ingress.number, ingress.gate))?;
         let probe = unless(self.is_own_probe(frame), Reason::LoopProbe);
-        act.step("probe", probe, || "a probe of our own loop guard goes no further".to_owned())?;
+        act.step("probe", probe, || match probe {
+            Ok(()) => "none of our own loop guard's".to_owned(),
+            Err(_) => "one of our own loop guard's, which goes no further".to_owned(),
+        })?;
         let source = unless(src.is_group() || src.is_zero(), Reason::BadSource);
-        act.step("source", source, || format!("{src} has to be one station's address"))?;
+        act.step("source", source, || match source {
+            Ok(()) => format!("{src} is one station's address"),
+            Err(_) => format!("{src} is not one station's address"),
+        })?;
         let listed =
             unless(!ingress.macs.is_empty() && !ingress.macs.contains(&src), Reason::SourceNotAllowed);
         act.step("macs", listed, || list_of(&ingress.macs))?;
         let own = unless(ingress.remote && table.own.binary_search(&src).is_ok(), Reason::OwnSource);
-        act.step("own", own, || match ingress.remote {
-            true => "nobody far away has the address of a TAP of this host".to_owned(),
-            false => "a port of this host, from which any address may come".to_owned(),
+        act.step("own", own, || match (ingress.remote, own) {
+            (false, _) => "from a port of this host any may come".to_owned(),
+            (true, Ok(())) => format!("{src} is no TAP's of this host"),
+            (true, Err(_)) => format!("{src} is a TAP's of this host, and comes from far away"),
         })?;
         let rate = match &ingress.rate {
             Some(rate) => unless(!act.rate(rate, frame.bytes().len() as u64 * 8, now), Reason::RateLimit),
@@ -335,7 +342,8 @@ fn may_flood<E>(
 ) -> Result<(), Reason> {
     let outcome = ingress.storm.as_ref().map_or(Ok(()), |storm| act.storm(storm, dst, frames, now));
     act.step("storm", outcome, || match ingress.storm {
-        Some(_) => "what goes to many is limited here".to_owned(),
+        Some(_) if outcome.is_ok() => "within the limits of what goes to many".to_owned(),
+        Some(_) => "over the limit of what goes to many".to_owned(),
         None => "no limits".to_owned(),
     })
 }

@@ -9,6 +9,7 @@ mod client;
 mod entry;
 mod machines;
 mod rounds;
+mod seeing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use self::entry::{Entry, State};
+pub use self::seeing::{Example, Whose};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
