@@ -12,6 +12,7 @@ use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
+use crate::dashboard::DashboardArgs;
 use crate::flame::FlameArgs;
 use crate::prof::Prof;
 use crate::server::Url;
@@ -120,6 +121,9 @@ pub enum Command {
     },
     /// Print what happens to ports, a line each, until interrupted.
     Watch,
+    /// Serve the dashboard to a browser of this host, until interrupted; prints its URL, which works once.
+    #[command(infer_long_args = true)]
+    Dashboard(DashboardArgs),
     /// Write the running state to the switch's configuration file, or to another file on its host.
     Saveconf {
         /// Path on the switch's host.

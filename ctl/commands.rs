@@ -49,6 +49,7 @@ impl Request {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
             Command::Watch
+            | Command::Dashboard(_)
             | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
@@ -243,6 +244,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
         Command::Watch
+        | Command::Dashboard(_)
         | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)

@@ -9,12 +9,14 @@
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
 //! * [`top`]: the live screen; [`flame`]: flame graphs
+//! * [`dashboard`]: the page for a browser
 //! * [`watch`]: events, as they happen
 //! * [`manual`]: man page and completions
 
 mod cli;
 mod client;
 mod commands;
+mod dashboard;
 mod flame;
 mod manual;
 mod prof;
@@ -84,6 +86,13 @@ fn run(cli: Cli) -> Result<(), Wrong> {
             ));
         }
         Command::Flame(args) => return flame::run(args, || server_of(cli.server)),
+        Command::Dashboard(_) if cli.json => {
+            return Err(Wrong::Usage("a dashboard is no JSON (rpc.discover describes what it asks)".into()));
+        }
+        Command::Dashboard(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(dashboard::run(args, server));
+        }
         Command::Watch => {
             let server = server_of(cli.server)?;
             return runtime()?.block_on(watch::run(server, cli.json));
