@@ -104,6 +104,21 @@ await run(async (page, { picture, audit, status, asked, url }) => {
   await page.locator('#cost tbody td', { hasText: 'tx.ws.encode' }).first().waitFor();
   await page.selectOption('#cost select', '');
 
+  // Who does not look has nothing measured.
+  const leases = () => page.evaluate(async () => {
+    const { session } = JSON.parse(sessionStorage.getItem('etherws.session'));
+    const headers = { authorization: `Bearer ${session}`, 'content-type': 'application/json' };
+    const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'etherws.control.getProf' });
+    return (await (await fetch('/ctl', { method: 'POST', headers, body })).json()).result.leases.length;
+  });
+  check((await leases()) === 1, 'one lease for one page');
+  const pause = page.getByRole('button', { name: 'Pause' });
+  await pause.click();
+  check((await pause.getAttribute('aria-pressed')) === 'true', 'it is paused');
+  await until('the lease is given back', async () => (await leases()) === 0);
+  await pause.click();
+  await until('it is taken again', async () => (await leases()) === 1);
+
   // As wide as a phone: nothing stands out at the side.
   const sideways = () => page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
   for (const scheme of ['light', 'dark']) {
@@ -111,7 +126,7 @@ await run(async (page, { picture, audit, status, asked, url }) => {
     await page.setViewportSize({ width: 1360, height: 900 });
     await audit(scheme);
     await picture(`dashboard-${scheme}`);
-    for (const size of [{ width: 360, height: 740 }, { width: 768, height: 1024 }, { width: 1000, height: 700 }]) {
+    for (const size of [{ width: 360, height: 740 }, { width: 768, height: 1024 }, { width: 1050, height: 700 }]) {
       await page.setViewportSize(size);
       await until('the plots have their size', () => page.evaluate(() => (
         [...document.querySelectorAll('svg')].every((svg) => Number(svg.getAttribute('viewBox').split(' ')[2]) < innerWidth))));

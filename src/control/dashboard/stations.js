@@ -13,6 +13,7 @@ export class Stations {
   constructor(section) {
     this.all = [];
     this.known = true;
+    this.found = section.querySelector('[role=status]');
     this.note = section.querySelector('.note');
     this.search = section.querySelector('input');
     const text = (value) => (cell, row) => write(cell, value(row));
@@ -29,11 +30,11 @@ export class Stations {
         show: text((row) => (row.static ? 'static' : `${age(row.age)} ago`)),
       },
     ], (row) => row.key, { by: 'Station', empty: 'No station was heard.' });
-    this.search.addEventListener('input', () => this.show());
+    this.search.addEventListener('input', () => this.find());
     this.search.addEventListener('keydown', (event) => {
       if (event.key === 'Escape') {
         this.search.value = '';
-        this.show();
+        this.find();
       }
     });
     section.querySelector('form').addEventListener('submit', (event) => event.preventDefault());
@@ -56,6 +57,12 @@ export class Stations {
   /** Another switch may know what the last one did not. */
   renew() {
     this.known = true;
+  }
+
+  /** What was found is read out; what comes and goes by itself is not. */
+  find() {
+    this.show();
+    write(this.found, this.note.textContent);
   }
 
   show() {
