@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser]
-# (each includes the one before it; browser is what drives the dashboard, and large). As root it installs with apt-get; otherwise it names what is missing and
+# (each includes the one before it). As root it installs with apt-get; otherwise it names what is missing and
 # fails. Says nothing when all is there. No service is started or left enabled by it.
 set -euo pipefail
 
@@ -58,9 +58,10 @@ look() {
     fi
     if [ "$what" = browser ]; then
         need chromium chromium
+        need npm npm
         need fontconfig fc-match
         [ -e /usr/share/fonts/truetype/dejavu ] || { missing+=("DejaVu fonts"); packages+=(fonts-dejavu-core); }
-        need npm npm
+        [ -e /usr/share/seabios/bios.bin ] || { missing+=(SeaBIOS); packages+=(seabios); }
     fi
 }
 
