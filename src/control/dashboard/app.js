@@ -110,7 +110,10 @@ class App {
     ];
     // What happens is told even to a page in the background.
     this.subscriptions.want(looking ? subscribed : subscribed.slice(0, 1));
+    // What was measured before is not of now.
     this.before = null;
+    this.snapshots = [];
+    this.measurement = null;
     if (looking) this.run();
   }
 
