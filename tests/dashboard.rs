@@ -11,7 +11,7 @@ use lab::{Host, Pair, Process, SOON, Switch, pair, said, sh, wait_until};
 use serde_json::Value;
 
 /// A browser is slow to start on a busy machine, and a scenario has many waits of its own.
-const SCENARIO: Duration = Duration::from_secs(160);
+const SCENARIO: Duration = Duration::from_secs(300);
 
 /// `etherctl dashboard` for a switch, and the URL that it printed.
 struct Dashboard {

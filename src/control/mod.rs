@@ -14,6 +14,7 @@ mod data;
 mod door;
 mod events;
 mod failures;
+mod health;
 pub mod htpasswd;
 pub mod http;
 mod lobby;
