@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test]
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser]
 # (each includes the one before it). As root it installs with apt-get; otherwise it names what is missing and
 # fails. Says nothing when all is there. No service is started or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}
-case $what in build | demo | test) ;; *)
-    echo "usage: $0 [build|demo|test]" >&2
+case $what in build | demo | test | browser) ;; *)
+    echo "usage: $0 [build|demo|test|browser]" >&2
     exit 2
     ;;
 esac
@@ -36,7 +36,7 @@ look() {
         need busybox busybox udhcpc --help
         need iperf3 iperf3
     fi
-    if [ "$what" = test ]; then
+    if [ "$what" = test ] || [ "$what" = browser ]; then
         need netcat-openbsd nc
         need ethtool ethtool
         need tcpdump tcpdump
@@ -55,6 +55,13 @@ look() {
         need python3-pip /usr/bin/python3 -m pip --version
         need nodejs node
         [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
+    fi
+    if [ "$what" = browser ]; then
+        need chromium chromium
+        need npm npm
+        need fontconfig fc-match
+        [ -e /usr/share/fonts/truetype/dejavu ] || { missing+=("DejaVu fonts"); packages+=(fonts-dejavu-core); }
+        [ -e /usr/share/seabios/bios.bin ] || { missing+=(SeaBIOS); packages+=(seabios); }
     fi
 }
 
