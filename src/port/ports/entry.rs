@@ -283,6 +283,7 @@ impl Entry {
                 Way::Device(device) => granted(device),
             },
             congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
+            pace: spec.pace,
             connects: life.connects,
         }
     }
