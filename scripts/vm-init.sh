@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # The first and only process of the virtual machines that scripts/vm.sh makes: their /init.
 #
 # With `agent=ttyS1` on the kernel's command line it carries out what comes on that serial line, a command a line, and says

@@ -9,10 +9,19 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case ${1:-} in
-    amd64) kernel=linux-image-cloud-amd64 ; modules=(virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev
-        virtio_pci failover net_failover virtio_net llc stp mrp garp 8021q) ;;
-    i386) kernel=linux-image-686 ; modules=(8390 ne2k-pci) ;;
-    *) echo "usage: $0 amd64|i386" >&2 ; exit 2 ;;
+    amd64)
+        kernel=linux-image-cloud-amd64
+        modules=(virtio virtio_ring virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci failover net_failover virtio_net)
+        modules+=(llc stp mrp garp 8021q)
+        ;;
+    i386)
+        kernel=linux-image-686
+        modules=(8390 ne2k-pci)
+        ;;
+    *)
+        echo "usage: $0 amd64|i386" >&2
+        exit 2
+        ;;
 esac
 arch=$1
 dir=$PWD/target/vm
@@ -24,9 +33,9 @@ skip() {
 }
 
 # What is there is good as long as what made it is the same.
-made_by=$(cat "$0" scripts/vm-init.sh | sha256sum)
+made_by=$(cat scripts/vm.sh scripts/vm-init.sh | sha256sum)
 [ "$(cat "$out/made-by" 2>/dev/null)" = "$made_by" ] && exit 0
-command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || skip 'this is not Debian (no apt-get)'
+command -v apt-get >/dev/null || skip 'this is not Debian (no apt-get)'
 
 rm -rf "$out"
 mkdir -p "$out" "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/apt/packages"
@@ -63,9 +72,13 @@ initrd=$out/tree
 mkdir -p "$initrd"/{bin,dev,etc,modules,proc,run,sys,tmp}
 cp "$busybox" "$initrd/bin/"
 for module in "${modules[@]}"; do
-    file=$(find "$out/root/lib/modules" -name "$module.ko" | head -n 1)
-    [ -n "$file" ] || skip "$(image) has no module $module"
-    cp "$file" "$initrd/modules/"
+    ! grep -q "/$module\.ko$" "$out"/root/lib/modules/*/modules.builtin || continue
+    file=$(find "$out/root/lib/modules" -name "$module.ko*" | head -n 1)
+    case $file in
+        *.ko) cp "$file" "$initrd/modules/" ;;
+        *.ko.xz) xz -dc "$file" >"$initrd/modules/$module.ko" ;;
+        *) skip "$(image) has no module $module" ;;
+    esac
     echo "$module.ko" >>"$initrd/modules/order"
 done
 cp scripts/vm-init.sh "$initrd/init"
