@@ -16,7 +16,7 @@ use crate::ws::mask::Key;
 
 const KEY: Key = [1, 2, 3, 4];
 const PING: Duration = Duration::from_secs(15);
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(30);
 
 /// A switch with a port for the session in slot 0 and one more, not connected, that frames go to.
 struct Bench {
