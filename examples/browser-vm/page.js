@@ -16,7 +16,7 @@ const emulator = new V86({
     vga_bios: { url: "vgabios.bin" },
     bzimage: { url: "vmlinuz" },
     initrd: { url: "initrd" },
-    cmdline: `console=ttyS0 console=tty1 quiet panic=-1 ${agent ? `agent=${agent}` : ""}`,
+    cmdline: `console=ttyS0 console=tty1 loglevel=2 panic=-1 ${agent ? `agent=${agent}` : ""}`,
     screen: { container: document.getElementById("screen") },
     // The card that v86 makes best; raw Ethernet frames, a WebSocket message each.
     net_device: { type: "ne2k", relay_url: relay },
