@@ -1,15 +1,16 @@
-# make demo · make test · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release
+# make demo · make test · make test-vm · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test check autobahn fuzz soak pictures build release clean
+.PHONY: help demo test test-vm check autobahn fuzz soak pictures build release clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
 	@echo 'make demo         two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
 	@echo 'make test         installs what the tests need and runs them all (root)'
+	@echo 'make test-vm      virtual machines: two of QEMU, one in a browser (root, 10 minutes)'
 	@echo 'make check        format, clippy, cargo deny'
 	@echo 'make bench        bench-micro, then bench-lab (root, an hour); JSON in benches/results/'
 	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
@@ -27,6 +28,9 @@ demo:
 
 test:
 	@scripts/test.sh $(TEST_THREADS)
+
+test-vm:
+	@scripts/test-vm.sh
 
 check:
 	$(CARGO) fmt --all --check

@@ -213,6 +213,9 @@ pub enum AddPort {
         /// Congestion control of the connection, such as bbr [default: the system's].
         #[arg(long, value_name = "NAME")]
         congestion: Option<Congestion>,
+        /// Bits a second sent over the link at most; what is more waits.
+        #[arg(long, value_name = "BITS")]
+        pace: Option<u64>,
         #[command(flatten)]
         link: LinkArgs,
     },
@@ -372,6 +375,9 @@ pub struct SetPort {
     /// Congestion control of a link, such as bbr, or default: the system's.
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<Congestion>,
+    /// Bits a second sent over a link at most; 0 is no limit.
+    #[arg(long, value_name = "BITS")]
+    pub pace: Option<u64>,
 }
 
 #[derive(Args, Debug)]

@@ -80,8 +80,9 @@ fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
         AddPort::Netdev { target, port, interface } => {
             with_interface(with_port(PortSpec::new(PortKind::Netdev, target), port), interface)
         }
-        AddPort::Client { target, port, congestion, .. } => PortSpec {
+        AddPort::Client { target, port, congestion, pace, .. } => PortSpec {
             congestion: congestion.clone().unwrap_or_default(),
+            pace: pace.filter(|pace| *pace != 0),
             ..with_port(PortSpec::new(PortKind::Client, target), port)
         },
         AddPort::Qemu { target, port, connect, anonymous } => {
@@ -185,6 +186,7 @@ fn set_port(set: &SetPort) -> api::SetPort {
         max_macs: set.guard.max_macs,
         loop_guard: set.loop_guard,
         congestion: set.congestion.clone(),
+        pace: set.pace,
         ..api::SetPort::of(set.port.clone())
     }
 }
@@ -292,6 +294,7 @@ fn ports(entries: &[PortStatus]) -> String {
         "Bridge",
         "Node",
         "Congestion",
+        "Pace",
         "Drops",
         "Alerts",
         "Reason",
@@ -323,6 +326,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.bridge.clone().unwrap_or_default(),
             entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),
+            entry.pace.map_or(String::new(), |pace| pace.to_string()),
             unless_zero(entry.drops),
             entry.alerts.join(","),
             entry.reason.clone().unwrap_or_default(),

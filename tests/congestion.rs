@@ -1,10 +1,13 @@
-//! What paces a link: asked for on either end, seen by the kernel, changed while it is up.
+//! What paces a link: a congestion control, asked for on either end, seen by the kernel, changed while it is up; or a rate
+//! of the switch's own.
 
 mod lab;
 
+use lab::frames::{BROADCAST, Wire, frame, mac, payload};
 use lab::switch::TwoHosts;
-use lab::{Host, SOON, Switch, wait_until};
+use lab::{Host, SOON, Switch, wait_until, ws};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 /// What the host's kernel has: all of it, or the one that it takes unasked.
 fn setting(host: &Host, name: &str) -> Vec<String> {
@@ -163,4 +166,40 @@ fn it_is_saved_and_a_reload_applies_it_in_place() {
     a.wait_state("later", "up");
     let theirs: Vec<_> = b.entries("listPort").into_iter().map(|port| port["congestion"].clone()).collect();
     assert_eq!(theirs, [Value::Null, json!(other)]);
+}
+
+/// A browser's network card loses what comes too fast, and a slow link of ours need not fill its path.
+#[test]
+fn a_link_is_sent_no_more_than_its_pace() {
+    let hosts = TwoHosts::new();
+    let tokens = hosts.b.file("tokens", "kiosk 0123456789abcdef\n");
+    // Four frames are half an hour's worth.
+    let user = "[[user]]\ntoken = \"kiosk\"\npace = 24\nloop_guard = false\n";
+    let config = hosts.b.file("b.toml", format!("[listen]\ntokens = \"{tokens}\"\n{user}"));
+    let b = Switch::start(&hosts.b, &["--config", &config]);
+    b.ctl_ok(&["addport", "tap", "t0"]);
+    let (addr, path) = (format!("{}:80", hosts.link.b), "/?token=0123456789abcdef");
+    let (answer, mut browser) = ws::get(&hosts.a, &addr, path, ws::UPGRADE);
+    assert_eq!(answer.status, 101, "{}", answer.head);
+    b.wait_state("kiosk", "up");
+    assert_eq!(b.port("kiosk")["pace"], 24);
+
+    let tap = Wire::open(&hosts.b, "t0");
+    let sent: Vec<_> = (0..64).map(|n| frame(BROADCAST, mac(1), &[], &payload(1400 + n))).collect();
+    sent.iter().for_each(|frame| tap.send(frame));
+    let mut ours = Vec::new();
+    while let Some(message) = browser.wait(ws::BINARY, Duration::from_secs(1)) {
+        ours.push(message);
+        assert!(ours.len() <= 4 || ours.iter().any(|message| message.len() < 1400), "{}", ours.len());
+    }
+    assert!(ours.len() < sent.len(), "{} frames at once", ours.len());
+    // What waited is not lost.
+    b.ctl_ok(&["setport", "kiosk", "--pace", "0"]);
+    assert_eq!(b.port("kiosk")["pace"], Value::Null);
+    ours.extend(std::iter::from_fn(|| browser.wait(ws::BINARY, Duration::from_secs(1))));
+    ours.retain(|message| message.get(6..12) == Some(&mac(1)));
+    assert!(ours == sent, "{} of {} frames: {}", ours.len(), sent.len(), b.all_drops());
+
+    let why = b.ctl_err(1, &["setport", "t0", "--pace", "8000000"]);
+    assert!(why.contains("pace: a tap port has none"), "{why}");
 }

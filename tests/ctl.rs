@@ -182,9 +182,9 @@ fn each_command_asks_exactly_this() {
             &ports,
         ),
         (
-            "addport client ws://h/ --congestion bbr",
+            "addport client ws://h/ --congestion bbr --pace 8000000",
             "addPort",
-            json!({"type": "client", "target": "ws://h/", "congestion": "bbr"}),
+            json!({"type": "client", "target": "ws://h/", "congestion": "bbr", "pace": 8_000_000}),
             &ports,
         ),
         (

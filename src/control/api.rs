@@ -227,6 +227,9 @@ pub struct SetPort {
     /// Of a link; `"default"` is the system's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<Congestion>,
+    /// Of a link: bits a second sent at most; 0 is no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<u64>,
 }
 
 impl SetPort {
@@ -249,6 +252,7 @@ impl SetPort {
             max_macs: None,
             loop_guard: None,
             congestion: None,
+            pace: None,
         }
     }
 }

@@ -164,6 +164,10 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
         change.congestion = Some(new.congestion.clone());
         what.push(format!("congestion {}", new.congestion));
     }
+    if differs!(pace) {
+        change.pace = Some(new.pace);
+        what.push(new.pace.map_or("no pace".to_owned(), |pace| format!("pace {pace}")));
+    }
     let renamed = new.name.as_ref().filter(|new_name| **new_name != name);
     if let Some(new_name) = renamed.filter(|_| differs!(name)) {
         change.name = Some(new_name.clone());
@@ -448,6 +452,8 @@ mod tests {
             (tap(""), tap("offload=true"), vec![]),
             (LINK.to_owned(), LINK.replace("//h/", "//i/"), vec!["port up recreated (client ws://i/)"]),
             (LINK.to_owned(), format!("{LINK}congestion='bbr'"), vec!["port up changed: congestion bbr"]),
+            (LINK.to_owned(), format!("{LINK}pace=5"), vec!["port up changed: pace 5"]),
+            (format!("{LINK}pace=5"), LINK.to_owned(), vec!["port up changed: no pace"]),
             (
                 LINK.to_owned(),
                 format!("{LINK}options={{ping=3}}"),

@@ -45,12 +45,13 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(spec.kind != PortKind::Tap && spec.bridge.is_some(), "bridge", "tap");
     only(device && spec.options != LinkOptions::default(), "options", "client and qemu");
     only(spec.kind != PortKind::Client && spec.congestion != Congestion::System, "congestion", "client");
+    only(spec.kind != PortKind::Client && spec.pace.is_some(), "pace", "client");
     wrong.extend(check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs));
     // What addPort would refuse of the rest, so that a file and a request are measured alike.
     if wrong.is_empty()
         && let Err(why) = api::check_spec(spec)
     {
-        let keys = ["target", "name", "bridge", "address", "mtu", "mac", "options"];
+        let keys = ["target", "name", "bridge", "address", "mtu", "mac", "options", "pace"];
         wrong.push(match why.split_once(": ") {
             Some((key, why)) if let Some(key) = keys.iter().find(|known| **known == key) => {
                 (*key, why.to_owned())
@@ -98,6 +99,6 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// The parameter's name stands before the message already.
-fn unprefixed(why: &str, key: &str) -> String {
+pub fn unprefixed(why: &str, key: &str) -> String {
     why.strip_prefix(key).and_then(|why| why.strip_prefix(": ")).unwrap_or(why).to_owned()
 }

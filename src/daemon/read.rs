@@ -7,10 +7,11 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::check::{check_guards, check_name, check_port, check_vlan, same_line};
+use super::check::{check_guards, check_name, check_port, check_vlan, same_line, unprefixed};
 use super::config::{Layer, target_text};
 use super::limits;
 use super::source::{Source, Table};
+use crate::control::api::check::check_pace;
 use crate::control::http::{UserRule, Who};
 use crate::frame::{EtherType, MacAddr};
 use crate::port::Profile;
@@ -78,6 +79,7 @@ pub const PORT: &[&str] = &[
     "mac",
     "offload",
     "congestion",
+    "pace",
     "options",
 ];
 /// Keys of `port.options`.
@@ -110,6 +112,7 @@ const USER: &[&str] = &[
     "storm",
     "max_macs",
     "loop_guard",
+    "pace",
     "links",
 ];
 /// A configuration larger than this is something else.
@@ -260,6 +263,7 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             mac: table.read::<MacAddr>("mac"),
             offload: table.read("offload").unwrap_or(true),
             congestion: table.read("congestion").unwrap_or_default(),
+            pace: table.read("pace"),
             options: table.table("options", "port.options", OPTIONS).map(|t| options(&t)).unwrap_or_default(),
         };
         if kind.is_none() || target.is_none() {
@@ -318,6 +322,7 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
             storm: table.read("storm").unwrap_or_default(),
             max_macs: table.read("max_macs"),
             loop_guard: table.read("loop_guard"),
+            pace: table.read("pace"),
             links: table.read("links"),
         };
         let Some(name) = table.read::<String>(key) else { continue };
@@ -333,6 +338,9 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
         }
         if let Some((key, why)) = check_guards(&profile.macs, profile.rate, profile.storm, profile.max_macs) {
             table.error(key, why);
+        }
+        if let Err(why) = check_pace(profile.pace) {
+            table.error("pace", unprefixed(&why, "pace"));
         }
         if profile.links == Some(0) {
             table.error("links", "0 links lets nobody in; leave it out for no limit");
@@ -423,6 +431,7 @@ access = 10
 isolated = true
 offload = false
 congestion = "bbr"
+pace = 8000000
 options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
 [[port]]
 type = "qemu"
@@ -442,6 +451,7 @@ rate = 1000000
 storm = { unknown = 3, multicast = 4 }
 max_macs = 1
 loop_guard = false
+pace = 4000000
 links = 1
 [[user]]
 certificate = "bob"
@@ -485,13 +495,14 @@ trunk = "2-3"
             (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
             (Some("p"), Some(5), true, false)
         );
-        assert_eq!(link.congestion.to_string(), "bbr");
+        assert_eq!((link.congestion.to_string(), link.pace), ("bbr".to_owned(), Some(8_000_000)));
         let [listening, dialling] = &config.ports[2..] else { panic!("{:?}", config.ports) };
         let options = |spec: &PortSpec| (spec.kind, spec.options.connect, spec.options.anonymous);
         assert_eq!(options(listening), (PortKind::Qemu, false, true));
         assert_eq!(options(dialling), (PortKind::Qemu, true, false));
         let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
         assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
+        assert_eq!(alice.profile.pace, Some(4_000_000));
         assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));
         assert_eq!((alice.profile.loop_guard, bob.profile.loop_guard), (Some(false), None));
         assert_eq!(alice.profile.storm.to_string(), "multicast=4,unknown=3");
@@ -591,6 +602,8 @@ trunk = "2-3"
             ("[[user]]\nuser='x'\n[[user]]\nuser='x'", "f:4:1: user.user: has a [[user]] table already"),
             ("[[user]]\nuser='x'\nlinks=0", "f:3:1: user.links: 0 links lets nobody in"),
             ("[[user]]\nuser='x'\nrate=-1", "user.rate: invalid value"),
+            ("[[user]]\nuser='x'\npace=0", "f:3:1: user.pace: 0 bits a second let nothing out"),
+            (&format!("{tap}pace=8000"), "f:4:1: port.pace: not for a tap port"),
             (&format!("{tap}rate=0"), "f:4:1: port.rate: 0 bits a second"),
             (&format!("{tap}macs=['01:00:00:00:00:01']"), "f:4:1: port.macs: 01:00:00:00:00:01 cannot be"),
             (&format!("{tap}ethertypes=['ip']"), "f:4:13: port.ethertypes: \"ip\" is no EtherType"),

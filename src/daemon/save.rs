@@ -369,6 +369,7 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),
         "offload" => (!spec.offload).then(|| Value::from(false)),
         "congestion" => congestion_value(&spec.congestion),
+        "pace" => spec.pace.map(number),
         _ => None,
     }
 }
@@ -437,6 +438,7 @@ fn user_table(rule: &UserRule) -> Table {
         ("storm", storm_value(profile.storm)),
         ("max_macs", profile.max_macs.map(|most| number(most.into()))),
         ("loop_guard", profile.loop_guard.map(Value::from)),
+        ("pace", profile.pace.map(number)),
         ("links", profile.links.map(|links| number(links.into()))),
     ] {
         set(&mut table, key, value);
@@ -503,11 +505,11 @@ mod tests {
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\nmacs=['02:00:00:00:00:07']\nethertypes=['arp','0x88b6']\nrate=9\nstorm={broadcast=1,unknown=2}\n\
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
-            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
+            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\npace=7\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
             [[port]]\ntype='qemu'\ntarget='unix:/run/vms.sock'\naccess=3\n\
             [[port]]\ntype='qemu'\ntarget='tcp:192.0.2.1:5000'\noptions={connect=true,anonymous=true}\n\
-            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\nlinks=2\n";
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\npace=6\nlinks=2\n";
         let whole = config(text);
         for existing in
             [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]

@@ -107,6 +107,9 @@ pub struct PortSpec {
     /// Of a link: the kernel's algorithm that paces it, such as `bbr`. Default: the system's.
     #[serde(default, skip_serializing_if = "is_default")]
     pub congestion: Congestion,
+    /// Of a link: bits a second sent at most; what is more waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<u64>,
     #[serde(default, skip_serializing_if = "is_default")]
     pub options: LinkOptions,
 }
@@ -136,6 +139,7 @@ impl PortSpec {
             mac: None,
             offload: true,
             congestion: Congestion::System,
+            pace: None,
             options: LinkOptions::default(),
         }
     }
@@ -299,6 +303,8 @@ pub struct Profile {
     pub max_macs: Option<u32>,
     /// Absent: guarded.
     pub loop_guard: Option<bool>,
+    /// Bits a second sent to it at most.
+    pub pace: Option<u64>,
     /// Links at a time; with 1 a new session replaces the old one. Absent: any number.
     pub links: Option<u32>,
 }
@@ -335,6 +341,8 @@ pub struct PortChange {
     pub max_macs: Option<Option<u32>>,
     pub loop_guard: Option<bool>,
     pub congestion: Option<Congestion>,
+    /// `Some(None)`: as fast as it goes.
+    pub pace: Option<Option<u64>>,
 }
 
 /// The VLAN rule as a whole: all absent means transparent.

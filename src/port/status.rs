@@ -65,6 +65,9 @@ pub struct PortStatus {
     /// What paces the link, when it is not the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,
+    /// Bits a second that the link is sent at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace: Option<u64>,
     /// Limits that frames ran into within the last seconds, by the name of the drop: `storm-broadcast`,
     /// `storm-multicast`, `storm-unknown`, `mac-limit`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

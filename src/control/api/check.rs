@@ -59,6 +59,10 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
     if spec.kind != PortKind::Client && spec.congestion != Congestion::System {
         return Err(format!("congestion: a {} port has none; only a client link has", spec.kind));
     }
+    if spec.kind != PortKind::Client && spec.pace.is_some() {
+        return Err(format!("pace: a {} port has none; only a link has", spec.kind));
+    }
+    check_pace(spec.pace)?;
     if spec.persist && spec.kind != PortKind::Tap {
         return Err(format!("persist: a {} port is no TAP; only a TAP can outlive its port", spec.kind));
     }
@@ -107,6 +111,7 @@ pub fn port_change(set: SetPort) -> Result<PortChange, String> {
         max_macs,
         loop_guard: set.loop_guard,
         congestion: set.congestion,
+        pace: set.pace.map(nonzero),
     })
 }
 
@@ -127,6 +132,14 @@ pub fn check_guards(
         return Err("max_macs: 0 stations let nothing in; leave it out for the switch's limit".into());
     }
     storm.check().map_err(|why| format!("storm: {why}"))
+}
+
+/// What a link is paced to.
+pub fn check_pace(pace: Option<u64>) -> Result<(), String> {
+    if pace == Some(0) {
+        return Err("pace: 0 bits a second let nothing out; leave it out for no limit".into());
+    }
+    Ok(())
 }
 
 /// `setInterface`'s addresses with their prefix lengths. `current` is the interface's first IPv4
@@ -369,6 +382,8 @@ mod tests {
             (json!({"type": "tap", "target": "t", "macs": ["01:00:5e:00:00:01"]}), "macs: "),
             (json!({"type": "tap", "target": "t", "rate": 0}), "rate: "),
             (json!({"type": "tap", "target": "t", "max_macs": 0}), "max_macs: "),
+            (json!({"type": "tap", "target": "t", "pace": 8000}), "pace: "),
+            (json!({"type": "client", "target": "ws://h", "pace": 0}), "pace: "),
             (json!({"type": "tap", "target": "t", "storm": {"unknown": 0}}), "storm: unknown: "),
             (json!({"type": "netdev", "target": "t", "persist": true}), "persist: "),
             (json!({"type": "netdev", "target": "t", "bridge": "br0"}), "bridge: "),

@@ -7,6 +7,7 @@
 
 mod backlog;
 mod fair;
+mod pace;
 mod pings;
 mod progress;
 mod queue;
@@ -17,7 +18,7 @@ mod wire;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
@@ -54,6 +55,8 @@ pub struct Link {
     congestion: Mutex<Congestion>,
     /// PINGs that measure.
     pings: Mutex<Pings>,
+    /// Bits a second; 0: as many as go.
+    pace: AtomicU64,
 }
 
 impl Link {
@@ -149,9 +152,16 @@ impl Link {
         }
     }
 
-    /// The session is woken once for each time that the socket blocks.
+    /// Writes what had to wait for its turn.
+    fn flush_held(&self, tape: &mut impl Tape) {
+        if let Some(wire) = self.lock().as_mut().filter(|wire| wire.held_for().is_some()) {
+            self.flush_wire(wire, tape);
+        }
+    }
+
+    /// The session is woken once for each time that the socket blocks or frames begin to wait for their turn.
     fn flush_wire(&self, wire: &mut Wire, tape: &mut impl Tape) {
-        let known = wire.is_blocked();
+        let known = wire.is_blocked() || wire.held_for().is_some();
         if !wire.flush(tape) && !known {
             self.stuck.notify_one();
         }
@@ -172,14 +182,29 @@ impl Link {
         Ok(())
     }
 
+    /// Bits a second at most, for the connection that there is and for those to come.
+    pub fn set_pace(&self, bits: Option<u64>) {
+        let mut wire = self.lock();
+        if self.pace.swap(bits.unwrap_or(0), Relaxed) == bits.unwrap_or(0) {
+            return;
+        }
+        if let Some(wire) = wire.as_mut() {
+            wire.set_pace(bits);
+            wire.flush(&mut ());
+            // What waits may be due sooner than the session has been told.
+            self.stuck.notify_one();
+        }
+    }
+
     /// `made_with` may have changed since.
-    fn connected(&self, wire: Wire, made_with: &Congestion) {
+    fn connected(&self, mut wire: Wire, made_with: &Congestion) {
         let mut place = self.lock();
         let wanted = self.congestion();
         if *wanted != *made_with {
             // The kernel was asked when it was wanted.
             let _ = wire.set_congestion(&wanted);
         }
+        wire.set_pace(Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0));
         self.vnet.store(wire.is_vnet(), Relaxed);
         *place = Some(wire);
     }

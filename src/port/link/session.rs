@@ -220,7 +220,10 @@ impl<'a> Serving<'a> {
                     });
                 }
                 () = link.stuck.notified() => (),
-                () = sleep_until(deadline) => (),
+                () = sleep_until(deadline) => with_tape!(session.fabric.prof, |tape| {
+                    tape.from(session.at());
+                    link.flush_held(tape)
+                }),
                 () = std::future::ready(()), if waiting => (),
                 ready = self.socket.readable() => {
                     ready.map_err(Ended::Broken)?;
@@ -385,10 +388,11 @@ impl<'a> Serving<'a> {
         if let Some(since) = self.unfinished {
             next = next.min(since + UNFINISHED);
         }
-        if let Some(wire) = self.session.link.lock().as_mut()
-            && let Some(due) = self.progress.check(wire, now)?
-        {
-            next = next.min(due);
+        if let Some(wire) = self.session.link.lock().as_mut() {
+            // No timer goes as far as the slowest pace.
+            let held = wire.held_for().map(|wait| now + wait.min(self.session.ping));
+            let due = [self.progress.check(wire, now)?, held];
+            next = due.into_iter().flatten().fold(next, Instant::min);
         }
         Ok(next)
     }

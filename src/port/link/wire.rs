@@ -7,12 +7,14 @@
 
 use std::io::{self, IoSlice, Read, Write};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::backlog::Backlog;
 use super::fair::{FairQueue, Label, Lost};
+use super::pace::Pace;
 use super::queue::Queue;
 use super::stream::Stream;
 use crate::frame::MAX_FRAME;
@@ -40,6 +42,10 @@ pub struct Wire {
     /// Frames that came while the socket was blocked.
     fair: FairQueue,
     backlog: Backlog,
+    /// Frames wait by flow for their turn at this rate.
+    pace: Option<Pace>,
+    /// Some do, and the socket is not to blame.
+    held: bool,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
     prof: Arc<Profiler>,
@@ -80,6 +86,8 @@ impl Wire {
             queue: Queue::default(),
             fair: FairQueue::default(),
             backlog: Backlog::new(&socket2::SockRef::from(&*socket)),
+            pace: None,
+            held: false,
             counters,
             prof,
             at,
@@ -133,7 +141,7 @@ impl Wire {
         let in_front = usize::from(self.vnet || self.bare);
         let pieces = &pieces[1 - in_front..=frame.len()];
         let label = Label { frames: sent, stamp: tape.stamp() };
-        if self.blocked {
+        if self.blocked || self.pace.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
             self.fair.push(in_front, pieces, key, label, self.backlog.now(), tape);
             self.count_lost();
@@ -157,6 +165,17 @@ impl Wire {
 
     pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
         congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
+    }
+
+    /// At most so many bits a second from here on; the caller flushes what waited for the old rate.
+    pub fn set_pace(&mut self, bits: Option<u64>) {
+        self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+    }
+
+    /// How long frames still have to wait for their turn; `None` where none do.
+    pub fn held_for(&self) -> Option<Duration> {
+        let pace = self.pace.as_ref().filter(|_| self.held)?;
+        Some(Duration::from_nanos(pace.due().saturating_sub(self.backlog.now())))
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -211,6 +230,8 @@ impl Wire {
     /// A Close behind everything that waits; nothing follows it.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
+            // It is the end, and waits for nothing but the socket.
+            self.pace = None;
             self.late_close = Some(code.map(|code| codec::close_body(code, reason)).unwrap_or_default());
             self.closing = true;
             self.flush(&mut ());
@@ -225,7 +246,7 @@ impl Wire {
         }
     }
 
-    /// Writes until nothing waits (`true`) or the socket would block or broke (`false`).
+    /// Writes until nothing waits (`true`), or what waits has not its turn yet, or the socket would block or broke (`false`).
     pub fn flush(&mut self, tape: &mut impl Tape) -> bool {
         self.dirty = false;
         if self.broken.is_some() {
@@ -249,7 +270,7 @@ impl Wire {
                             (Opcode::Pong, body)
                         }
                         (None, Some(body)) => (Opcode::Close, body),
-                        (None, None) => break true,
+                        (None, None) => break self.fair.is_empty(),
                     };
                     self.encode_control(opcode, &body);
                 }
@@ -266,6 +287,7 @@ impl Wire {
                 }
             }
         };
+        self.held = !all && !self.blocked && self.broken.is_none();
         if sent.0 > 0 {
             self.counters.sent(sent.0, sent.1);
         }
@@ -348,7 +370,13 @@ impl Wire {
         let (now, full) = (self.backlog.now(), self.backlog.piece());
         let mut bytes = 0;
         while bytes < full && self.fair.count_leaving() < SLICES {
+            if self.pace.is_some_and(|pace| pace.due() > now) {
+                break;
+            }
             let Some(len) = self.fair.pop(now) else { break };
+            if let Some(pace) = &mut self.pace {
+                pace.spend(len, now);
+            }
             bytes += len;
         }
         self.count_lost();

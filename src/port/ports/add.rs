@@ -10,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use super::client::{Far, PING, describe_tls, keep_connected, serve};
 use super::entry::{Closed, Entry, Life, Parts, State, Way};
-use super::{Incoming, PortError, Ports, no_congestion};
+use super::{Incoming, PortError, Ports, no_congestion, no_pace};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
@@ -90,6 +90,8 @@ impl Ports {
             Congestion::System
         });
         spec.congestion.clone_from(&congestion);
+        let link = Link::incoming(congestion.clone());
+        link.set_pace(spec.pace);
         let entry = self.enter(
             slot,
             vlan,
@@ -98,7 +100,7 @@ impl Ports {
                 slot,
                 target: peer.to_string(),
                 spec,
-                way: Way::Link(Arc::new(Link::incoming(congestion.clone()))),
+                way: Way::Link(Arc::new(link)),
                 life: Life {
                     state: State::Up,
                     peer: Some(peer.to_string()),
@@ -187,6 +189,7 @@ impl Ports {
             storm: profile.storm,
             max_macs: profile.max_macs,
             loop_guard: profile.loop_guard.unwrap_or(true),
+            pace: profile.pace,
             ..PortSpec::new(PortKind::Server, peer.to_string())
         };
         // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
@@ -285,6 +288,8 @@ impl Ports {
         congestion::check(&spec.congestion).map_err(PortError::Invalid)?;
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let ping = spec.options.ping.map(|seconds| Duration::from_secs(seconds.into()));
+        let link = Link::dialled(spec.congestion.clone());
+        link.set_pace(spec.pace);
         let entry = self.enter(
             slot,
             vlan,
@@ -292,7 +297,7 @@ impl Ports {
                 number: 0,
                 slot,
                 target: target.display().to_owned(),
-                way: Way::Link(Arc::new(Link::dialled(spec.congestion.clone()))),
+                way: Way::Link(Arc::new(link)),
                 spec,
                 life: Life { state: State::Connecting, ..Life::default() },
                 user: None,
@@ -375,6 +380,9 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
     }
     if kind != PortKind::Client && spec.congestion != Congestion::System {
         return Err(no_congestion(kind));
+    }
+    if kind != PortKind::Client && spec.pace.is_some() {
+        return Err(no_pace(kind));
     }
     if kind != PortKind::Tap && spec.persist {
         return wrong(format!("{kind} {target}: only a TAP can persist"));
@@ -491,6 +499,7 @@ mod tests {
                 "client",
             ),
             (PortSpec { mtu: Some(1500), ..qemu.clone() }, "MTU"),
+            (PortSpec { pace: Some(8_000), ..tap.clone() }, "pace"),
             (PortSpec { congestion: "bbr".parse().unwrap(), ..tap }, "congestion"),
             (PortSpec { congestion: "bbr".parse().unwrap(), ..qemu }, "congestion"),
             (PortSpec { options: LinkOptions { ping: Some(0), ..Default::default() }, ..client }, "ping"),

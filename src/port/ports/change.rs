@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::entry::Entry;
-use super::{PortError, Ports, interface, no_congestion};
+use super::{PortError, Ports, interface, no_congestion, no_pace};
 use crate::port::spec::{InterfaceChange, PortChange, PortKind, PortRef};
 use crate::port::status::{InterfaceStatus, PortStatus};
 use crate::port::{congestion, netif};
@@ -21,9 +21,14 @@ impl Ports {
         if let Some(name) = &change.name {
             self.check_name(name, Some(entry.number))?;
         }
+        let is_link = matches!(entry.kind, PortKind::Client | PortKind::Server);
+        if change.pace.is_some() && !is_link {
+            return Err(no_pace(entry.kind));
+        }
         if let Some(congestion) = &change.congestion {
-            let paced = entry.link().filter(|_| entry.kind != PortKind::Qemu);
-            paced.ok_or_else(|| no_congestion(entry.kind))?;
+            if !is_link {
+                return Err(no_congestion(entry.kind));
+            }
             congestion::check(congestion).map_err(PortError::Invalid)?;
         }
         let status = self.set_one(&entry, change.clone())?;
@@ -51,9 +56,11 @@ impl Ports {
         spec.max_macs = change.max_macs.unwrap_or(spec.max_macs);
         spec.loop_guard = change.loop_guard.unwrap_or(spec.loop_guard);
         spec.congestion = change.congestion.unwrap_or(spec.congestion);
+        spec.pace = change.pace.unwrap_or(spec.pace);
         if let Some(link) = entry.link() {
             let failed = |e| PortError::Failed(format!("port {}: {e}", entry.number));
             link.set_congestion(&spec.congestion).map_err(failed)?;
+            link.set_pace(spec.pace);
         }
         let before = std::mem::replace(&mut *entry.spec(), spec.clone());
         if before == spec {

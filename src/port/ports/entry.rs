@@ -289,6 +289,7 @@ impl Entry {
             // The switch's, where it is shown.
             node: None,
             congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
+            pace: spec.pace,
             connects: life.connects,
         }
     }

@@ -448,6 +448,10 @@ fn no_congestion(kind: PortKind) -> PortError {
     PortError::Invalid(format!("congestion: a {kind} port has none; only a link has"))
 }
 
+fn no_pace(kind: PortKind) -> PortError {
+    PortError::Invalid(format!("pace: a {kind} port has none; only a link has"))
+}
+
 fn check_vid(vid: u16) -> Result<(), PortError> {
     if vid <= 4094 {
         return Ok(());
