@@ -195,12 +195,15 @@ mod tests {
 
     fn served() -> (Arc<Ports>, Methods) {
         let settings = SwitchSettings {
+            node: None,
             ageout: Duration::from_secs(300),
             fdb_limit: 16,
             threads: 1,
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
+            announce: true,
+            suppress: false,
         };
         let hooks = Hooks {
             save: Box::new(|_| async { Err(String::new()) }.boxed()),

@@ -1,12 +1,15 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together; flows; filters. Pure.
+//! put together; flows; filters; who has which address. Pure.
 
+pub mod arp;
 pub mod bpf;
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;
 mod ethertype;
 pub mod flow;
+pub mod nd;
+pub mod neighbour;
 pub mod offload;
 mod packet;
 #[cfg(test)]

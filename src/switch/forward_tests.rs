@@ -28,6 +28,7 @@ fn port(slot: u32) -> Port<()> {
         rate: None,
         ethertypes: Vec::new(),
         storm: None,
+        heard: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: Arc::default(),

@@ -4,6 +4,7 @@
 //! [`Switch::forward`] and [`Switch::trace`] run the same code. What of it leaves a trace goes through an [`Act`]:
 //! [`ForGood`] does it and tells nobody, a [`Trace`] asks a copy and writes down what came of it.
 
+use super::arrivals::{Arrival, Arrivals};
 use super::counters::Reason;
 use super::fdb::{Fdb, Learned};
 use super::forward::{Now, Port, Slot, Switch, Table, Verdict};
@@ -20,6 +21,8 @@ pub trait Act {
     /// Whether so many frames may go to many.
     fn storm(&mut self, storm: &Storm, dst: MacAddr, frames: u32, now: Now) -> Result<(), Reason>;
     fn learn(&mut self, fdb: &Fdb, class: Class, src: MacAddr, slot: Slot, now: Now) -> Learned;
+    /// A station came to a peer's port.
+    fn arrived(&mut self, arrivals: &Arrivals, arrival: Arrival);
     /// A step was taken, with this outcome; `why` says what it found.
     fn step(
         &mut self,
@@ -51,6 +54,11 @@ impl<P: Probe> Act for ForGood<'_, P> {
     #[inline(always)]
     fn learn(&mut self, fdb: &Fdb, class: Class, src: MacAddr, slot: Slot, now: Now) -> Learned {
         fdb.learn(class.vid, src, slot, now.seconds())
+    }
+
+    #[inline(always)]
+    fn arrived(&mut self, arrivals: &Arrivals, arrival: Arrival) {
+        arrivals.put(arrival);
     }
 
     #[inline(always)]
@@ -124,6 +132,8 @@ impl Act for Trace {
         fdb.would_learn(class.vid, src, slot, now.seconds())
     }
 
+    fn arrived(&mut self, _: &Arrivals, _: Arrival) {}
+
     fn step(
         &mut self,
         check: &'static str,
@@ -161,6 +171,7 @@ mod tests {
                 rate: Some(Arc::new(Policer::of_bits(8_000))),
                 ethertypes: Vec::new(),
                 storm: Some(Arc::new(Storm::new(one))),
+                heard: Arc::new(Policer::of_frames(1)),
                 max_macs: 2,
                 gate: Arc::default(),
                 counters: Arc::default(),
