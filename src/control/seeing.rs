@@ -195,13 +195,13 @@ mod tests {
 
     fn served() -> (Arc<Ports>, Methods) {
         let settings = SwitchSettings {
+            node: None,
             ageout: Duration::from_secs(300),
             fdb_limit: 16,
             threads: 1,
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
-            node: None,
             announce: true,
             suppress: false,
         };

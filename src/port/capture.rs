@@ -86,10 +86,6 @@ impl Seen {
         let (frames, gso_size) = unfinished.map_or((1, 0), |u| (u.count(len) as u32, u.header(0).gso_size));
         Self { port, way, frames, gso_size, dropped: None }
     }
-
-    pub fn dropped(self, reason: Reason) -> Self {
-        Self { dropped: Some(reason), ..self }
-    }
 }
 
 impl Captures {
@@ -295,7 +291,7 @@ mod tests {
         let watch = captures.watch().unwrap();
         show(&watch, seen(1), &[&[1, 2, 3, 4, 5]]);
         show(&watch, seen(2), &[&[1, 2, 3, 4, 9]]);
-        show(&watch, seen(2).dropped(Reason::Runt), &[&[1, 2, 3], &[], &[4, 5, 6, 7, 8]]);
+        show(&watch, Seen { dropped: Some(Reason::Runt), ..seen(2) }, &[&[1, 2, 3], &[], &[4, 5, 6, 7, 8]]);
         let read = running.read();
         assert_eq!(read.len(), 1);
         assert_eq!((read[0].len, &read[0].bytes[..]), (8, &[1, 2, 3, 4, 5, 6][..]));

@@ -177,8 +177,8 @@ pub struct Traced {
 /// One step of a decision.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct TracedStep {
-    /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`
-    /// or `egress`; `length` of what is no frame.
+    /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`,
+    /// `egress` or `neighbours`; `length` of what is no frame.
     pub check: String,
     /// Why the frame would be dropped here; absent: it passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

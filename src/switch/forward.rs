@@ -244,6 +244,9 @@ impl<E> Switch<E> {
         }
         act.mark(Stage::SwParse);
         let learned = act.learn(&self.fdb, class, src, ingress.slot, now);
+        if ingress.remote && matches!(learned, Learned::New | Learned::Moved { .. }) {
+            act.arrived(&self.arrivals, Arrival { vid: class.vid, mac: src, slot: ingress.slot });
+        }
         let learning = match learned {
             Learned::Known | Learned::New | Learned::Moved { .. } => Ok(()),
             Learned::Fixed(_) => Err(Reason::FixedElsewhere),

@@ -8,12 +8,15 @@ use tokio::time::timeout;
 use super::entry::{Entry, State};
 use super::{PortError, Ports, check_vid};
 use crate::frame::eth::TPID_8021Q;
+use crate::frame::neighbour::{self, MAX_ANSWER};
 use crate::frame::{EtherType, Frame, MAX_FRAME, MacAddr, Retag, Tag};
 use crate::port::capture::{Captures, MAX_CAPTURES, Running, Wanted};
 use crate::port::egress::Departing;
 use crate::port::fabric::{Snapshot, checked};
 use crate::port::spec::{PortKind, PortRef};
 use crate::port::status::{PingStatus, Traced, TracedStep, TracedWay};
+use crate::port::suppress;
+use crate::switch::trace::Step;
 use crate::switch::{Reason, Slot, Verdict};
 
 /// A frame to be traced.
@@ -89,7 +92,17 @@ impl Ports {
             }
         };
         (traced.src, traced.dst) = (frame.src().to_string(), frame.dst().to_string());
-        let trace = self.fabric.switch.trace(&table, ingress, frame, 1, self.fabric.now());
+        let now = self.fabric.now();
+        let mut trace = self.fabric.switch.trace(&table, ingress, frame, 1, now);
+        // As `Batch::judge` has it.
+        if matches!(trace.verdict, Some(Verdict::Flood(_)))
+            && neighbour::may_be(frame)
+            && suppress::answer(&self.fabric, &table, ingress, frame, now, &mut [0; MAX_ANSWER]).is_some()
+        {
+            let why = "a question for an address that is known: the switch answers it".to_owned();
+            trace.steps.push(Step { check: "neighbours", reason: Some(Reason::Suppressed), why });
+            (trace.verdict, trace.ways) = (Some(Verdict::Drop(Reason::Suppressed)), Vec::new());
+        }
         traced.steps.extend(trace.steps.into_iter().map(|step| TracedStep {
             check: step.check.to_owned(),
             reason: step.reason.map(|reason| reason.name().to_owned()),
