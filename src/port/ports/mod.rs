@@ -13,6 +13,7 @@ mod rounds;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -24,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use self::entry::{Entry, State};
+use super::egress::Handle;
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
@@ -321,6 +323,20 @@ impl Ports {
         let entries = self.entries();
         let configured = entries.values().filter(|e| e.kind != PortKind::Server && e.listener.is_none());
         configured.map(|entry| (entry.number, entry.spec().clone())).collect()
+    }
+
+    /// The number that the next port will have.
+    pub fn next_number(&self) -> u32 {
+        self.next_number.load(Relaxed)
+    }
+
+    /// The TAPs among the ports: a descriptor of each, to be given to another process.
+    pub fn taps(&self) -> Vec<(u32, OwnedFd)> {
+        let tap = |entry: &Arc<Entry>| match &entry.device()?.handle {
+            Handle::Tap(tap) => Some((entry.number, tap.as_fd().try_clone_to_owned().ok()?)),
+            Handle::Packet(..) => None,
+        };
+        self.entries().values().filter_map(tap).collect()
     }
 
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
