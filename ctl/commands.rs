@@ -49,6 +49,7 @@ impl Request {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
             Command::Watch
+            | Command::Doctor
             | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
@@ -212,10 +213,15 @@ pub fn select(command: &Command, mut result: Value) -> Result<Value, String> {
             PortRef::Name(name) => entry["name"] == **name,
         });
         if must_exist && entries.is_empty() {
-            return Err(format!("no port {}", escaped(&port.to_string())));
+            return Err(no_port(port));
         }
     }
     Ok(result)
+}
+
+/// What is said of a port that is not there.
+pub fn no_port(port: &PortRef) -> String {
+    format!("no port {}; listport names them", escaped(&port.to_string()))
 }
 
 /// The result as 1.3 prints it; what is ours stands to the right.
@@ -243,6 +249,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             format!("{} {}\n", escaped(&name), escaped(&version))
         }
         Command::Watch
+        | Command::Doctor
         | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)

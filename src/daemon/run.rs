@@ -23,11 +23,13 @@ use tracing::{debug, error, info, warn};
 use super::apply::{Running, apply};
 use super::cli::Sw;
 use super::config::{Config, label};
+use super::diagnose::diagnose;
 use super::handover::{self, Left};
 use super::logs::Logs;
 use super::origin::{Failure, Origin, may_save};
 use super::watchdog::watch;
 use super::{detach, prof, read, sandbox, save, self_test};
+use crate::control::api::diagnosis::Diagnosis;
 use crate::control::api::token_file;
 use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
@@ -320,7 +322,11 @@ impl Daemon {
             }
         }
         let daemon = Arc::new(Self { origin, ports, door, logs, config: Mutex::new(config) });
-        let hooks = Hooks { save: daemon.save_hook(), reload: daemon.reload_hook() };
+        let hooks = Hooks {
+            save: daemon.save_hook(),
+            reload: daemon.reload_hook(),
+            diagnose: daemon.diagnose_hook(),
+        };
         daemon.door.serve(Arc::clone(&daemon.ports), methods(Arc::clone(&daemon.ports), hooks));
         Ok(daemon)
     }
@@ -333,6 +339,19 @@ impl Daemon {
     fn reload_hook(self: &Arc<Self>) -> ReloadHook {
         let daemon = Arc::clone(self);
         Box::new(move || Box::pin(to_the_end(Arc::clone(&daemon).reload())))
+    }
+
+    fn diagnose_hook(self: &Arc<Self>) -> DiagnoseHook {
+        let daemon = Arc::clone(self);
+        Box::new(move || {
+            let daemon = Arc::clone(&daemon);
+            Box::pin(to_the_end(async move {
+                let config = daemon.config.lock().await.clone();
+                let ports = Arc::clone(&daemon.ports);
+                let facts = tokio::task::spawn_blocking(move || diagnose(&config, &ports)).await;
+                facts.map_err(|e| format!("could not look: {e}"))
+            }))
+        })
     }
 
     /// To systemd; the listeners are returned, `SERVICE ADDRESS` each.
@@ -411,6 +430,7 @@ impl Daemon {
 
 type BoxFuture<T> = futures_util::future::BoxFuture<'static, T>;
 type SaveHook = Box<dyn Fn(Option<PathBuf>) -> BoxFuture<Result<PathBuf, String>> + Send + Sync>;
+type DiagnoseHook = Box<dyn Fn() -> BoxFuture<Result<Diagnosis, String>> + Send + Sync>;
 type ReloadHook = Box<dyn Fn() -> BoxFuture<Result<Vec<String>, String>> + Send + Sync>;
 
 /// In a task of its own: a caller who hangs up must not leave the work half done.

@@ -152,6 +152,14 @@ impl Wire {
         congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
     }
 
+    /// See [`super::Link::segment`].
+    pub fn segment(&self) -> Option<u32> {
+        match &*self.socket {
+            Stream::Tcp(socket) => socket2::SockRef::from(socket).tcp_mss().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.blocked
     }

@@ -235,7 +235,10 @@ impl Ports {
         let name = spec.target.clone();
         let taken = self.entries().values().find(|e| e.device().is_some_and(|d| d.name == name)).cloned();
         if let Some(taken) = taken {
-            return Err(PortError::Invalid(format!("{name} is port {} already", taken.number)));
+            return Err(PortError::Invalid(format!(
+                "{name} is port {} already; setport and setif change it, delport lets it go",
+                taken.number
+            )));
         }
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let (handle, closed, adopted) = open(&spec, tap)?;
@@ -375,7 +378,11 @@ impl Ports {
             )));
         }
         let taken = self.entries().values().any(|e| e.name() == name && Some(e.number) != besides);
-        if taken { Err(PortError::Invalid(format!("another port is called {name}"))) } else { Ok(()) }
+        if taken {
+            Err(PortError::Invalid(format!("another port is called {name}; choose another name")))
+        } else {
+            Ok(())
+        }
     }
 
     /// `wanted`, with `-2`, `-3` behind it while it is taken.

@@ -285,8 +285,9 @@ impl Ports {
         check_vid(vid)?;
         let entries = self.entries();
         let gone = self.fabric.switch.fdb.delete(vid, mac, self.fabric.now().seconds());
-        let station =
-            gone.ok_or_else(|| PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}")))?;
+        let station = gone.ok_or_else(|| {
+            PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}; listfdb shows them"))
+        })?;
         let entry = entries.values().find(|entry| entry.slot == station.slot);
         Ok(FdbStatus {
             vid,
@@ -328,6 +329,12 @@ impl Ports {
     /// The number that the next port will have.
     pub fn next_number(&self) -> u32 {
         self.next_number.load(Relaxed)
+    }
+
+    /// Of each link that is connected by TCP, the largest segment that its path takes, in bytes.
+    pub fn segments(&self) -> Vec<(u32, u32)> {
+        let of = |entry: &Arc<Entry>| Some((entry.number, entry.link()?.segment()?));
+        self.entries().values().filter_map(of).collect()
     }
 
     /// The TAPs among the ports: a descriptor of each, to be given to another process.
@@ -372,7 +379,7 @@ impl Ports {
             PortRef::Number(number) => entries.get(number),
             PortRef::Name(name) => entries.values().find(|entry| entry.name() == *name),
         };
-        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listPort names them")))
+        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {
