@@ -28,7 +28,7 @@ fi
 echo
 echo '=== summary ==='
 if [ "${run[1]}" = nextest ]; then
-    grep -E '^ *(Summary|FAIL|TIMEOUT|SIG[A-Z]+) ' "$log" | sort -u || true
+    grep -E '^ *(Summary|FLAKY|FAIL|TRY|TIMEOUT|SIG[A-Z]+) ' "$log" | sort -u || true
     # nextest runs no documentation tests
     timeout 900 cargo test --locked --doc -q || status=$?
 else

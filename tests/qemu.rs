@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lab::frames::{BROADCAST, Wire, ethertype, frame, mac, mac_text, payload};
+use lab::frames::{BROADCAST, PROBE, Wire, ethertype, frame, mac, mac_text, payload};
 use lab::packets::{Packet, Vnet};
 use lab::{Host, Process, SOON, Switch, inside, wait_until};
 use nix::sys::signal::Signal;
@@ -329,7 +329,6 @@ fn super_frames_reach_a_machine_as_on_a_cable() {
 
 #[test]
 fn the_loop_guard_s_probes_are_not_for_machines() {
-    const PROBE: u16 = 0x88b6;
     let host = Host::new();
     let bench = Bench::new(&host, &[]);
     let mut machine = bench.join("vms-1");

@@ -1,6 +1,7 @@
-//! Passwords checked. Hashing is slow on purpose, so it happens in a thread of its own, which runs when nobody else
-//! wants the processor; what it found right is remembered for ten minutes, as a keyed hash, and forgotten when the file
-//! changes. What it found wrong is counted against the address that tried.
+//! Passwords checked. Hashing is slow on purpose, so it happens in a thread of its own, which gives way to the
+//! others; what it found right is remembered for ten minutes, as a keyed hash, and forgotten when the file
+//! changes. What it found wrong is counted against the address that tried. Whoever comes from where somebody was let
+//! in that day does not stand behind strangers, however many there are.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::futures::Notified;
@@ -98,13 +100,21 @@ pub fn realm(key: Key) -> impl Fn(&[u8]) -> (Realm, bool, Vec<String>) + Send + 
 
 /// The thread that checks passwords, which ends with this, and who failed lately.
 pub struct Logins {
-    jobs: SyncSender<Work>,
+    /// Those who come from where somebody was let in lately, and the strangers behind them.
+    lanes: [SyncSender<Work>; 2],
     tries: Arc<Tries>,
+    /// Behind the lanes, for it is to see them closed.
+    bell: Bell,
 }
+
+/// Wakes the thread; the last time at its end.
+struct Bell(Thread);
 
 #[derive(Default)]
 struct Tries {
     failures: Mutex<Failures>,
+    /// From where somebody was let in, and when last.
+    guests: Mutex<HashMap<IpAddr, Instant>>,
     /// One that was being checked is not any more.
     decided: Notify,
 }
@@ -127,12 +137,14 @@ struct Job {
 
 impl Logins {
     pub fn start() -> Result<Self, String> {
-        let (jobs, queue) = sync_channel(MAX_WAITING);
-        std::thread::Builder::new()
+        let (guests, of_guests) = sync_channel(MAX_WAITING);
+        let (strangers, of_strangers) = sync_channel(MAX_WAITING);
+        let thread = std::thread::Builder::new()
             .name("login".to_owned())
-            .spawn(move || run(&queue))
+            .spawn(move || run(&[of_guests, of_strangers]))
             .map_err(|e| format!("could not start the login thread: {e}"))?;
-        Ok(Self { jobs, tries: Arc::default() })
+        let bell = Bell(thread.thread().clone());
+        Ok(Self { lanes: [guests, strangers], tries: Arc::default(), bell })
     }
 
     pub fn tries(&self) -> MutexGuard<'_, Failures> {
@@ -145,9 +157,16 @@ impl Logins {
         self.tries.decided.notified()
     }
 
+    /// `false` when too many are waiting.
+    fn push(&self, is_guest: bool, work: Work) -> bool {
+        let taken = self.lanes[usize::from(!is_guest)].try_send(work).is_ok();
+        self.bell.0.unpark();
+        taken
+    }
+
     /// Runs `work` on the thread.
     pub fn on_thread(&self, work: impl FnOnce() + Send + 'static) {
-        let _ = self.jobs.try_send(Work::Other(Box::new(work)));
+        let _ = self.push(true, Work::Other(Box::new(work)));
     }
 
     /// Checks a try that has begun, and ends it. Nothing when too many are waiting.
@@ -166,7 +185,7 @@ impl Logins {
         let (reply, answer) = oneshot::channel();
         let asker = Arc::downgrade(&here);
         let job = Job { realm: Arc::clone(&realm), key, user, password, asker, reply };
-        let taken = self.jobs.try_send(Work::Check(job)).is_ok();
+        let taken = self.push(self.tries.is_guest(from, Instant::now()), Work::Check(job));
         let tries = Arc::clone(&self.tries);
         // To the end, even when nobody waits any more: a check may take longer than a client has patience, and what it
         // found right lets his next try in. Not in the thread there, which may be put aside with a lock in its hand.
@@ -175,6 +194,7 @@ impl Logins {
             let now = Instant::now();
             if found == Some(true) {
                 realm.remember(key, from, now);
+                tries.welcome(from, now);
             }
             tries.failures().end(from, a_minute, found == Some(false), now);
             tries.decided.notify_waiters();
@@ -186,13 +206,53 @@ impl Logins {
     }
 }
 
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.0.unpark();
+    }
+}
+
 impl Tries {
     fn failures(&self) -> MutexGuard<'_, Failures> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn is_guest(&self, from: IpAddr, now: Instant) -> bool {
+        let guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.get(&neighbourhood(from)).is_some_and(|&since| now.saturating_duration_since(since) < A_DAY)
+    }
+
+    fn welcome(&self, from: IpAddr, now: Instant) {
+        let mut guests = self.guests.lock().unwrap_or_else(PoisonError::into_inner);
+        guests.insert(neighbourhood(from), now);
+        if guests.len() > MAX_KNOWN
+            && let Some(longest_ago) = guests.iter().min_by_key(|(_, since)| **since).map(|(from, _)| *from)
+        {
+            guests.remove(&longest_ago);
+        }
+    }
 }
 
-fn run(queue: &Receiver<Work>) {
+/// The next one; waits for it after `idle` is done. `None` at the end.
+fn next(lanes: &[Receiver<Work>; 2], mut idle: impl FnMut()) -> Option<Work> {
+    loop {
+        let mut is_over = true;
+        for lane in lanes {
+            match lane.try_recv() {
+                Ok(work) => return Some(work),
+                Err(TryRecvError::Empty) => is_over = false,
+                Err(TryRecvError::Disconnected) => {}
+            }
+        }
+        if is_over {
+            return None;
+        }
+        idle();
+        std::thread::park();
+    }
+}
+
+fn run(lanes: &[Receiver<Work>; 2]) {
     // Before frames come logins. Where that is not allowed they are served all the same.
     if let Err(e) = run_last() {
         tracing::debug!("the login thread has the priority of the others: {e}");
@@ -201,14 +261,7 @@ fn run(queue: &Receiver<Work>) {
     let mut lately: HashSet<[u8; 32]> = HashSet::new();
     let mut of: Option<Arc<Realm>> = None;
     loop {
-        let work = match queue.try_recv() {
-            Err(TryRecvError::Empty) => {
-                lately.clear();
-                queue.recv().ok()
-            }
-            other => other.ok(),
-        };
-        let Job { realm, key, user, password, asker, reply } = match work {
+        let Job { realm, key, user, password, asker, reply } = match next(lanes, || lately.clear()) {
             None => return,
             Some(Work::Check(job)) => job,
             Some(Work::Other(work)) => {
@@ -232,5 +285,52 @@ fn run(queue: &Receiver<Work>) {
 }
 
 const REMEMBERED: Duration = Duration::from_secs(600);
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
 const MAX_KNOWN: usize = 4096;
+/// Of each lane.
 const MAX_WAITING: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn guests_of_that_day_do_not_stand_behind_strangers() -> Result<(), String> {
+        let logins = Logins::start()?;
+        let (realm, _, _) = realm(Key::random()?)(b"alice:{SHA}udxrLVIvrjOzqwtjo2u0x3ZBNcU=\n");
+        let realm = Arc::new(realm);
+        let verify = |password: &[u8], from: [u8; 4]| {
+            let password = Zeroizing::new(password.to_vec());
+            logins.verify(Arc::clone(&realm), "alice".to_owned(), password, from.into(), 60)
+        };
+        assert_eq!(verify(b"sesame open", [192, 0, 2, 1]).await, Some(true));
+        assert_eq!(verify(b"guess", [192, 0, 2, 2]).await, Some(false));
+        let is_guest = |last, after| logins.tries.is_guest([192, 0, 2, last].into(), Instant::now() + after);
+        assert_eq!(
+            [is_guest(1, REMEMBERED), is_guest(1, A_DAY), is_guest(2, Duration::ZERO)],
+            [true, false, false]
+        );
+
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        let (reached, held) = oneshot::channel();
+        logins.on_thread(move || {
+            let _ = reached.send(());
+            let _ = hold.recv();
+        });
+        held.await.map_err(|e| e.to_string())?;
+        let (tell, told) = std::sync::mpsc::channel();
+        for (is_guest, who) in [(false, "stranger"), (false, "another"), (true, "guest")] {
+            let tell = tell.clone();
+            assert!(logins.push(is_guest, Work::Other(Box::new(move || _ = tell.send(who)))));
+        }
+        drop((release, tell));
+        let told: Vec<_> = told.iter().collect();
+        assert_eq!(told, ["guest", "stranger", "another"]);
+        // What is under way is done to its end, and the thread ends.
+        let (tell, told) = std::sync::mpsc::channel();
+        logins.on_thread(move || _ = tell.send(()));
+        drop(logins);
+        assert_eq!(told.iter().count(), 1);
+        Ok(())
+    }
+}

@@ -105,12 +105,15 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     pub fn with_slots(limit: usize, ageout: u32, seeds: [u64; 2]) -> Self {
         let limit = limit.clamp(1, MAX_ENTRIES);
         let buckets = (limit * 2).div_ceil(WAYS).next_power_of_two().max(2);
+        // In its place at once: 256 KiB would stay with the stack of whoever begins.
+        let places: Box<[_]> = (0..SLOTS as u32).map(AtomicU32::new).collect();
+        let Ok(places) = places.try_into() else { unreachable!("SLOTS of them") };
         Self {
             seeds: [seeds[0], seeds[1] | 1],
             ageout: AtomicU32::new(ageout),
             limit,
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
-            places: Box::new(std::array::from_fn(|slot| AtomicU32::new(slot as u32))),
+            places,
             book: Mutex::new(Book::new(buckets * WAYS)),
             moves: Mutex::new(Moves::new()),
         }
@@ -379,9 +382,15 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     #[inline(always)]
     fn find(&self, key: u64) -> Option<&Entry> {
         let [first, second] = self.buckets_of(key);
-        let found = self.buckets[first].find(key).or_else(|| self.buckets[second].find(key));
+        self.buckets[first].find(key).or_else(|| self.find_beyond(first, second, key))
+    }
+
+    /// Apart, that the rest stays as small as most lookups are.
+    #[cold]
+    #[inline(never)]
+    fn find_beyond(&self, first: usize, second: usize, key: u64) -> Option<&Entry> {
         // It may have gone from the second to the first between the two.
-        found.or_else(|| self.buckets[first].find(key))
+        self.buckets[second].find(key).or_else(|| self.buckets[first].find(key))
     }
 
     /// Where it is; certain only while the book is held.

@@ -147,9 +147,11 @@ impl KernelLog {
 
     /// Lines since the last call of level warning or worse: what a device says of a frame that it could not
     /// make sense of. (Promiscuous mode and carriers are below that.) The log is the whole machine's: what a
-    /// bridge says of a loop is another test's, which makes loops.
+    /// bridge says of a loop is another test's, which makes loops; and a busy machine complains of itself.
     pub fn complaints(&mut self) -> Vec<String> {
         const WARNING: u32 = 4;
+        const OF_TIME: [&str; 7] =
+            ["hrtimer:", "clocksource:", "perf:", "workqueue:", "sched:", "rcu:", "watchdog:"];
         let (mut lines, mut bytes) = (Vec::new(), [0; 8192]);
         // One record a read: "priority,sequence,time,flags;text"; the level is in the lower three bits.
         while let Ok(len @ 1..) = self.0.read(&mut bytes) {
@@ -157,7 +159,9 @@ impl KernelLog {
             let level = line.split(',').next().and_then(|word| word.parse::<u32>().ok()).map(|word| word & 7);
             let of_a_loop =
                 line.contains("with own address as source address") || line.contains("net_ratelimit");
-            if level.is_some_and(|level| level <= WARNING) && !of_a_loop {
+            let text = line.split_once(';').map_or("", |(_, text)| text);
+            let of_time = OF_TIME.iter().any(|who| text.starts_with(who));
+            if level.is_some_and(|level| level <= WARNING) && !of_a_loop && !of_time {
                 lines.push(line);
             }
         }

@@ -15,6 +15,8 @@ use super::{Host, inside};
 
 /// IEEE "local experimental": traffic of this type is ours, whatever else the kernel says meanwhile.
 pub const TYPE: u16 = 0x88b5;
+/// The loop guard's probes, which come at any moment.
+pub const PROBE: u16 = 0x88b6;
 pub const BROADCAST: [u8; 6] = [0xff; 6];
 
 #[derive(Clone, Copy)]

@@ -23,6 +23,8 @@ const ROUND: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_millis(1_500);
 /// Between looks at what came back: forged probes take no more of the thread than that allows.
 const REST: Duration = Duration::from_millis(20);
+/// VLANs of a trunk that are probed in one round.
+const AT_A_TIME: usize = 8;
 /// Rounds without a drop after which a storm is over.
 const QUIET: u32 = 3;
 
@@ -38,6 +40,7 @@ struct Rounds {
     /// Moves of stations so far.
     moves: u64,
     came_back: Vec<Probe>,
+    turn: usize,
 }
 
 /// A reason to drop, as it was a second ago.
@@ -59,6 +62,7 @@ pub async fn go(ports: Weak<Ports>, key: [u8; 32]) {
         drops: BTreeMap::new(),
         moves: 0,
         came_back: Vec::new(),
+        turn: 0,
     };
     // Two switches that were started together had better not probe at the same moment for ever.
     let mut next = Instant::now() + ROUND.mul_f64(rand::random());
@@ -176,9 +180,12 @@ impl Rounds {
         let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
         for port in self.guard.due(up.keys().copied(), now) {
             let Some(entry) = up.get(&port) else { continue };
-            let probe = self.guard.probe(port, tag_for(entry), now);
-            ports.fabric.send_own(entry.slot, port, &probe);
+            for vid in vids_of(entry, self.turn) {
+                let probe = self.guard.probe(port, vid, now);
+                ports.fabric.send_own(entry.slot, port, &probe);
+            }
         }
+        self.turn = self.turn.wrapping_add(1);
     }
 
     /// Looks at what came back.
@@ -261,11 +268,16 @@ fn goes_round(ports: &Ports, frame: Frame<'_>, from: Slot, to: Slot) -> bool {
     from.slot == to.slot || from.vlan.classify(frame).is_ok_and(passes) && !(from.isolated && to.isolated)
 }
 
-/// A trunk without a native VLAN takes tagged frames only: a probe goes in its first VLAN.
-fn tag_for(entry: &Entry) -> Option<Vid> {
+/// Where a port is probed this time: untagged, and a trunk in some of its VLANs, in all of them by turns.
+fn vids_of(entry: &Entry, turn: usize) -> Vec<Option<Vid>> {
     let spec = entry.spec();
-    let trunk = spec.trunk.as_ref().filter(|_| spec.native.is_none())?;
-    (1..=4094).filter_map(Vid::new).find(|vid| trunk.contains(vid.get()))
+    let Some(trunk) = &spec.trunk else { return vec![None] };
+    let native = spec.native.map(|_| None);
+    let tagged = (1..=4094).filter(|vid| trunk.contains(*vid)).filter_map(Vid::new);
+    let all: Vec<_> =
+        native.into_iter().chain(tagged.filter(|vid| spec.native != Some(*vid)).map(Some)).collect();
+    let first = turn * AT_A_TIME % all.len().max(1);
+    all.iter().copied().cycle().skip(first).take(all.len().min(AT_A_TIME)).collect()
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl LoopGuard {
         !self.blocked.is_empty() || self.ports.values().any(|probed| now < probed.eager_until)
     }
 
-    /// A probe to go out of `port`, in a VLAN when there is no other way.
+    /// A probe to go out of `port`, in a VLAN or untagged.
     pub fn probe(&mut self, port: u32, vid: Option<Vid>, now: Duration) -> Vec<u8> {
         self.next += 1;
         let mut bytes = [GROUP.octets(), self.source.octets()].concat();
@@ -212,10 +212,14 @@ impl Probed {
         self.sent.is_none_or(|sent| now + EAGER / 8 >= sent + pause)
     }
 
-    /// One more came back; how many in a row.
+    /// One more came back; how many in a row. Those of several VLANs at a time are one.
     fn echo(&mut self, now: Duration) -> u32 {
         let (count, last) = self.echoes;
-        self.echoes = if now.saturating_sub(last) > FRESH { (1, now) } else { (count + 1, now) };
+        match now.saturating_sub(last) {
+            pause if count > 0 && pause < EAGER / 2 => {}
+            pause if pause > FRESH => self.echoes = (1, now),
+            _ => self.echoes = (count + 1, now),
+        }
         self.echoes.0
     }
 }
