@@ -41,8 +41,9 @@ for program in etherws etherctl; do
     "$built" completions fish >"$stage/fish/$program.fish"
 done
 version=${DEB_VERSION:-$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)-1}
+gzip -9nc CHANGELOG.md >"$stage/changelog.gz"
 date=$(git log -1 --format=%cD 2>/dev/null || date -R)
-printf 'etherws (%s) unstable; urgency=medium\n\n  * See /usr/share/doc/etherws/CHANGELOG.md.gz.\n\n -- %s  %s\n' \
+printf 'etherws (%s) unstable; urgency=medium\n\n  * See /usr/share/doc/etherws/changelog.gz.\n\n -- %s  %s\n' \
     "$version" "$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)" "$date" >"$stage/changelog"
 
 fast=()
