@@ -63,7 +63,7 @@ fn host() -> Host {
             .open("/dev/net/tun")
             .err()
             .map(|e| (e.kind(), io_text(&e))),
-        newest: ["/etc/passwd", "/var/lib/dpkg/status", "/etc/machine-id"]
+        newest: ["/etc/passwd", "/etc/ld.so.cache", "/etc/machine-id"]
             .iter()
             .map(|file| (*file).to_owned())
             .chain(std::env::current_exe().ok().and_then(|file| file.to_str().map(str::to_owned)))

@@ -26,7 +26,14 @@ pub fn completions(shell: Shell) -> Result<String, String> {
     let mut bytes = Vec::new();
     its.write_registration(complete::VARIABLE, "etherctl", "etherctl", "etherctl", &mut bytes)
         .map_err(|e| format!("could not write the completions: {e}"))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let mut script = String::from_utf8_lossy(&bytes).into_owned();
+    if shell == Shell::Zsh {
+        // Found in fpath, the script itself is what the first TAB runs.
+        script.push_str(
+            "if [ \"$funcstack[1]\" = _etherctl ]; then _clap_dynamic_completer_etherctl \"$@\"; fi\n",
+        );
+    }
+    Ok(script)
 }
 
 fn page() -> io::Result<Vec<u8>> {
