@@ -9,11 +9,13 @@
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
 //! * [`top`]: the live screen; [`flame`]: flame graphs
-//! * [`progress`]: a word to whoever waits
-//! * [`watch`]: events, as they happen
-//! * [`doctor`]: what is wrong, and what to do
+//! * [`watch`]: events, as they happen; [`subscription`]: how they come
+//! * [`capture`]: frames, as they pass; [`pcapng`]: their file
+//! * [`trace`]: what would become of a frame; [`ping`]: round trips of links
+//! * [`doctor`]: what is wrong, and what to do; [`progress`]: a word to whoever waits
 //! * [`manual`]: man page and completions; [`complete`]: what a shell completes by asking the switch
 
+mod capture;
 mod cli;
 mod client;
 mod commands;
@@ -21,12 +23,16 @@ mod complete;
 mod doctor;
 mod flame;
 mod manual;
+mod pcapng;
+mod ping;
 mod prof;
 mod progress;
 mod server;
 mod stats;
+mod subscription;
 mod table;
 mod top;
+mod trace;
 mod watch;
 
 use std::io::{self, Write};
@@ -101,6 +107,14 @@ fn serve(cli: Cli) -> Result<(), Wrong> {
         Command::Watch => {
             let server = server_of(cli.server)?;
             return runtime()?.block_on(watch::run(server, cli.json));
+        }
+        Command::Capture(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(capture::run(server, args, cli.json));
+        }
+        Command::Ping(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(ping::run(server, args, cli.json));
         }
         Command::Stats { files } => return stats::run(files),
         Command::Prof(Prof::Diff { a, b }) => return Ok(print(&prof::diff(a, b, cli.json)?)?),

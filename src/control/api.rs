@@ -15,6 +15,7 @@ pub mod check;
 pub mod diagnosis;
 pub mod events;
 pub mod prof;
+pub mod seeing;
 
 use crate::port::dial;
 
@@ -72,11 +73,13 @@ pub enum Method {
     LeaseProf,
     SlowProf,
     CpuProf,
+    TraceFrame,
+    PingPort,
     Discover,
 }
 
 impl Method {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -101,6 +104,8 @@ impl Method {
         Self::LeaseProf,
         Self::SlowProf,
         Self::CpuProf,
+        Self::TraceFrame,
+        Self::PingPort,
         Self::Discover,
     ];
 
@@ -131,6 +136,8 @@ impl Method {
             Self::LeaseProf => "etherws.control.leaseProf",
             Self::SlowProf => "etherws.control.slowProf",
             Self::CpuProf => "etherws.control.cpuProf",
+            Self::TraceFrame => "etherws.control.traceFrame",
+            Self::PingPort => "etherws.control.pingPort",
             Self::Discover => "rpc.discover",
         }
     }
@@ -169,6 +176,8 @@ impl Method {
             Self::LeaseProf => "A profiler level for as long as it is renewed",
             Self::SlowProf => "The slowest whole frames that were traced",
             Self::CpuProf => "Function stacks of the daemon, sampled by CPU time",
+            Self::TraceFrame => "What the switch would do with a frame, and why; nothing is sent or learned",
+            Self::PingPort => "Measures the round trip of a port's link; no frame goes anywhere",
             Self::Discover => "This description, in OpenRPC",
         }
     }
