@@ -1,10 +1,10 @@
-# make demo · make test · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make build · make release · make deb
+# make demo · make test · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release · make deb
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test check autobahn fuzz soak build release deb test-deb static clean
+.PHONY: help demo test check autobahn fuzz soak pictures build release deb test-deb static clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make fuzz T=3600  all fuzz targets, for so many seconds together (needs nightly and cargo-fuzz)'
 	@echo 'make soak T=900   reliability, measured: the R rows, then churn for the rest of the time (root)'
+	@echo 'make pictures     the pictures of the README, made anew (root)'
 	@echo 'make build        debug build        make release   release build, symbols apart'
 	@echo 'make deb          Debian package              make static       static programs (musl)'
 	@echo 'make test-deb     the package installed, upgraded and removed in a fresh Debian (root)'
@@ -45,6 +46,10 @@ fuzz:
 soak: release
 	@scripts/install-deps.sh test
 	@benches/soak/run.py $(T)
+
+pictures:
+	@scripts/browser.sh
+	$(CARGO) test --locked --test dashboard -- --ignored pictures
 
 build:
 	$(CARGO) build --locked

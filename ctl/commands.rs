@@ -55,6 +55,7 @@ impl Request {
             | Command::Doctor
             | Command::Capture(_)
             | Command::Ping(_)
+            | Command::Dashboard(_)
             | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
@@ -265,6 +266,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
         | Command::Doctor
         | Command::Capture(_)
         | Command::Ping(_)
+        | Command::Dashboard(_)
         | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)

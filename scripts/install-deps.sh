@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|package]
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser|package]
 # (each includes the one before it, but package, which is what make test-deb needs, and build). As root it installs with apt-get; otherwise it names what is missing and
 # fails. Says nothing when all is there. No service is started or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}
-case $what in build | demo | test | package) ;; *)
-    echo "usage: $0 [build|demo|test|package]" >&2
+case $what in build | demo | test | browser | package) ;; *)
+    echo "usage: $0 [build|demo|test|browser|package]" >&2
     exit 2
     ;;
 esac
@@ -28,7 +28,7 @@ look() {
     packages=()
     need gcc cc
     [ -e /usr/include/stdio.h ] || { missing+=("C headers"); packages+=(libc6-dev); }
-    if [ "$what" = demo ] || [ "$what" = test ]; then
+    if [ "$what" != build ] && [ "$what" != package ]; then
         need iproute2 ip
         need iputils-ping ping
         need procps sysctl
@@ -36,7 +36,7 @@ look() {
         need busybox busybox udhcpc --help
         need iperf3 iperf3
     fi
-    if [ "$what" = test ]; then
+    if [ "$what" = test ] || [ "$what" = browser ]; then
         need netcat-openbsd nc
         need ethtool ethtool
         need tcpdump tcpdump
@@ -63,6 +63,13 @@ look() {
         need zsh zsh
         need fish fish
         need lintian lintian
+    fi
+    if [ "$what" = browser ]; then
+        need chromium chromium
+        need npm npm
+        need fontconfig fc-match
+        [ -e /usr/share/fonts/truetype/dejavu ] || { missing+=("DejaVu fonts"); packages+=(fonts-dejavu-core); }
+        [ -e /usr/share/seabios/bios.bin ] || { missing+=(SeaBIOS); packages+=(seabios); }
     fi
 }
 
