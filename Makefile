@@ -1,10 +1,10 @@
-# make demo · make test · make test-vm · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release
+# make demo · make test · make test-vm · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release · make deb
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 
-.PHONY: help demo test test-vm check autobahn fuzz soak pictures build release clean
+.PHONY: help demo test test-vm check autobahn fuzz soak pictures build release deb test-deb static clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
@@ -21,6 +21,8 @@ help:
 	@echo 'make soak T=900   reliability, measured: the R rows, then churn for the rest of the time (root)'
 	@echo 'make pictures     the pictures of the README, made anew (root)'
 	@echo 'make build        debug build        make release   release build, symbols apart'
+	@echo 'make deb          Debian package              make static       static programs (musl)'
+	@echo 'make test-deb     the package installed, upgraded and removed in a fresh Debian (root)'
 	@echo 'make clean        removes target/'
 
 demo:
@@ -36,6 +38,7 @@ check:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) clippy -p etherws-proofs --locked -- -D warnings
+	scripts/shellcheck.sh
 	scripts/deny.sh
 
 autobahn:
@@ -57,6 +60,15 @@ build:
 
 release:
 	@scripts/release.sh
+
+deb:
+	@scripts/deb.sh
+
+test-deb:
+	@scripts/test-deb.sh
+
+static:
+	@scripts/static.sh
 
 bench: bench-micro bench-lab
 

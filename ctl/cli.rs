@@ -9,11 +9,13 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCandidates;
 use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
 use crate::capture::CaptureArgs;
+use crate::complete::ports;
 use crate::dashboard::DashboardArgs;
 use crate::flame::FlameArgs;
 use crate::ping::PingArgs;
@@ -76,7 +78,7 @@ pub enum Command {
     /// Delete a port.
     Delport {
         /// Number or name.
-        #[arg(value_parser = port)]
+        #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
         port: PortRef,
     },
     /// List the ports.
@@ -89,13 +91,13 @@ pub enum Command {
     /// List the forwarding database.
     Listfdb {
         /// Entries of this port only.
-        #[arg(long, value_parser = port)]
+        #[arg(long, value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
     /// List the stations that are known, with their IP addresses.
     Liststations {
         /// Stations of this port only.
-        #[arg(long, value_parser = port)]
+        #[arg(long, value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
     /// Add a static entry to the forwarding database.
@@ -103,7 +105,7 @@ pub enum Command {
         /// The station.
         mac: MacAddr,
         /// Number or name.
-        #[arg(value_parser = port)]
+        #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
         port: PortRef,
         /// 1 to 4094; 0 is untagged.
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=4094))]
@@ -120,13 +122,13 @@ pub enum Command {
     /// Forget the learned entries of a port, or all.
     Flushfdb {
         /// Number or name.
-        #[arg(value_parser = port)]
+        #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
     /// Print the counters that are not zero, drops by reason; of a port, or all.
     Counters {
         /// Number or name.
-        #[arg(value_parser = port)]
+        #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
     /// Print what happens to ports, a line each, until interrupted.
@@ -165,6 +167,9 @@ pub enum Command {
         /// The first is read, the others are added.
         files: Vec<PathBuf>,
     },
+    /// Look for what is wrong here, or soon will be, and say what to do. Exit code 0: nothing; 1: warnings; 2: something
+    /// does not work.
+    Doctor,
     /// Print the switch's version.
     Version,
     /// Write etherctl.1 into a directory.
@@ -348,7 +353,7 @@ pub struct LinkArgs {
 #[derive(Args, Debug)]
 pub struct SetPort {
     /// Number or name.
-    #[arg(value_parser = port)]
+    #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
     pub port: PortRef,
     /// Administratively down (1) or up (0).
     #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
@@ -383,7 +388,7 @@ pub struct SetPort {
 #[derive(Args, Debug)]
 pub struct SetIf {
     /// Number or name.
-    #[arg(value_parser = port)]
+    #[arg(value_parser = port, add = ArgValueCandidates::new(ports))]
     pub port: PortRef,
     /// A with --netmask, or A/LEN, IPv4 or IPv6 (repeatable); replaces those of its family.
     #[arg(long, value_name = "A[/LEN]", value_parser = address)]

@@ -80,7 +80,11 @@ pub async fn connect(server: &Server) -> Result<Box<dyn Stream>, Failure> {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
                 "; is `etherws sw` running? (--ctlurl names another)"
             }
-            io::ErrorKind::PermissionDenied => "; root and the socket's group may use it",
+            io::ErrorKind::PermissionDenied => {
+                "; root and the socket's group may use it (usermod -aG etherws NAME, then log in again)"
+            }
+            // The resolver's own errors have no kind.
+            _ if e.to_string().contains("lookup") => "; is the host's name right, and does it resolve here?",
             _ => "",
         };
         Failure::Unreachable(format!("could not reach {}: {}{hint}", server.url, io_text(&e)))

@@ -52,6 +52,7 @@ impl Request {
             }
             Command::Trace(args) => with(Method::TraceFrame, trace::question(args)?),
             Command::Watch
+            | Command::Doctor
             | Command::Capture(_)
             | Command::Ping(_)
             | Command::Dashboard(_)
@@ -225,10 +226,15 @@ pub fn select(command: &Command, mut result: Value) -> Result<Value, String> {
             PortRef::Name(name) => entry["name"] == **name,
         });
         if must_exist && entries.is_empty() {
-            return Err(format!("no port {}", escaped(&port.to_string())));
+            return Err(no_port(port));
         }
     }
     Ok(result)
+}
+
+/// What is said of a port that is not there.
+pub fn no_port(port: &PortRef) -> String {
+    format!("no port {}; listport names them", escaped(&port.to_string()))
 }
 
 /// The result as 1.3 prints it; what is ours stands to the right.
@@ -259,6 +265,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
         }
         Command::Trace(_) => trace::render(&read(result)?),
         Command::Watch
+        | Command::Doctor
         | Command::Capture(_)
         | Command::Ping(_)
         | Command::Dashboard(_)

@@ -13,18 +13,22 @@
 //! * [`watch`]: events, as they happen; [`subscription`]: how they come
 //! * [`capture`]: frames, as they pass; [`pcapng`]: their file
 //! * [`trace`]: what would become of a frame; [`ping`]: round trips of links
-//! * [`manual`]: man page and completions
+//! * [`doctor`]: what is wrong, and what to do; [`progress`]: a word to whoever waits
+//! * [`manual`]: man page and completions; [`complete`]: what a shell completes by asking the switch
 
 mod capture;
 mod cli;
 mod client;
 mod commands;
+mod complete;
 mod dashboard;
+mod doctor;
 mod flame;
 mod manual;
 mod pcapng;
 mod ping;
 mod prof;
+mod progress;
 mod server;
 mod stats;
 mod subscription;
@@ -38,6 +42,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use etherws::control::api::{Entries, Method, PortRef, PortStatus};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -48,8 +53,9 @@ use prof::Prof;
 use server::Server;
 
 fn main() -> ExitCode {
+    complete::answer();
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(wrong) => {
             let (why, code) = match wrong {
                 Wrong::Usage(why) => (why, ExitCode::from(2)),
@@ -77,10 +83,17 @@ impl From<String> for Wrong {
     }
 }
 
-fn run(cli: Cli) -> Result<(), Wrong> {
+fn run(cli: Cli) -> Result<ExitCode, Wrong> {
+    if let Command::Doctor = cli.command {
+        return Ok(doctor::run(server_of(cli.server)?, cli.json)?);
+    }
+    serve(cli).map(|()| ExitCode::SUCCESS)
+}
+
+fn serve(cli: Cli) -> Result<(), Wrong> {
     match &cli.command {
         Command::Man { dir } => return Ok(manual::write_page(dir)?),
-        Command::Completions { shell } => return Ok(print(&manual::completions(*shell))?),
+        Command::Completions { shell } => return Ok(print(&manual::completions(*shell)?)?),
         Command::Top(_) if cli.json => {
             return Err(Wrong::Usage(
                 "a live screen is no JSON (`etherctl prof show --json` prints it)".into(),
@@ -124,6 +137,11 @@ fn run(cli: Cli) -> Result<(), Wrong> {
     let mut server = server_of(cli.server)?;
     let answer = runtime()?.block_on(ask(&mut server, &request, client::TIME_LIMIT));
     let result = commands::select(&cli.command, answer.map_err(|failure| failure.to_string())?)?;
+    if let Command::Listfdb { port: Some(port) } = &cli.command
+        && result["entries"].as_array().is_some_and(Vec::is_empty)
+    {
+        must_exist(&mut server, port)?;
+    }
     Ok(print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })?)
 }
 
@@ -143,15 +161,32 @@ fn server_of(args: cli::ServerArgs) -> Result<Server, Wrong> {
 
 /// Asks once, and once more with a user and password when the server wants one and a person is there.
 async fn ask(server: &mut Server, request: &Request, limit: Duration) -> Result<Value, Failure> {
-    match client::call(server, request, limit).await {
+    match patiently(server, request, limit).await {
         Err(Failure::Unauthorized(_)) if server.may_prompt() => {
             server
                 .prompt()
                 .map_err(|(Wrong::Usage(why) | Wrong::Failure(why))| Failure::Unauthorized(why))?;
-            client::call(server, request, limit).await
+            patiently(server, request, limit).await
         }
         answer => answer,
     }
+}
+
+/// A port that nobody was heard on is another thing than none.
+fn must_exist(server: &mut Server, port: &PortRef) -> Result<(), String> {
+    let request = Request { method: Method::ListPort, params: None };
+    let ports = runtime()?.block_on(ask(server, &request, client::TIME_LIMIT));
+    let ports: Entries<PortStatus> = commands::read(ports.map_err(|failure| failure.to_string())?)?;
+    let is = |entry: &PortStatus| match port {
+        PortRef::Number(number) => entry.port == *number,
+        PortRef::Name(name) => entry.name == *name,
+    };
+    if ports.entries.iter().any(is) { Ok(()) } else { Err(commands::no_port(port)) }
+}
+
+async fn patiently(server: &Server, request: &Request, limit: Duration) -> Result<Value, Failure> {
+    let waiting = |seconds| format!("waiting for {}: {seconds} s of at most {}", server.url, limit.as_secs());
+    progress::shown(waiting, client::call(server, request, limit)).await
 }
 
 /// A reader that went away (`etherctl listport | head`) is no failure.

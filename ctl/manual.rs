@@ -5,9 +5,11 @@ use std::path::Path;
 
 use clap::CommandFactory;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 use clap_mangen::Man;
 
 use crate::cli::Cli;
+use crate::complete;
 
 /// One page with every command's options.
 pub fn write_page(dir: &Path) -> Result<(), String> {
@@ -17,10 +19,21 @@ pub fn write_page(dir: &Path) -> Result<(), String> {
         .map_err(|e| format!("could not write {}: {e}", file.display()))
 }
 
-pub fn completions(shell: Shell) -> String {
+/// A script by which the shell asks etherctl itself: ports' names are known to the switch alone.
+pub fn completions(shell: Shell) -> Result<String, String> {
+    let shells = Shells::builtins();
+    let its = shells.completer(&shell.to_string()).ok_or_else(|| format!("no completions for {shell}"))?;
     let mut bytes = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "etherctl", &mut bytes);
-    String::from_utf8_lossy(&bytes).into_owned()
+    its.write_registration(complete::VARIABLE, "etherctl", "etherctl", "etherctl", &mut bytes)
+        .map_err(|e| format!("could not write the completions: {e}"))?;
+    let mut script = String::from_utf8_lossy(&bytes).into_owned();
+    if shell == Shell::Zsh {
+        // Found in fpath, the script itself is what the first TAB runs.
+        script.push_str(
+            "if [ \"$funcstack[1]\" = _etherctl ]; then _clap_dynamic_completer_etherctl \"$@\"; fi\n",
+        );
+    }
+    Ok(script)
 }
 
 fn page() -> io::Result<Vec<u8>> {

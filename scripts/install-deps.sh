@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser]
-# (each includes the one before it). As root it installs with apt-get; otherwise it names what is missing and
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser|package]
+# (each includes the one before it, but package, which is what make test-deb needs, and build). As root it installs with apt-get; otherwise it names what is missing and
 # fails. Says nothing when all is there. No service is started or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}
-case $what in build | demo | test | browser) ;; *)
-    echo "usage: $0 [build|demo|test|browser]" >&2
+case $what in build | demo | test | browser | package) ;; *)
+    echo "usage: $0 [build|demo|test|browser|package]" >&2
     exit 2
     ;;
 esac
@@ -28,7 +28,7 @@ look() {
     packages=()
     need gcc cc
     [ -e /usr/include/stdio.h ] || { missing+=("C headers"); packages+=(libc6-dev); }
-    if [ "$what" != build ]; then
+    if [ "$what" != build ] && [ "$what" != package ]; then
         need iproute2 ip
         need iputils-ping ping
         need procps sysctl
@@ -55,6 +55,14 @@ look() {
         need python3-pip /usr/bin/python3 -m pip --version
         need nodejs node
         [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
+        need shellcheck shellcheck
+    fi
+    if [ "$what" = package ]; then
+        need debootstrap debootstrap
+        need man-db man
+        need zsh zsh
+        need fish fish
+        need lintian lintian
     fi
     if [ "$what" = browser ]; then
         need chromium chromium

@@ -347,7 +347,7 @@ fn our_columns_stand_to_the_right() {
     let (_, ran) = on_socket(&["counters", "lan"], "200 OK", &result(entries.clone()));
     assert!(ran.out.contains("drop runt"), "{}", ran.out);
     let (_, ran) = on_socket(&["counters", "9"], "200 OK", &result(entries));
-    assert_eq!((ran.code, ran.err.as_str()), (1, "etherctl: no port 9\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (1, "etherctl: no port 9; listport names them\n"));
 }
 
 #[test]

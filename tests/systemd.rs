@@ -81,6 +81,8 @@ fn the_service_may_do_what_a_switch_does() {
         "RuntimeDirectory=etherws",
         "StateDirectory=etherws",
         "Restart=on-failure",
+        "FileDescriptorStoreMax=4096",
+        "ReadWritePaths=-/etc/etherws",
     ] {
         assert!(set(line), "{line}");
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::args::{How, Look};
 use crate::client::{self, Failure};
 use crate::commands::{self, Request};
+use crate::progress;
 use crate::server::Server;
 use crate::table::escaped;
 
@@ -97,7 +98,8 @@ impl Switch {
         };
         let leased: Leased = self.ask(Method::LeaseProf, &ask).await?;
         ask.lease = Some(leased.lease);
-        let seen = self.between(duration, &mut ask).await;
+        let looking = |seconds| format!("looking: {seconds} of {} s, Ctrl-C ends it", duration.as_secs());
+        let seen = progress::shown(looking, self.between(duration, &mut ask)).await;
         // Given back whatever happened; when that fails, it runs out by itself.
         ask.ttl_ms = Some(0);
         let given_back = self.ask::<serde_json::Value>(Method::LeaseProf, &ask).await;

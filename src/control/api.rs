@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod check;
+pub mod diagnosis;
 pub mod events;
 pub mod prof;
 pub mod seeing;
@@ -64,6 +65,7 @@ pub enum Method {
     SaveConfig,
     ReloadConfig,
     GetVersion,
+    Diagnose,
     StartProf,
     StopProf,
     GetProf,
@@ -78,7 +80,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -94,6 +96,7 @@ impl Method {
         Self::SaveConfig,
         Self::ReloadConfig,
         Self::GetVersion,
+        Self::Diagnose,
         Self::StartProf,
         Self::StopProf,
         Self::GetProf,
@@ -125,6 +128,7 @@ impl Method {
             Self::SaveConfig => "etherws.control.saveConfig",
             Self::ReloadConfig => "etherws.control.reloadConfig",
             Self::GetVersion => "etherws.control.getVersion",
+            Self::Diagnose => "etherws.control.diagnose",
             Self::StartProf => "etherws.control.startProf",
             Self::StopProf => "etherws.control.stopProf",
             Self::GetProf => "etherws.control.getProf",
@@ -162,6 +166,7 @@ impl Method {
             Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
             Self::ReloadConfig => "Applies the configuration file's differences; what changed",
             Self::GetVersion => "Name and version of the program",
+            Self::Diagnose => "What the switch knows of where it runs, for `etherctl doctor` to judge",
             Self::StartProf => "Raises the profiler's level until stopProf; the state after it",
             Self::StopProf => "Takes the profiler's level back to what the daemon was started with",
             Self::GetProf => "The profiler's level, and who holds it up",

@@ -6,3 +6,4 @@ pub use super::rules::check_files;
 pub use super::settings::{
     ControlSettings, ControlTcp, DoorSettings, Limits, ListenSettings, MetricsListen, TlsFiles, UserRule, Who,
 };
+pub use super::tls::{validity, validity_of};

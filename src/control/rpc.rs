@@ -32,6 +32,8 @@ pub struct Hooks {
     pub save: Box<dyn Fn(Option<PathBuf>) -> Promise<PathBuf> + Send + Sync>,
     /// Applies the configuration file's differences; what changed.
     pub reload: Box<dyn Fn() -> Promise<Vec<String>> + Send + Sync>,
+    /// What the process and its host are like.
+    pub diagnose: Box<dyn Fn() -> Promise<api::diagnosis::Diagnosis> + Send + Sync>,
 }
 
 /// Every method of the contract, ready to be served. Must be called, and served, within a tokio runtime.
@@ -145,6 +147,9 @@ fn entry(method: Method) -> Entry {
             let node = c.ports.node().map(str::to_owned).or_else(host);
             Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into(), node })
         }),
+        Method::Diagnose => {
+            on(method, |c, NoParams {}| async move { (c.hooks.diagnose)().await.map_err(failed) })
+        }
         Method::StartProf => on(method, |c, start: api::prof::StartProf| async move {
             prof::start(&c.ports, &start).map_err(invalid)
         }),
@@ -359,6 +364,7 @@ mod tests {
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
             reload: Box::new(|| async { panic!("a task dies") }.boxed()),
+            diagnose: Box::new(|| async { Ok(Default::default()) }.boxed()),
         };
         methods(Ports::start(settings).unwrap(), hooks)
     }

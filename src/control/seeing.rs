@@ -208,6 +208,7 @@ mod tests {
         let hooks = Hooks {
             save: Box::new(|_| async { Err(String::new()) }.boxed()),
             reload: Box::new(|| async { Err(String::new()) }.boxed()),
+            diagnose: Box::new(|| async { Ok(Default::default()) }.boxed()),
         };
         let ports = Ports::start(settings).unwrap();
         (ports.clone(), methods(ports, hooks))

@@ -90,6 +90,25 @@ pub fn certificate_name(der: &CertificateDer<'_>) -> Option<String> {
     })
 }
 
+/// From when to when the first certificate of a PEM file is valid, both in seconds since 1970.
+pub fn validity(file: &Path) -> Result<(i64, i64), String> {
+    validity_of(&read(file)?, &file.display().to_string())
+}
+
+/// The same of PEM text, which messages call `name`.
+pub fn validity_of(text: &[u8], name: &str) -> Result<(i64, i64), String> {
+    let first = CertificateDer::pem_slice_iter(text).next();
+    let der = match first {
+        Some(Ok(der)) => der,
+        Some(Err(e)) => return Err(format!("malformed PEM in {name}: {}", pem_reason(&e))),
+        None => return Err(format!("no certificate in {name} (PEM is expected)")),
+    };
+    let (_, certificate) =
+        X509Certificate::from_der(&der).map_err(|_| format!("no X.509 certificate in {name}"))?;
+    let validity = certificate.validity();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
+}
+
 fn client_verifier(
     path: &Path,
     provider: Arc<CryptoProvider>,
@@ -155,6 +174,13 @@ mod tests {
         params.distinguished_name.push(rcgen::DnType::CommonName, "anna");
         assert_eq!(certificate_name(params.self_signed(&key)?.der()).as_deref(), Some("anna"));
         assert_eq!(certificate_name(&CertificateDer::from(vec![0x30, 0x80, 1])), None);
+
+        let (from, to) = validity_of(one.cert.pem().as_bytes(), "it")?;
+        assert!(from < 1_700_000_000 && to > 4_000_000_000, "rcgen's own dates: {from} {to}");
+        for bad in ["", "root:secret", "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"] {
+            let why = validity_of(bad.as_bytes(), "it").unwrap_err();
+            assert!(why.contains("it") && !why.contains("secret"), "{why}");
+        }
 
         let dir = std::env::temp_dir().join(format!("etherws-tls-{}", std::process::id()));
         std::fs::create_dir_all(&dir)?;

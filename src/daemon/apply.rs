@@ -358,7 +358,8 @@ async fn undo(current: &Config, new: &Config, ports: &Ports, door: &Door) -> Vec
     left
 }
 
-async fn run(step: &Step, ports: &Ports) -> Result<(), String> {
+/// Takes one step.
+pub async fn run(step: &Step, ports: &Ports) -> Result<(), String> {
     let text = |error: PortError| error.to_string();
     match step {
         Step::Remove { number, .. } => gone_is_gone(ports.delete(&PortRef::Number(*number)).await.map(drop)),

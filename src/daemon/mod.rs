@@ -8,6 +8,8 @@
 //!   [`watchdog`]: who feeds it; [`logs`]: where log lines go
 //! * [`sandbox`]: what the running daemon may do, and as whom; [`self_test`]: whether that is so
 //! * [`apply`]: the difference between two configurations, applied to a running switch
+//! * [`handover`]: what is left to the switch that is started in place of this one
+//! * [`diagnose`]: what it knows of itself
 //! * [`save`]: the running state written back
 //! * [`prof`]: the profiler without a viewer: SIGUSR2, `--prof-dump`
 
@@ -16,6 +18,8 @@ pub mod check;
 pub mod cli;
 pub mod config;
 pub mod detach;
+pub mod diagnose;
+pub mod handover;
 pub mod limits;
 pub mod logs;
 pub mod origin;

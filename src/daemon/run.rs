@@ -6,6 +6,7 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -22,14 +23,18 @@ use tracing::{debug, error, info, warn};
 use super::apply::{Running, apply};
 use super::cli::Sw;
 use super::config::{Config, label};
+use super::diagnose::diagnose;
+use super::handover::{self, Left};
 use super::logs::Logs;
 use super::origin::{Failure, Origin, may_save};
 use super::watchdog::watch;
 use super::{detach, prof, read, sandbox, save, self_test};
+use crate::control::api::diagnosis::Diagnosis;
 use crate::control::api::token_file;
 use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
 use crate::port::Ports;
+use crate::sys::passed;
 
 /// How long links are given to take their last frames and the Close.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -98,7 +103,7 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
         detach::leave()?;
     }
     // Taken while there is one thread: it clears the environment.
-    let inherited = inherited()?;
+    let (inherited, left) = inherited()?;
     let logs = Logs::start(config.log.as_deref(), detached, config.switch.node.as_deref())?;
     raise_nofile();
     // Control is a trickle; frames run on the data threads, which `Ports` starts.
@@ -110,7 +115,7 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
         .map_err(|e| format!("could not start: {e}"))?;
     let logs = Arc::new(logs);
     let start =
-        Start { origin, config, logs: Arc::clone(&logs), inherited, detached, self_test: sw.self_test };
+        Start { origin, config, logs: Arc::clone(&logs), inherited, left, detached, self_test: sw.self_test };
     let result = runtime.block_on(start.live());
     // Connections still open end with the process.
     runtime.shutdown_background();
@@ -118,17 +123,28 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
     Ok(result?)
 }
 
-/// Sockets from systemd.
-fn inherited() -> Result<Vec<TcpListener>, String> {
+/// Descriptors by their names.
+type Named = Vec<(String, OwnedFd)>;
+
+/// From systemd: sockets, and what a switch before this one left.
+fn inherited() -> Result<(Vec<TcpListener>, Named), String> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<_> = names.split(':').collect();
     let mut passed = ListenFd::from_env();
-    let mut listeners = Vec::new();
+    let (mut listeners, mut left) = (Vec::new(), Vec::new());
     for index in 0..passed.len() {
+        if let Some(name) = names.get(index).filter(|name| name.starts_with(handover::PREFIX)) {
+            let fd = passed.take_raw_fd(index).and_then(|fd| fd.map(passed::own).transpose());
+            let fd = fd.map_err(|e| format!("inherited descriptor {index} ({name}): {e}"))?;
+            left.extend(fd.map(|fd| ((*name).to_owned(), fd)));
+            continue;
+        }
         let listener = passed.take_tcp_listener(index).map_err(|e| {
             format!("inherited socket {index} is not a listening TCP socket: {e}; see etherws.socket")
         })?;
         listeners.extend(listener);
     }
-    Ok(listeners)
+    Ok((listeners, left))
 }
 
 /// A link is a descriptor; the soft limit of 1,024 is there for select(2), which nobody calls here.
@@ -196,6 +212,7 @@ struct Start {
     config: Config,
     logs: Arc<Logs>,
     inherited: Vec<TcpListener>,
+    left: Named,
     detached: bool,
     self_test: bool,
 }
@@ -208,12 +225,13 @@ impl Start {
             () = signals.end() => return Ok(ExitCode::SUCCESS),
         };
         self.logs.begin()?;
-        let Self { origin, config, logs, detached, self_test, .. } = self;
+        let Self { origin, config, logs, left, detached, self_test, .. } = self;
+        let left = Left::of(left);
         let ports =
             Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
         // Cancelled by a signal, a start leaves as little behind as a failed one.
         let daemon = tokio::select! {
-            daemon = Daemon::start(origin, config.clone(), Arc::clone(&ports), door, logs) => daemon,
+            daemon = Daemon::start(origin, config.clone(), left, Arc::clone(&ports), door, logs) => daemon,
             () = signals.end() => {
                 ports.drain(Duration::from_secs(1)).await;
                 remove_files(&config);
@@ -265,9 +283,19 @@ impl Start {
         daemon.door.stop_accepting();
         // Before the drain: then they may be another switch's already. Not `config`: a reload may have moved the socket.
         // A reload that hangs does not hold up the end.
-        match daemon.config.try_lock() {
-            Ok(now) => remove_files(&now),
-            Err(_) => remove_files(&config),
+        let file = match daemon.config.try_lock() {
+            Ok(now) => {
+                remove_files(&now);
+                now.ports.clone()
+            }
+            Err(_) => {
+                remove_files(&config);
+                config.ports.clone()
+            }
+        };
+        // A trial is no switch that another one is to go on from.
+        if !self_test {
+            handover::leave(&daemon.ports, &file).await;
         }
         tokio::select! {
             () = ports.drain(DRAIN) => {}
@@ -288,11 +316,16 @@ impl Daemon {
     async fn start(
         origin: Origin,
         config: Config,
+        left: Option<Left>,
         ports: Arc<Ports>,
         door: Arc<Door>,
         logs: Arc<Logs>,
     ) -> Result<Arc<Self>, String> {
-        for spec in config.ports.clone() {
+        let fresh = if left.is_none() { config.ports.clone() } else { Vec::new() };
+        if let Some(left) = left {
+            left.take_up(&ports, &config.ports).await;
+        }
+        for spec in fresh {
             let name = label(&spec);
             let kind = spec.kind;
             if let Err(why) = ports.add(spec).await {
@@ -301,7 +334,11 @@ impl Daemon {
             }
         }
         let daemon = Arc::new(Self { origin, ports, door, logs, config: Mutex::new(config) });
-        let hooks = Hooks { save: daemon.save_hook(), reload: daemon.reload_hook() };
+        let hooks = Hooks {
+            save: daemon.save_hook(),
+            reload: daemon.reload_hook(),
+            diagnose: daemon.diagnose_hook(),
+        };
         daemon.door.serve(Arc::clone(&daemon.ports), methods(Arc::clone(&daemon.ports), hooks));
         Ok(daemon)
     }
@@ -314,6 +351,19 @@ impl Daemon {
     fn reload_hook(self: &Arc<Self>) -> ReloadHook {
         let daemon = Arc::clone(self);
         Box::new(move || Box::pin(to_the_end(Arc::clone(&daemon).reload())))
+    }
+
+    fn diagnose_hook(self: &Arc<Self>) -> DiagnoseHook {
+        let daemon = Arc::clone(self);
+        Box::new(move || {
+            let daemon = Arc::clone(&daemon);
+            Box::pin(to_the_end(async move {
+                let config = daemon.config.lock().await.clone();
+                let ports = Arc::clone(&daemon.ports);
+                let facts = tokio::task::spawn_blocking(move || diagnose(&config, &ports)).await;
+                facts.map_err(|e| format!("could not look: {e}"))
+            }))
+        })
     }
 
     /// To systemd; the listeners are returned, `SERVICE ADDRESS` each.
@@ -392,6 +442,7 @@ impl Daemon {
 
 type BoxFuture<T> = futures_util::future::BoxFuture<'static, T>;
 type SaveHook = Box<dyn Fn(Option<PathBuf>) -> BoxFuture<Result<PathBuf, String>> + Send + Sync>;
+type DiagnoseHook = Box<dyn Fn() -> BoxFuture<Result<Diagnosis, String>> + Send + Sync>;
 type ReloadHook = Box<dyn Fn() -> BoxFuture<Result<Vec<String>, String>> + Send + Sync>;
 
 /// In a task of its own: a caller who hangs up must not leave the work half done.

@@ -71,7 +71,7 @@ fn account(wanted: Option<&str>) -> Result<(Option<Account>, Option<String>), St
     let name = wanted.unwrap_or(USER);
     let root = nix::unistd::geteuid().is_root();
     let stays = |why: String| match wanted {
-        Some(_) => Err(format!("--user: {why}")),
+        Some(_) => Err(format!("--user: {why}; name another, or --no-sandbox does without")),
         None if root => Ok((None, Some(why))),
         None => Ok((None, None)),
     };

@@ -147,9 +147,9 @@ impl Netlink {
         let mut answers = std::pin::pin!(self.handle.link().get().match_name(name).execute());
         match answers.try_next().await {
             Ok(Some(link)) => Ok(link),
-            Ok(None) => Err(PortError::NotFound(format!("no network device {name}"))),
+            Ok(None) => Err(PortError::NotFound(format!("no network device {name}; ip link shows them"))),
             Err(e) if errno(&e) == Some(libc::ENODEV) => {
-                Err(PortError::NotFound(format!("no network device {name}")))
+                Err(PortError::NotFound(format!("no network device {name}; ip link shows them")))
             }
             Err(e) => Err(refused(name, "read its state", &e)),
         }

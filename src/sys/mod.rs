@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cpu_sampler;
 pub mod credential;
 pub mod packet;
+pub mod passed;
 pub mod peer;
 pub mod privileges;
 mod readiness;

@@ -49,8 +49,8 @@ impl PacketSocket {
     /// [`PacketSocket::offload`] says that nothing may be left to the device.
     pub fn open(name: &str, offload: bool) -> Result<Self, OpenError> {
         check_device_name(name)?;
-        let index =
-            if_nametoindex(name).map_err(|_| OpenError::NotFound(format!("no network device {name}")))?;
+        let index = if_nametoindex(name)
+            .map_err(|_| OpenError::NotFound(format!("no network device {name}; ip link shows them")))?;
         Self::bind(index)
             .map_err(|e| {
                 let hint = match e.raw_os_error() {

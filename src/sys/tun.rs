@@ -43,6 +43,32 @@ impl Tap {
         Ok(tap)
     }
 
+    /// Takes over the TAP called `name` from another process, whose descriptor of it is `fd`; it is non-blocking and
+    /// speaks a header or not as that process asked for, which must be what is asked for now.
+    pub fn adopt(fd: OwnedFd, name: &str, offload: bool) -> Result<Self, OpenError> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Err(OpenError::Failed(format!("TAP {name} could not be taken over: {why}")))
+        };
+        let (its, flags) = match attached(fd.as_fd()) {
+            Ok(attached) => attached,
+            Err(e) => return failed(&e),
+        };
+        let has = |flag: libc::c_int| libc::c_int::from(flags) & flag != 0;
+        if its != name.as_bytes() || !has(libc::IFF_TAP) || has(libc::IFF_MULTI_QUEUE) {
+            return failed(&format!("the descriptor is that of {}", String::from_utf8_lossy(&its)));
+        }
+        let mut tap = Self { fd, existed: true, offload: None };
+        match (offload, has(libc::IFF_VNET_HDR)) {
+            (true, true) => match tap.take_on() {
+                Ok(granted) => tap.offload = Some(granted),
+                Err(e) => return failed(&e),
+            },
+            (false, true) => return failed(&"it has super-frames"),
+            (_, false) => {}
+        }
+        Ok(tap)
+    }
+
     /// `extra`: flags besides those of every TAP.
     fn attach(name: &str, extra: libc::c_int) -> Result<Self, OpenError> {
         let fd: OwnedFd = OpenOptions::new()
@@ -154,6 +180,21 @@ fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> 
     // with a NUL because only 15 of its 16 bytes were written. nix has no wrapper.
     let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Name and flags (IFF_TAP, ...) of the device behind a descriptor of /dev/net/tun.
+fn attached(fd: BorrowedFd<'_>) -> io::Result<(Vec<u8>, u16)> {
+    // SAFETY: an `ifreq` of zeroes is one: integers, and a union of such and a pointer.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes one `ifreq`, which lives on this stack frame. nix has no wrapper.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) };
+    if rc < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| *byte as u8).collect();
+    // SAFETY: TUNGETIFF has set the flags, and all bytes of the union were set before.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok((name, flags as u16))
 }
 
 /// An ioctl that reads an int through a pointer.

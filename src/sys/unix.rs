@@ -27,7 +27,11 @@ impl UnixSocket {
         };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| {
-                format!("could not create {}: {e}{}", parent.display(), hint(path, &e, Want::Write))
+                format!(
+                    "could not create {}: {e}{}; name another socket {place}",
+                    parent.display(),
+                    hint(path, &e, Want::Write)
+                )
             })?;
         }
         remove_stale(path, place)?;

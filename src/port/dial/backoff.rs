@@ -14,8 +14,9 @@ impl Backoff {
     pub const CEILING: Duration = Duration::from_secs(15);
     /// The most that the first wait may be; it doubles with each failure.
     pub const FIRST: Duration = Duration::from_secs(1);
-    /// The longest wait after Close 1001: the peer goes away and says so, most often to restart.
-    pub const GOING_AWAY: Duration = Duration::from_secs(5);
+    /// The longest wait after Close 1001: the peer goes away and says so, most often to restart. With the dial it is
+    /// 5 s at most.
+    pub const GOING_AWAY: Duration = Duration::from_secs(4);
 
     pub fn new() -> Self {
         Self::default()
@@ -29,7 +30,7 @@ impl Backoff {
         spread(most, random)
     }
 
-    /// The wait after the peer closed with 1001: evenly spread over `[0, 5 s]`, so that a restarted
+    /// The wait after the peer closed with 1001: evenly spread over `[0, 4 s]`, so that a restarted
     /// server does not meet all its clients at once.
     pub fn going_away(&mut self, random: u64) -> Duration {
         self.failures = 0;
@@ -76,7 +77,7 @@ mod tests {
         backoff.reset();
         assert!(backoff.next(u64::MAX) <= Backoff::FIRST);
         backoff.failures = 9;
-        assert_eq!(backoff.going_away(1 << 63), Duration::from_millis(2_500));
+        assert_eq!(backoff.going_away(1 << 63), Duration::from_millis(2_000));
         assert!(backoff.next(u64::MAX) <= Backoff::FIRST);
     }
 }

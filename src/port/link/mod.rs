@@ -171,6 +171,11 @@ impl Link {
         self.lock().is_some()
     }
 
+    /// The largest segment that the path of the connection takes, in bytes; none without TCP.
+    pub fn segment(&self) -> Option<u32> {
+        self.lock().as_ref().and_then(Wire::segment)
+    }
+
     /// For the connection that there is, and for those to come.
     pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
         let wire = self.lock();

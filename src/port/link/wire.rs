@@ -178,6 +178,14 @@ impl Wire {
         Some(Duration::from_nanos(pace.due().saturating_sub(self.backlog.now())))
     }
 
+    /// See [`super::Link::segment`].
+    pub fn segment(&self) -> Option<u32> {
+        match &*self.socket {
+            Stream::Tcp(socket) => socket2::SockRef::from(socket).tcp_mss().ok(),
+            Stream::Unix(_) => None,
+        }
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.blocked
     }

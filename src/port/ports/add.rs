@@ -1,6 +1,7 @@
 //! New ports: asked for, or made of incoming links.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -28,7 +29,37 @@ use crate::ws::codec::Role;
 
 impl Ports {
     /// Makes a port. A client's first connection is not waited for.
-    pub async fn add(&self, mut spec: PortSpec) -> Result<PortStatus, PortError> {
+    pub async fn add(&self, spec: PortSpec) -> Result<PortStatus, PortError> {
+        self.make(0, spec, None).await
+    }
+
+    /// Makes a port that was there before this switch: its number is the old one, and `tap` the descriptor of its
+    /// TAP, which is then taken as it is. A descriptor of something else is closed, and the TAP made anew.
+    pub async fn restore(
+        &self,
+        number: u32,
+        spec: PortSpec,
+        tap: Option<OwnedFd>,
+    ) -> Result<PortStatus, PortError> {
+        if number == 0 || self.entries().contains_key(&number) {
+            return Err(PortError::Invalid(format!("number {number} is no port's, or another's")));
+        }
+        self.number_from(number.saturating_add(1));
+        self.make(number, spec, tap).await
+    }
+
+    /// New ports have this number at least.
+    pub fn number_from(&self, number: u32) {
+        self.next_number.fetch_max(number, Relaxed);
+    }
+
+    /// Number 0 is the next one.
+    async fn make(
+        &self,
+        number: u32,
+        mut spec: PortSpec,
+        tap: Option<OwnedFd>,
+    ) -> Result<PortStatus, PortError> {
         let _changing = self.changing.lock().await;
         let vlan = check(&spec)?;
         let name = match &spec.name {
@@ -40,9 +71,9 @@ impl Ports {
         };
         spec.name = Some(name);
         let entry = match spec.kind {
-            PortKind::Tap | PortKind::Netdev => self.add_device(spec, vlan).await?,
-            PortKind::Client => self.add_client(spec, vlan)?,
-            PortKind::Qemu => self.add_qemu(spec, vlan).await?,
+            PortKind::Tap | PortKind::Netdev => self.add_device(number, spec, vlan, tap).await?,
+            PortKind::Client => self.add_client(number, spec, vlan)?,
+            PortKind::Qemu => self.add_qemu(number, spec, vlan).await?,
             PortKind::Server => return Err(incoming_only()),
         };
         info!(port = entry.number, name = entry.name(), "added {} {}", entry.kind, entry.target);
@@ -197,26 +228,38 @@ impl Ports {
         (spec, rule.unwrap_or(closed))
     }
 
-    async fn add_device(&self, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
+    async fn add_device(
+        &self,
+        number: u32,
+        spec: PortSpec,
+        vlan: VlanRule,
+        tap: Option<OwnedFd>,
+    ) -> Result<Arc<Entry>, PortError> {
         let name = spec.target.clone();
         let taken = self.entries().values().find(|e| e.device().is_some_and(|d| d.name == name)).cloned();
         if let Some(taken) = taken {
-            return Err(PortError::Invalid(format!("{name} is port {} already", taken.number)));
+            return Err(PortError::Invalid(format!(
+                "{name} is port {} already; setport and setif change it, delport lets it go",
+                taken.number
+            )));
         }
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
-        let (handle, closed) = open(&spec)?;
+        let (handle, closed, adopted) = open(&spec, tap)?;
         let device = Arc::new(Device::new(&name, handle));
         let change = InterfaceChange { address: spec.address.clone(), mtu: spec.mtu, mac: spec.mac };
         let made_up = async {
             // Frames larger than ours are possible only with BIG TCP; not every kernel knows it.
             let _ = netif::pin_gso(&name).await;
-            if let Some(bridge) = &spec.bridge {
-                netif::join(&name, bridge).await?;
+            // One that never went away has what it was given meanwhile.
+            if !adopted {
+                if let Some(bridge) = &spec.bridge {
+                    netif::join(&name, bridge).await?;
+                }
+                if change != InterfaceChange::default() {
+                    netif::apply(&name, &change).await?;
+                }
+                netif::set_up(&name, true).await?;
             }
-            if change != InterfaceChange::default() {
-                netif::apply(&name, &change).await?;
-            }
-            netif::set_up(&name, true).await?;
             let netif = netif::status(&name).await?;
             // Last, so that nothing persists of a port that could not be made.
             if let (Handle::Tap(tap), true) = (&device.handle, spec.persist) {
@@ -231,7 +274,7 @@ impl Ports {
             slot,
             vlan,
             Parts {
-                number: 0,
+                number,
                 slot,
                 target: name,
                 spec,
@@ -279,7 +322,7 @@ impl Ports {
         });
     }
 
-    fn add_client(&self, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
+    fn add_client(&self, number: u32, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
         let target = Target::parse(&spec.target, &spec.options).map_err(PortError::Invalid)?;
         target.check_files().map_err(PortError::Invalid)?;
         if let Some(idle) = target.idle_options() {
@@ -294,7 +337,7 @@ impl Ports {
             slot,
             vlan,
             Parts {
-                number: 0,
+                number,
                 slot,
                 target: target.display().to_owned(),
                 way: Way::Link(Arc::new(link)),
@@ -309,9 +352,12 @@ impl Ports {
         Ok(entry)
     }
 
-    /// Gives a new port its number and lets frames at it. `changing` is held.
+    /// Gives a new port its number, unless it has one, and lets frames at it. `changing` is held.
     pub(super) fn enter(&self, slot: Slot, vlan: VlanRule, parts: Parts) -> Arc<Entry> {
-        let number = self.next_number.fetch_add(1, Relaxed);
+        let number = match parts.number {
+            0 => self.next_number.fetch_add(1, Relaxed),
+            its => its,
+        };
         let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }, self.events.clone()));
         self.fabric.switch.put(entry.port(vlan, &self.guards()));
         self.entries().insert(number, entry.clone());
@@ -340,7 +386,11 @@ impl Ports {
             )));
         }
         let taken = self.entries().values().any(|e| e.name() == name && Some(e.number) != besides);
-        if taken { Err(PortError::Invalid(format!("another port is called {name}"))) } else { Ok(()) }
+        if taken {
+            Err(PortError::Invalid(format!("another port is called {name}; choose another name")))
+        } else {
+            Ok(())
+        }
     }
 
     /// `wanted`, with `-2`, `-3` behind it while it is taken.
@@ -397,15 +447,25 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
         .map_err(|rule| PortError::Invalid(format!("{kind} {target}: {rule}")))
 }
 
-fn open(spec: &PortSpec) -> Result<(Handle, Closed), PortError> {
+/// The device, and whether it is the one behind `tap`.
+fn open(spec: &PortSpec, tap: Option<OwnedFd>) -> Result<(Handle, Closed, bool), PortError> {
     Ok(match spec.kind {
         PortKind::Tap => {
-            let (tap, closed) = Held::new(Tap::open(&spec.target, spec.offload)?);
-            (Handle::Tap(tap), closed)
+            let adopted = tap.and_then(|fd| {
+                let adopted = Tap::adopt(fd, &spec.target, spec.offload);
+                adopted.inspect_err(|why| warn!("made anew: {why}")).ok()
+            });
+            let was_ours = adopted.is_some();
+            let tap = match adopted {
+                Some(tap) => tap,
+                None => Tap::open(&spec.target, spec.offload)?,
+            };
+            let (tap, closed) = Held::new(tap);
+            (Handle::Tap(tap), closed, was_ours)
         }
         _ => {
             let (socket, closed) = Held::new(PacketSocket::open(&spec.target, spec.offload)?);
-            (Handle::Packet(socket, Mutex::default()), closed)
+            (Handle::Packet(socket, Mutex::default()), closed, false)
         }
     })
 }

@@ -22,10 +22,15 @@ use crate::switch::VlanRule;
 const MAX_MACHINES: usize = 256;
 
 impl Ports {
-    pub(super) async fn add_qemu(&self, mut spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
+    pub(super) async fn add_qemu(
+        &self,
+        number: u32,
+        mut spec: PortSpec,
+        vlan: VlanRule,
+    ) -> Result<Arc<Entry>, PortError> {
         let mut address = Address::of(&spec.target, &spec.options).map_err(PortError::Invalid)?;
         if spec.options.connect {
-            let entry = self.enter_qemu(address.to_string(), spec, vlan, State::Connecting)?;
+            let entry = self.enter_qemu(number, address.to_string(), spec, vlan, State::Connecting)?;
             tokio::spawn(keep_connected(self.me.clone(), entry.clone(), Far::Qemu(address)));
             return Ok(entry);
         }
@@ -41,7 +46,7 @@ impl Ports {
             *port = bound.port();
             spec.target = address.to_string();
         }
-        let entry = self.enter_qemu(address.to_string(), spec, vlan, State::Listening)?;
+        let entry = self.enter_qemu(number, address.to_string(), spec, vlan, State::Listening)?;
         let (held, closed) = oneshot::channel();
         *entry.closed() = Some(closed);
         tokio::spawn(take_in(self.me.clone(), entry.clone(), listener, self.open.clone(), held));
@@ -50,6 +55,7 @@ impl Ports {
 
     fn enter_qemu(
         &self,
+        number: u32,
         target: String,
         spec: PortSpec,
         vlan: VlanRule,
@@ -61,7 +67,7 @@ impl Ports {
         Ok(self.enter(
             slot,
             vlan,
-            Parts { number: 0, slot, target, spec, way, life, user: None, listener: None },
+            Parts { number, slot, target, spec, way, life, user: None, listener: None },
         ))
     }
 

@@ -16,6 +16,7 @@ mod stations;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 use self::announce::Announcer;
 use self::entry::{Entry, State};
 pub use self::seeing::{Example, Whose};
+use super::egress::Handle;
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
@@ -318,8 +320,9 @@ impl Ports {
         check_vid(vid)?;
         let entries = self.entries();
         let gone = self.fabric.switch.fdb.delete(vid, mac, self.fabric.now().seconds());
-        let station =
-            gone.ok_or_else(|| PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}")))?;
+        let station = gone.ok_or_else(|| {
+            PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}; listfdb shows them"))
+        })?;
         let entry = entries.values().find(|entry| entry.slot == station.slot);
         Ok(FdbStatus {
             vid,
@@ -358,6 +361,26 @@ impl Ports {
         configured.map(|entry| (entry.number, entry.spec().clone())).collect()
     }
 
+    /// The number that the next port will have.
+    pub fn next_number(&self) -> u32 {
+        self.next_number.load(Relaxed)
+    }
+
+    /// Of each link that is connected by TCP, the largest segment that its path takes, in bytes.
+    pub fn segments(&self) -> Vec<(u32, u32)> {
+        let of = |entry: &Arc<Entry>| Some((entry.number, entry.link()?.segment()?));
+        self.entries().values().filter_map(of).collect()
+    }
+
+    /// The TAPs among the ports: a descriptor of each, to be given to another process.
+    pub fn taps(&self) -> Vec<(u32, OwnedFd)> {
+        let tap = |entry: &Arc<Entry>| match &entry.device()?.handle {
+            Handle::Tap(tap) => Some((entry.number, tap.as_fd().try_clone_to_owned().ok()?)),
+            Handle::Packet(..) => None,
+        };
+        self.entries().values().filter_map(tap).collect()
+    }
+
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
     pub async fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
@@ -391,7 +414,7 @@ impl Ports {
             PortRef::Number(number) => entries.get(number),
             PortRef::Name(name) => entries.values().find(|entry| entry.name() == *name),
         };
-        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listPort names them")))
+        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {
