@@ -87,6 +87,12 @@ pub enum Command {
         #[arg(long, value_parser = port)]
         port: Option<PortRef>,
     },
+    /// List the stations that are known, with their IP addresses.
+    Liststations {
+        /// Stations of this port only.
+        #[arg(long, value_parser = port)]
+        port: Option<PortRef>,
+    },
     /// Add a static entry to the forwarding database.
     Addfdb {
         /// The station.
@@ -166,6 +172,9 @@ pub enum AddPort {
         /// The TAP outlives its port and the switch.
         #[arg(long)]
         persist: bool,
+        /// Put it into this Linux bridge, now and whenever it is made anew.
+        #[arg(long, value_name = "BR")]
+        bridge: Option<String>,
     },
     /// Attach a network device.
     #[command(infer_long_args = true)]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use etherws::control::api::{
     self, Addresses, CounterStatus, Entries, FdbStatus, InterfaceStatus, LinkOptions, Method, PortKind,
-    PortRef, PortSpec, PortStatus,
+    PortRef, PortSpec, PortStatus, StationStatus,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -33,6 +33,7 @@ impl Request {
             Command::Listport => bare(Method::ListPort),
             Command::Listif => bare(Method::ListInterface),
             Command::Listfdb { .. } => bare(Method::ListFdb),
+            Command::Liststations { .. } => bare(Method::ListStations),
             Command::Counters { .. } => bare(Method::ListCounters),
             Command::Reload => bare(Method::ReloadConfig),
             Command::Version => bare(Method::GetVersion),
@@ -66,8 +67,9 @@ fn with(method: Method, params: impl Serialize) -> Result<Request, Wrong> {
 
 fn spec(add: &AddPort) -> Result<PortSpec, Wrong> {
     let mut spec = match add {
-        AddPort::Tap { target, port, interface, persist } => PortSpec {
+        AddPort::Tap { target, port, interface, persist, bridge } => PortSpec {
             persist: *persist,
+            bridge: bridge.clone(),
             ..with_interface(with_port(PortSpec::new(PortKind::Tap, target), port), interface)
         },
         AddPort::Netdev { target, port, interface } => {
@@ -202,11 +204,15 @@ fn set_interface(set: &SetIf) -> Result<api::SetInterface, Wrong> {
 /// The part of a listing that was asked for.
 pub fn select(command: &Command, mut result: Value) -> Result<Value, String> {
     let (port, must_exist) = match command {
-        Command::Listfdb { port: Some(port) } => (port, false),
+        Command::Listfdb { port: Some(port) } | Command::Liststations { port: Some(port) } => (port, false),
         Command::Counters { port: Some(port) } => (port, true),
         _ => return Ok(result),
     };
-    if let Some(entries) = result.get_mut("entries").and_then(Value::as_array_mut) {
+    let entries = match &mut result {
+        Value::Array(entries) => Some(entries),
+        result => result.get_mut("entries").and_then(Value::as_array_mut),
+    };
+    if let Some(entries) = entries {
         entries.retain(|entry| match port {
             PortRef::Number(number) => entry["port"] == *number,
             PortRef::Name(name) => entry["name"] == **name,
@@ -228,6 +234,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
         Command::Listfdb { .. } | Command::Addfdb { .. } | Command::Delfdb { .. } => {
             fdb(&read::<Entries<FdbStatus>>(result)?.entries)
         }
+        Command::Liststations { .. } => stations(&read::<Vec<StationStatus>>(result)?),
         Command::Counters { .. } => counters(&read::<Entries<CounterStatus>>(result)?.entries),
         Command::Flushfdb { .. } => match read::<api::Flushed>(result)?.flushed {
             1 => "flushed 1 entry\n".into(),
@@ -239,8 +246,9 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             changes => changes.iter().map(|line| format!("{}\n", escaped(line))).collect(),
         },
         Command::Version => {
-            let api::Version { version, name } = read(result)?;
-            format!("{} {}\n", escaped(&name), escaped(&version))
+            let api::Version { version, name, node } = read(result)?;
+            let node = node.map(|node| format!(" on {}", escaped(&node))).unwrap_or_default();
+            format!("{} {}{node}\n", escaped(&name), escaped(&version))
         }
         Command::Watch
         | Command::Top(_)
@@ -272,6 +280,8 @@ fn ports(entries: &[PortStatus]) -> String {
         "User",
         "TLS",
         "Offload",
+        "Bridge",
+        "Node",
         "Congestion",
         "Drops",
         "Alerts",
@@ -301,6 +311,8 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
+            entry.bridge.clone().unwrap_or_default(),
+            entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),
             unless_zero(entry.drops),
             entry.alerts.join(","),
@@ -361,6 +373,20 @@ fn fdb(entries: &[FdbStatus]) -> String {
         ]
     });
     listing(&["Port", "VLAN", "MAC", "Age", "Name", "Static"], rows, 4)
+}
+
+fn stations(entries: &[StationStatus]) -> String {
+    let rows = entries.iter().map(|entry| {
+        vec![
+            entry.port.to_string(),
+            entry.vlan.map_or_else(|| "-".to_owned(), |vlan| vlan.to_string()),
+            entry.mac.clone(),
+            entry.age.to_string(),
+            entry.name.clone(),
+            entry.ips.join(","),
+        ]
+    });
+    listing(&["Port", "VLAN", "MAC", "Age", "Name", "IP"], rows, 6)
 }
 
 fn counters(entries: &[CounterStatus]) -> String {

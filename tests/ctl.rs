@@ -143,10 +143,10 @@ fn each_command_asks_exactly_this() {
         ("listport", "listPort", Value::Null, &ports),
         ("addport tap tap0", "addPort", json!({"type": "tap", "target": "tap0"}), &ports),
         (
-            "addport tap tap0 --name a --shut --access 10 --isolated --bpdu forward --persist --address 192.0.2.1/24 --address 2001:db8::1/64 --mtu 9000 --mac 02:00:00:00:00:01",
+            "addport tap tap0 --name a --shut --access 10 --isolated --bpdu forward --persist --bridge br0 --address 192.0.2.1/24 --address 2001:db8::1/64 --mtu 9000 --mac 02:00:00:00:00:01",
             "addPort",
             json!({"type": "tap", "target": "tap0", "name": "a", "shut": true, "access": 10, "isolated": true,
-                "bpdu": "forward", "persist": true, "address": ["192.0.2.1/24", "2001:db8::1/64"], "mtu": 9000,
+                "bpdu": "forward", "persist": true, "bridge": "br0", "address": ["192.0.2.1/24", "2001:db8::1/64"], "mtu": 9000,
                 "mac": "02:00:00:00:00:01"}),
             &ports,
         ),

@@ -172,6 +172,7 @@ fn discovery_describes_every_method() {
         "addFdb",
         "delFdb",
         "flushFdb",
+        "listStations",
         "listCounters",
         "saveConfig",
         "reloadConfig",

@@ -239,6 +239,7 @@ fn a_hostile_name_survives_the_way_to_a_parser() {
     let counters = json!({"port": 1, "name": name, "rx": 1, "rx_bytes": 2, "tx": 3, "tx_bytes": 4,
         "drops": {"runt": 5}});
     let scrape = Scrape {
+        node: None,
         ports: vec![serde_json::from_value(port).expect("port")],
         counters: vec![serde_json::from_value(counters.clone()).expect("counters")],
         events: Vec::new(),

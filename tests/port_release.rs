@@ -18,12 +18,15 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let settings = SwitchSettings {
+            node: None,
             ageout: Duration::from_secs(300),
             fdb_limit: 64,
             threads: 2,
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
+            announce: true,
+            suppress: false,
         };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use etherws::frame::{Frame, MacAddr, Outgoing};
 use etherws::prof::{PortAt, Profiler, Side, Stage, Tape};
+use etherws::switch::guard::Policer;
 use etherws::switch::{Fdb, Now, Port, Slot, Switch, Verdict, VlanRule};
 use etherws::with_tape;
 use etherws::ws::codec::{Decoder, Event, Piece, Role, Step, encode};
@@ -19,7 +20,7 @@ const BATCH: usize = 64;
 const READ: usize = 256 << 10;
 const STATIONS: u64 = 16;
 /// Bytes of a frame that a link unmasks for the switch to look at.
-const LOOKED_AT: usize = 22;
+const LOOKED_AT: usize = 26;
 const NOW: Now = Now(Duration::from_secs(1));
 const TAP: Slot = Slot(0);
 const LINK: Slot = Slot(1);
@@ -157,6 +158,7 @@ fn switch(far_at: Slot) -> Switch<()> {
             rate: None,
             ethertypes: Vec::new(),
             storm: None,
+            heard: Arc::new(Policer::of_frames(1)),
             max_macs: u32::MAX,
             gate: Arc::default(),
             counters: Arc::default(),

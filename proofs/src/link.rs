@@ -25,6 +25,7 @@ use port::link::{Ended, Link, Session, Stop};
 use port::spec::Congestion;
 use prof::{Profiler, Want};
 use prove::{go, prove};
+use switch::guard::Policer;
 use switch::{Fdb, Port, Reason, Slot, VlanRule};
 use tokio::net::{Connection, NEXT};
 use tokio::sync::watch;
@@ -206,6 +207,7 @@ fn port(slot: u32, link: Arc<Link>) -> Port<Egress> {
         rate: None,
         ethertypes: Vec::new(),
         storm: None,
+        heard: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: link.counters.clone(),

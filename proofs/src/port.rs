@@ -8,9 +8,11 @@ mod congestion;
 pub mod egress;
 #[path = "../../src/port/fabric.rs"]
 pub mod fabric;
+#[path = "../../src/port/handover.rs"]
+mod handover;
 #[path = "../../src/port/link/mod.rs"]
 pub mod link;
-#[path = "../../src/port/loop_guard.rs"]
-mod loop_guard;
+#[path = "../../src/port/suppress.rs"]
+mod suppress;
 #[path = "../../src/port/tally.rs"]
 mod tally;

@@ -19,7 +19,7 @@ use crate::port::dial;
 
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
-pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus};
 pub use check::{check_spec, did_you_mean, without_credentials};
 
 /// What every method but `rpc.discover` is prefixed with.
@@ -57,6 +57,7 @@ pub enum Method {
     AddFdb,
     DelFdb,
     FlushFdb,
+    ListStations,
     ListCounters,
     SaveConfig,
     ReloadConfig,
@@ -73,7 +74,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -84,6 +85,7 @@ impl Method {
         Self::AddFdb,
         Self::DelFdb,
         Self::FlushFdb,
+        Self::ListStations,
         Self::ListCounters,
         Self::SaveConfig,
         Self::ReloadConfig,
@@ -112,6 +114,7 @@ impl Method {
             Self::AddFdb => "etherws.control.addFdb",
             Self::DelFdb => "etherws.control.delFdb",
             Self::FlushFdb => "etherws.control.flushFdb",
+            Self::ListStations => "etherws.control.listStations",
             Self::ListCounters => "etherws.control.listCounters",
             Self::SaveConfig => "etherws.control.saveConfig",
             Self::ReloadConfig => "etherws.control.reloadConfig",
@@ -146,6 +149,7 @@ impl Method {
             Self::AddFdb => "Adds a static entry; the entry made",
             Self::DelFdb => "Deletes an entry; the entry as it was",
             Self::FlushFdb => "Forgets the learned entries of one port or of all; how many",
+            Self::ListStations => "The stations of the forwarding database, with their IP addresses",
             Self::ListCounters => "Counters and drop reasons of every port and of the switch (port 0)",
             Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
             Self::ReloadConfig => "Applies the configuration file's differences; what changed",
@@ -346,6 +350,9 @@ pub struct Changes {
 pub struct Version {
     pub version: String,
     pub name: String,
+    /// What the switch is called among others: as it was told, else the host's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The error object of a JSON-RPC reply.

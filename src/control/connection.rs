@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ use super::anteroom::{Anteroom, Stay};
 use super::auth::Verdict;
 use super::bind::{Bind, Service};
 use super::data::{self, Accepted};
+use super::health;
 use super::lobby::{Full, Lobby, Most, Seat};
 use super::local::Admins;
 use super::logins::Logins;
@@ -52,6 +54,8 @@ pub struct Shared {
     pub token: String,
     pub handlers: OnceLock<(OnLink, Arc<Rpc>)>,
     pub metrics: OnceLock<Metrics>,
+    /// No new links: the switch is about to end.
+    pub draining: AtomicBool,
     pub refusals: Throttle,
     pub tally: OnceLock<Tally>,
     /// Everybody on TCP, links included.
@@ -380,13 +384,20 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
         return closing(text(StatusCode::FORBIDDEN, why.clone()));
     }
     let path = request.uri().path();
+    let draining = context.shared.draining.load(Relaxed);
     if metrics {
+        if let Some(reply) = health::answer(&request, draining) {
+            return closing(reply);
+        }
         return closing(match rpc_http::foreign_reader(context, &rules, &request) {
             None => show_metrics(context, &request).await,
             Some(refusal) => refusal,
         });
     }
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
+        if draining {
+            return closing(text(StatusCode::SERVICE_UNAVAILABLE, "this switch is ending; try again"));
+        }
         return match data::answer(context, &rules, listen, &request).await {
             Ok(accepted) => leave_http(context, accepted).await,
             Err(reply) => closing(reply),
@@ -402,7 +413,7 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
             Err(reply) => reply,
         };
     }
-    text(StatusCode::NOT_FOUND, "nothing here")
+    health::answer(&request, draining).unwrap_or_else(|| text(StatusCode::NOT_FOUND, "nothing here"))
 }
 
 async fn show_metrics(context: &Context, request: &Request<Body>) -> Reply {

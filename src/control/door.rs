@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -88,6 +89,7 @@ impl Door {
             token,
             handlers: OnceLock::new(),
             metrics: OnceLock::new(),
+            draining: AtomicBool::new(false),
             refusals: Throttle::default(),
             tally: OnceLock::new(),
             connections: Lobby::default(),
@@ -232,6 +234,11 @@ impl Door {
     /// Runs `work` on the thread that checks passwords.
     pub fn on_login_thread(&self, work: impl FnOnce() + Send + 'static) {
         self.shared.logins.on_thread(work);
+    }
+
+    /// From now on no link comes in, and load balancers are told so.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Relaxed);
     }
 
     /// Closes the listeners; connections and links stay.

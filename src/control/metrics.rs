@@ -67,6 +67,8 @@ impl Metrics {
 /// All that is shown, at one moment.
 #[derive(Clone, Debug)]
 pub struct Scrape {
+    /// A label on everything, where the switch was given a name.
+    pub node: Option<String>,
     pub ports: Vec<PortStatus>,
     pub counters: Vec<CounterStatus>,
     /// What befell the switch as a whole: name and count, zeroes too.
@@ -81,6 +83,7 @@ pub struct Scrape {
 impl Scrape {
     fn of(ports: &Ports, started: SystemTime) -> Self {
         Self {
+            node: ports.node().map(str::to_owned),
             ports: ports.list(),
             counters: ports.counters(),
             events: ports.tally().all().map(|(event, count)| (event.name(), count)).collect(),
@@ -92,7 +95,8 @@ impl Scrape {
 
     /// In OpenMetrics, with its `# EOF`.
     pub fn text(self) -> String {
-        let mut registry = Registry::default();
+        let node = self.node.clone().map(|node| ("node".into(), node.into()));
+        let mut registry = Registry::with_labels(node.into_iter());
         registry.register_collector(Box::new(self));
         let mut out = String::new();
         // A String refuses nothing.
@@ -213,6 +217,7 @@ mod tests {
         let counters = serde_json::json!({"port": 7, "name": name, "rx": u64::MAX, "rx_bytes": 2, "tx": 3,
             "tx_bytes": 4, "drops": {"runt": 5}});
         Scrape {
+            node: None,
             ports: vec![serde_json::from_value(port).unwrap()],
             counters: vec![serde_json::from_value(counters).unwrap()],
             events: vec![("login-failed", 7)],
@@ -244,6 +249,14 @@ mod tests {
             assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line}\n{text}");
         }
         assert!(text.ends_with("\n# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn a_node_s_name_is_a_label_on_every_line() {
+        let text = Scrape { node: Some("edge-1".to_owned()), ..scrape("lan") }.text();
+        let values = || text.lines().filter(|line| !line.starts_with('#'));
+        assert!(values().count() > 10 && values().all(|line| line.contains("node=\"edge-1\"")), "{text}");
+        assert!(!scrape("lan").text().contains("node="));
     }
 
     #[test]

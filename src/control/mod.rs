@@ -13,6 +13,7 @@ mod data;
 mod door;
 mod events;
 mod failures;
+mod health;
 pub mod htpasswd;
 pub mod http;
 mod lobby;

@@ -96,11 +96,14 @@ fn table() -> Vec<Entry> {
 
 fn entry(method: Method) -> Entry {
     match method {
-        Method::ListPort => on(method, |c, NoParams {}| async move { Ok(shown(c.ports.list())) }),
+        Method::ListPort => {
+            on(method, |c, NoParams {}| async move { Ok(shown(c.ports.node(), c.ports.list())) })
+        }
         Method::AddPort => on(method, add_port),
         Method::SetPort => on(method, set_port),
         Method::DelPort => on(method, |c, api::DelPort { port }| async move {
-            Ok(shown(vec![c.ports.delete(&port).await.map_err(refused)?]))
+            let gone = c.ports.delete(&port).await.map_err(refused)?;
+            Ok(shown(c.ports.node(), vec![gone]))
         }),
         Method::ListInterface => on(method, |c, NoParams {}| async move {
             Ok(Entries { entries: c.ports.interfaces().await.map_err(refused)? })
@@ -113,6 +116,7 @@ fn entry(method: Method) -> Entry {
             let flushed = c.ports.flush_fdb(port.as_ref()).map_err(refused)?;
             Ok(api::Flushed { flushed })
         }),
+        Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
         }),
@@ -123,8 +127,10 @@ fn entry(method: Method) -> Entry {
         Method::ReloadConfig => on(method, |c, NoParams {}| async move {
             Ok(api::Changes { changes: (c.hooks.reload)().await.map_err(failed)? })
         }),
-        Method::GetVersion => on(method, |_, NoParams {}| async move {
-            Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into() })
+        Method::GetVersion => on(method, |c, NoParams {}| async move {
+            let host = || nix::unistd::gethostname().ok()?.into_string().ok();
+            let node = c.ports.node().map(str::to_owned).or_else(host);
+            Ok(api::Version { version: env!("CARGO_PKG_VERSION").into(), name: "etherws".into(), node })
         }),
         Method::StartProf => on(method, |c, start: api::prof::StartProf| async move {
             prof::start(&c.ports, &start).map_err(invalid)
@@ -188,13 +194,15 @@ where
 
 async fn add_port(context: Arc<Context>, spec: PortSpec) -> Reply<Entries<PortStatus>> {
     check::check_spec(&spec).map_err(invalid)?;
-    Ok(shown(vec![context.ports.add(spec).await.map_err(refused)?]))
+    let made = context.ports.add(spec).await.map_err(refused)?;
+    Ok(shown(context.ports.node(), vec![made]))
 }
 
 async fn set_port(context: Arc<Context>, set: api::SetPort) -> Reply<Entries<PortStatus>> {
     let port = set.port.clone();
     let change = check::port_change(set).map_err(invalid)?;
-    Ok(shown(vec![context.ports.set(&port, change).await.map_err(refused)?]))
+    let set = context.ports.set(&port, change).await.map_err(refused)?;
+    Ok(shown(context.ports.node(), vec![set]))
 }
 
 async fn set_interface(context: Arc<Context>, set: api::SetInterface) -> Reply<Entries<InterfaceStatus>> {
@@ -246,8 +254,9 @@ fn save_path(file: Option<String>) -> Reply<Option<PathBuf>> {
 }
 
 /// Ports as they may be shown, whoever wrote their targets.
-fn shown(mut entries: Vec<PortStatus>) -> Entries<PortStatus> {
+fn shown(node: Option<&str>, mut entries: Vec<PortStatus>) -> Entries<PortStatus> {
     for entry in &mut entries {
+        entry.node = node.map(str::to_owned);
         entry.target = check::without_credentials(&entry.target);
     }
     Entries { entries }
@@ -310,12 +319,15 @@ mod tests {
 
     fn served() -> Methods {
         let settings = SwitchSettings {
+            node: None,
             ageout: Duration::from_secs(300),
             fdb_limit: 16,
             threads: 1,
             ping: None,
             prof: Default::default(),
             guard: Default::default(),
+            announce: true,
+            suppress: false,
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
@@ -519,7 +531,7 @@ mod tests {
     #[test]
     fn bad_58_listings_show_no_credentials() {
         let status = json!({"port": 1, "type": "client", "target": "wss://u:s3cret@h/", "tx": 0, "rx": 0, "shut": false});
-        let shown = shown(vec![serde_json::from_value(status).unwrap()]);
+        let shown = shown(None, vec![serde_json::from_value(status).unwrap()]);
         assert_eq!(shown.entries[0].target, "wss://h/");
     }
 }

@@ -40,6 +40,8 @@ pub struct ListenSettings {
     pub offload: bool,
     /// Of incoming links.
     pub congestion: Congestion,
+    /// How long the switch goes on, not ready for new links, once it is told to end.
+    pub drain_wait: Duration,
 }
 
 impl Default for ListenSettings {
@@ -57,6 +59,7 @@ impl Default for ListenSettings {
             ping: None,
             offload: true,
             congestion: Congestion::System,
+            drain_wait: Duration::ZERO,
         }
     }
 }

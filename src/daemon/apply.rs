@@ -131,7 +131,8 @@ fn difference(base: Option<&PortSpec>, running: &Running, new: &PortSpec) -> Vec
             base.is_none_or(|base| base.$($field).+ != new.$($field).+) && run.$($field).+ != new.$($field).+
         };
     }
-    if differs!(kind) || differs!(target) || differs!(options) || differs!(persist) || differs!(offload) {
+    let made = differs!(kind) || differs!(target) || differs!(options) || differs!(offload);
+    if made || differs!(persist) || differs!(bridge) {
         let mut new = new.clone();
         // The stable name stays, even where it was chosen and not given.
         new.name.get_or_insert_with(|| name.clone());
@@ -304,8 +305,17 @@ pub async fn apply(
         if current.switch.threads != new.switch.threads {
             lines.push("threads: takes effect at the next start".to_owned());
         }
+        if current.switch.node != new.switch.node {
+            lines.push("node: takes effect at the next start".to_owned());
+        }
         if current.switch.ageout != new.switch.ageout {
             lines.push(format!("ageout {} s", new.switch.ageout.as_secs()));
+        }
+        if current.switch.announce != new.switch.announce {
+            lines.push(format!("announce {}", new.switch.announce));
+        }
+        if current.switch.suppress != new.switch.suppress {
+            lines.push(format!("suppress {}", new.switch.suppress));
         }
         if current.switch.guard != new.switch.guard {
             lines.push("guards of all ports changed".to_owned());
@@ -433,6 +443,7 @@ mod tests {
                 vec!["port tap0 changed: address 192.0.2.1/24, mtu 1400"],
             ),
             (tap(""), tap("persist=true"), vec!["port tap0 recreated (tap tap0)"]),
+            (tap(""), tap("bridge=\"br0\""), vec!["port tap0 recreated (tap tap0)"]),
             (tap(""), tap("offload=false"), vec!["port tap0 recreated (tap tap0)"]),
             (tap(""), tap("offload=true"), vec![]),
             (LINK.to_owned(), LINK.replace("//h/", "//i/"), vec!["port up recreated (client ws://i/)"]),

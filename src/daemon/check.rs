@@ -42,6 +42,7 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     only(!device && spec.mtu.is_some(), "mtu", "tap and netdev");
     only(!device && spec.mac.is_some(), "mac", "tap and netdev");
     only(spec.kind != PortKind::Tap && spec.persist, "persist", "tap");
+    only(spec.kind != PortKind::Tap && spec.bridge.is_some(), "bridge", "tap");
     only(device && spec.options != LinkOptions::default(), "options", "client and qemu");
     only(spec.kind != PortKind::Client && spec.congestion != Congestion::System, "congestion", "client");
     wrong.extend(check_guards(&spec.macs, spec.rate, spec.storm, spec.max_macs));
@@ -49,7 +50,7 @@ pub fn check_port(spec: &PortSpec) -> Vec<(&'static str, String)> {
     if wrong.is_empty()
         && let Err(why) = api::check_spec(spec)
     {
-        let keys = ["target", "name", "address", "mtu", "mac", "options"];
+        let keys = ["target", "name", "bridge", "address", "mtu", "mac", "options"];
         wrong.push(match why.split_once(": ") {
             Some((key, why)) if let Some(key) = keys.iter().find(|known| **known == key) => {
                 (*key, why.to_owned())

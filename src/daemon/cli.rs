@@ -81,12 +81,22 @@ pub struct Sw {
     /// Gone since 1.3
     #[arg(long, value_name = "FILE", hide = true)]
     pub logconf: Option<PathBuf>,
+    /// What this switch is called in log lines, metrics and listport, among others [default: the host's name, which is
+    /// not shown there]
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// Seconds until a silent station is forgotten [default: 300]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u64>::new().range(1..=4_294_967_295))]
     pub ageout: Option<u64>,
     /// Stations (MAC addresses) known at a time [default: 8192]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=16_777_216))]
     pub fdb_limit: Option<usize>,
+    /// Announce no stations that links bring
+    #[arg(long)]
+    pub no_announce: bool,
+    /// Answer ARP and ND for stations that are known, instead of flooding the question
+    #[arg(long)]
+    pub suppress: bool,
     /// Data threads [default: one for two processors, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
@@ -164,6 +174,10 @@ pub struct Listen {
     /// Congestion control of incoming links, such as bbr [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<Congestion>,
+    /// Told to end, go on for so long without letting new links in, so that a load balancer finds /readyz saying 503 and
+    /// sends them elsewhere [default: 0]
+    #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(0..=3600))]
+    pub drain_wait: Option<u32>,
 }
 
 #[derive(Args, Clone, Default, Debug)]
@@ -208,8 +222,11 @@ impl Sw {
             log_place = "RUST_LOG";
         }
         let mut layer = Layer {
+            node: self.node.clone(),
             ageout: self.ageout,
             fdb_limit: self.fdb_limit,
+            announce: self.no_announce.then_some(false),
+            suppress: some(self.suppress),
             threads: self.threads,
             ping: self.ping,
             prof: self.prof,
@@ -228,6 +245,7 @@ impl Sw {
             proxy_protocol: some(listen.proxy_protocol),
             offload: listen.no_offload.then_some(false),
             congestion: listen.congestion.clone(),
+            drain_wait: listen.drain_wait,
             sock: control.ctlsock.clone(),
             tcp: some(control.ctlhost.is_some() || control.ctlport.is_some() || control.ctlpath.is_some()),
             ctlhost: control.ctlhost.clone(),
@@ -244,6 +262,7 @@ impl Sw {
         };
         for (given, key, flag) in [
             (layer.log.is_some(), "switch.log", log_place),
+            (layer.node.is_some(), "switch.node", "--node"),
             (layer.host.is_some(), "listen.host", "--host"),
             (layer.path.is_some(), "listen.path", "--path"),
             (layer.sslkey.is_some(), "listen.sslkey", "--sslkey"),

@@ -50,11 +50,14 @@ pub fn target_text(spec: &PortSpec) -> String {
 /// Settings as given in one place, the file or the flags; absent ones are left to the place below.
 #[derive(Clone, Default, Debug)]
 pub struct Layer {
+    pub node: Option<String>,
     pub ageout: Option<u64>,
     pub fdb_limit: Option<usize>,
     pub max_macs: Option<u32>,
     pub storm: Option<StormLimit>,
     pub loop_guard: Option<bool>,
+    pub announce: Option<bool>,
+    pub suppress: Option<bool>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
     pub prof: Option<Level>,
@@ -73,6 +76,7 @@ pub struct Layer {
     pub proxy_protocol: Option<bool>,
     pub offload: Option<bool>,
     pub congestion: Option<Congestion>,
+    pub drain_wait: Option<u32>,
     pub sock: Option<PathBuf>,
     /// `[control.tcp]` is there, or a flag that asks for it.
     pub tcp: Option<bool>,
@@ -132,8 +136,8 @@ impl Layer {
                 }
             };
         }
-        merge!(ageout fdb_limit max_macs storm loop_guard threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
-            tokens origin trusted_proxy proxy_protocol offload congestion sock tcp ctlhost ctlport ctlpath ctlsslkey
+        merge!(node ageout fdb_limit max_macs storm loop_guard announce suppress threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
+            tokens origin trusted_proxy proxy_protocol offload congestion drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
 
@@ -186,6 +190,8 @@ impl Layer {
         range("switch.threads", threads as u64, 1, 256);
         let ping = self.ping.map(|ping| Duration::from_secs(u64::from(ping)));
         range("switch.ping", u64::from(self.ping.unwrap_or(15)), 1, 3600);
+        let drain_wait = self.drain_wait.unwrap_or_default();
+        range("listen.drain_wait", drain_wait.into(), 0, 3600);
         let usual = GuardSettings::default();
         let max_macs = self.max_macs.unwrap_or(usual.max_macs);
         range("switch.max_macs", max_macs.into(), 1, 1 << 24);
@@ -195,6 +201,9 @@ impl Layer {
         }
         if let Some(Err(why)) = self.log.as_deref().map(super::logs::check_filter) {
             wrong("switch.log", why);
+        }
+        if let Some(Err(why)) = self.node.as_deref().map(check_node) {
+            wrong("switch.node", why);
         }
         for (key, path) in [("listen.path", &self.path), ("control.tcp.path", &self.ctlpath)] {
             if let Some(Err(why)) = path.as_deref().map(check_path) {
@@ -246,6 +255,7 @@ impl Layer {
             ping,
             offload: self.offload.unwrap_or(true),
             congestion: self.congestion.clone().unwrap_or_default(),
+            drain_wait: Duration::from_secs(drain_wait.into()),
         });
         let default = ControlTcp::default();
         let tcp = self.tcp.unwrap_or_default().then(|| ControlTcp {
@@ -306,6 +316,7 @@ impl Layer {
         }
         Ok(Config {
             switch: SwitchSettings {
+                node: self.node,
                 ageout: Duration::from_secs(ageout),
                 fdb_limit,
                 threads,
@@ -316,6 +327,8 @@ impl Layer {
                     max_macs,
                     loop_guard: self.loop_guard.unwrap_or(usual.loop_guard),
                 },
+                announce: self.announce.unwrap_or(true),
+                suppress: self.suppress.unwrap_or_default(),
             },
             log: self.log,
             door: DoorSettings {
@@ -350,6 +363,15 @@ pub fn default_sock() -> PathBuf {
 fn default_threads() -> usize {
     // The kernel's half of the work runs beside it; see docs/decisions.md for the figures.
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).clamp(1, 4)
+}
+
+/// It goes into log lines, labels and tables.
+fn check_node(node: &str) -> Result<(), String> {
+    let shaped = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match (1..=63).contains(&node.len()) && node.chars().all(shaped) {
+        true => Ok(()),
+        false => Err(format!("{node:?} cannot be a node's name: 1 to 63 letters, digits and ._-")),
+    }
 }
 
 fn check_path(path: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 //! writes it, from a bounded queue: a line that finds the queue full is dropped and counted, a failed
 //! write is forgotten. The journal takes the fields (port, peer, user) as fields of its own.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
@@ -35,12 +38,14 @@ pub struct Logs {
 impl Logs {
     /// Takes lines from now on; stderr gets them once [`begin`](Self::begin) was called. `filter` is a checked
     /// one; `journal` prefers the journal even when stderr is something else (a detached daemon has no stderr).
-    pub fn start(filter: Option<&str>, journal: bool) -> Result<Self, String> {
+    /// Lines bear the `node`'s name, if it has one.
+    pub fn start(filter: Option<&str>, journal: bool, node: Option<&str>) -> Result<Self, String> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let journal = (journal || stderr_is_journal()).then(tracing_journald::layer).and_then(Result::ok);
         let (layer, writer, waiting) = match journal {
             Some(layer) => {
                 let layer = layer.with_field_prefix(None).with_syslog_identifier("etherws".to_owned());
+                let layer = layer.with_custom_fields(node.map(|node| ("NODE", node)));
                 (layer.boxed(), None, None)
             }
             None => {
@@ -48,6 +53,7 @@ impl Logs {
                 let layer = tracing_subscriber::fmt::layer()
                     .with_ansi(false)
                     .with_target(false)
+                    .with_timer(Stamp(node.map(str::to_owned)))
                     .log_internal_errors(false)
                     .with_writer(lines.clone());
                 (layer.boxed(), Some(lines), Some(queue))
@@ -89,6 +95,16 @@ impl Logs {
 
     fn waiting(&self) -> MutexGuard<'_, Option<Queue>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a line on stderr begins with: the time, and the node's name behind it.
+struct Stamp(Option<String>);
+
+impl FormatTime for Stamp {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        SystemTime.format_time(w)?;
+        self.0.as_ref().map_or(Ok(()), |node| write!(w, " {node}"))
     }
 }
 

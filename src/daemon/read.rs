@@ -19,8 +19,20 @@ use crate::sys::sandbox::{Want, hint};
 
 /// Keys of the top level.
 const TABLES: &[&str] = &["switch", "listen", "control", "metrics", "limits", "sandbox", "port", "user"];
-const SWITCH: &[&str] =
-    &["ageout", "fdb_limit", "max_macs", "storm", "loop_guard", "threads", "ping", "prof", "log"];
+const SWITCH: &[&str] = &[
+    "node",
+    "ageout",
+    "fdb_limit",
+    "max_macs",
+    "storm",
+    "loop_guard",
+    "announce",
+    "suppress",
+    "threads",
+    "ping",
+    "prof",
+    "log",
+];
 const LISTEN: &[&str] = &[
     "enabled",
     "host",
@@ -36,6 +48,7 @@ const LISTEN: &[&str] = &[
     "proxy_protocol",
     "offload",
     "congestion",
+    "drain_wait",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
 const TCP: &[&str] = &["host", "port", "path", "sslkey", "sslcert", "htpasswd", "anonymous"];
@@ -59,6 +72,7 @@ pub const PORT: &[&str] = &[
     "max_macs",
     "loop_guard",
     "persist",
+    "bridge",
     "address",
     "mtu",
     "mac",
@@ -152,11 +166,14 @@ fn settings(top: &Table, layer: &mut Layer) {
         take!(
             layer,
             switch,
+            node = "switch.node",
             ageout = "switch.ageout",
             fdb_limit = "switch.fdb_limit",
             max_macs = "switch.max_macs",
             storm = "switch.storm",
             loop_guard = "switch.loop_guard",
+            announce = "switch.announce",
+            suppress = "switch.suppress",
             threads = "switch.threads",
             ping = "switch.ping",
             prof = "switch.prof",
@@ -179,7 +196,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             origin = "listen.origin",
             proxy_protocol = "listen.proxy_protocol",
             offload = "listen.offload",
-            congestion = "listen.congestion"
+            congestion = "listen.congestion",
+            drain_wait = "listen.drain_wait"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
     }
@@ -236,6 +254,7 @@ fn ports(top: &Table, ports: &mut Vec<PortSpec>) {
             max_macs: table.read("max_macs"),
             loop_guard: table.read("loop_guard").unwrap_or(true),
             persist: table.read("persist").unwrap_or_default(),
+            bridge: table.read("bridge"),
             address: table.read_each("address", address).unwrap_or_default(),
             mtu: table.read("mtu"),
             mac: table.read::<MacAddr>("mac"),

@@ -99,7 +99,7 @@ fn start_up(sw: &Sw) -> Result<ExitCode, Failure> {
     }
     // Taken while there is one thread: it clears the environment.
     let inherited = inherited()?;
-    let logs = Logs::start(config.log.as_deref(), detached)?;
+    let logs = Logs::start(config.log.as_deref(), detached, config.switch.node.as_deref())?;
     raise_nofile();
     // Control is a trickle; frames run on the data threads, which `Ports` starts.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -248,8 +248,20 @@ impl Start {
         }
         prof::write(&daemon.ports, dump.as_deref());
 
-        info!("ending: links are closed");
         notify(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+        daemon.door.drain();
+        let wait = match daemon.config.try_lock() {
+            Ok(now) => drain_wait(&now),
+            Err(_) => drain_wait(&config),
+        };
+        if !self_test && !wait.is_zero() {
+            info!("ending in {} s: no new links, /readyz says so", wait.as_secs());
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = signals.end() => {}
+            }
+        }
+        info!("ending: links are closed");
         daemon.door.stop_accepting();
         // Before the drain: then they may be another switch's already. Not `config`: a reload may have moved the socket.
         // A reload that hangs does not hold up the end.
@@ -393,6 +405,11 @@ fn notify(states: &[NotifyState]) {
     if let Err(e) = sd_notify::notify(states) {
         debug!("systemd could not be told: {e}");
     }
+}
+
+/// How long a load balancer is given to notice.
+fn drain_wait(config: &Config) -> Duration {
+    config.door.listen.as_ref().map_or(Duration::ZERO, |listen| listen.drain_wait)
 }
 
 /// The control socket and the token beside it.

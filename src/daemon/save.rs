@@ -177,11 +177,14 @@ fn entries(config: &Config) -> Vec<Setting> {
     let key = |tls: &Option<TlsFiles>| path(tls.as_ref().map(|tls| &tls.key));
     let proxies = listen.trusted_proxies.iter().map(ToString::to_string).collect();
     let mut all = vec![
+        (SWITCH, "node", config.switch.node.as_deref().and_then(string)),
         (SWITCH, "ageout", number(config.switch.ageout.as_secs())),
         (SWITCH, "fdb_limit", number(config.switch.fdb_limit as u64)),
         (SWITCH, "max_macs", number(guard.max_macs.into())),
         (SWITCH, "storm", storm_value(storm)),
         (SWITCH, "loop_guard", Some(Value::from(guard.loop_guard))),
+        (SWITCH, "announce", Some(Value::from(config.switch.announce))),
+        (SWITCH, "suppress", Some(Value::from(config.switch.suppress))),
         (SWITCH, "threads", number(config.switch.threads as u64)),
         (SWITCH, "prof", level(config.switch.prof.level)),
         (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),
@@ -203,6 +206,7 @@ fn entries(config: &Config) -> Vec<Setting> {
         (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
         (LISTEN, "offload", Some(Value::from(listen.offload))),
         (LISTEN, "congestion", congestion_value(&listen.congestion)),
+        (LISTEN, "drain_wait", number(listen.drain_wait.as_secs())),
     ];
     let tcp_entries = vec![
         (TCP, "host", string(&tcp.host)),
@@ -359,6 +363,7 @@ fn port_value(spec: &PortSpec, key: &str) -> Option<Value> {
         "max_macs" => spec.max_macs.map(|most| number(most.into())),
         "loop_guard" => (!spec.loop_guard).then(|| Value::from(false)),
         "persist" => flag(spec.persist),
+        "bridge" => spec.bridge.as_deref().map(Value::from),
         "address" => list(&spec.address),
         "mtu" => spec.mtu.map(|mtu| Value::from(i64::from(mtu))),
         "mac" => spec.mac.map(|mac| Value::from(mac.to_string())),

@@ -70,6 +70,12 @@ impl<'a> Frame<'a> {
         EtherType(found)
     }
 
+    /// What stands behind the one tag of a tagged frame; `None` when that is another tag, or the frame ends before.
+    pub fn inner_ethertype_of_one_tag(self) -> Option<u16> {
+        let inner = self.0.get(field::INNER_TYPE)?;
+        Some(u16::from_be_bytes([inner[0], inner[1]])).filter(|inner| !is_tpid(*inner))
+    }
+
     /// The outer 802.1Q or 802.1ad tag. A frame that ends inside its tag has none.
     pub fn tag(self) -> Option<Tag> {
         let tpid = self.ethertype();

@@ -1,11 +1,14 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together; flows. Pure.
+//! put together; flows; who has which address. Pure.
 
+pub mod arp;
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;
 mod ethertype;
 pub mod flow;
+pub mod nd;
+pub mod neighbour;
 pub mod offload;
 mod packet;
 #[cfg(test)]

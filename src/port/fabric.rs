@@ -9,10 +9,14 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
+
 use super::egress::{Departing, Egress};
-use super::loop_guard::{self, Returned};
+use super::handover::{Handover, Left};
+use super::suppress;
 use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
+use crate::frame::neighbour::{self, MAX_ANSWER};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::segment::Segments;
 use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
@@ -20,11 +24,13 @@ use crate::prof::recorder::Head;
 use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::guard::loops;
-use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
+use crate::switch::neigh::Known;
+use crate::switch::{Fdb, Flood, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
-/// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType.
-pub const LOOKED_AT: usize = 22;
+/// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType; an IPv6 packet's next
+/// header behind a tag.
+pub const LOOKED_AT: usize = 26;
 
 /// The switch, and the moment from which it counts time.
 pub struct Fabric {
@@ -34,9 +40,18 @@ pub struct Fabric {
     /// What no port can count.
     pub tally: Tally,
     /// Probes of the loop guard that came back.
-    pub returned: Returned,
+    pub returned: Handover<{ loops::MAX_LEN }>,
+    /// Frames of ARP and ND that were forwarded.
+    pub heard: Handover<{ neighbour::MAX_LEN }>,
+    /// What questions are answered by instead of being flooded; absent: all are flooded.
+    pub known: ArcSwapOption<Known>,
     start: Instant,
 }
+
+/// What somebody said of his addresses.
+pub type Heard = Left<{ neighbour::MAX_LEN }>;
+/// A probe of ours that came back.
+pub type Probe = Left<{ loops::MAX_LEN }>;
 
 /// A snapshot of the table, for as long as one batch.
 pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
@@ -44,8 +59,16 @@ pub type Snapshot = arc_swap::Guard<Arc<Table<Egress>>>;
 impl Fabric {
     pub fn new(fdb: Fdb, prof: Arc<Profiler>) -> Self {
         let mut switch = Switch::new(fdb);
-        switch.probe_source = Some(loop_guard::source());
-        Self { switch, prof, returned: Returned::new(), tally: Tally::default(), start: Instant::now() }
+        switch.probe_source = Some(loops::source(rand::random()));
+        Self {
+            switch,
+            prof,
+            tally: Tally::default(),
+            returned: Handover::new(RETURNED),
+            heard: Handover::new(HEARD),
+            known: ArcSwapOption::empty(),
+            start: Instant::now(),
+        }
     }
 
     pub fn now(&self) -> Now {
@@ -60,20 +83,20 @@ impl Fabric {
     pub fn send_own(&self, slot: Slot, number: u32, bytes: &[u8]) {
         let table = self.table();
         let port = table.get(slot).filter(|port| port.number == number);
-        let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
-        let departing = Departing::new(frame, Retag::Keep, None);
-        // So that what goes out came in somewhere.
-        port.counters.copied(1);
-        let taken = match &port.egress {
-            Egress::Device(device) => device.send(&departing, &port.counters),
-            Egress::Link(link) => link.send(&departing, &mut ()),
-        };
-        match (taken, &port.egress) {
-            (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
-            (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
-            (Ok(false), _) => (),
-            (Err(reason), _) => port.counters.dropped(reason),
+        if let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) {
+            send_alone(port, frame, Retag::Keep);
         }
+    }
+
+    /// Sends a finished frame in the name of a station behind the port in `from`: to those ports of its VLAN that
+    /// may have it and that are `wanted`.
+    pub fn send_for(&self, from: Slot, bytes: &[u8], wanted: impl Fn(&Port<Egress>) -> bool) {
+        let table = self.table();
+        let port = table.get(from).filter(|port| port.gate.closed().is_none());
+        let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
+        let Some(flood) = Flood::of(frame, port) else { return };
+        let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
+        egress.for_each(|(port, retag)| send_alone(port, frame, retag));
     }
 
     /// Begins a batch of frames from port `number` in `slot`; `None` once the port is gone, another one
@@ -91,6 +114,23 @@ impl Fabric {
         tape.from(at(ingress));
         let (frames, bytes) = (0, 0);
         Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames, bytes, tape })
+    }
+}
+
+/// Sends a frame that belongs to no batch.
+fn send_alone(port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
+    let departing = Departing::new(frame, retag, None);
+    // So that what goes out came in somewhere.
+    port.counters.copied(1);
+    let taken = match &port.egress {
+        Egress::Device(device) => device.send(&departing, &port.counters),
+        Egress::Link(link) => link.send(&departing, &mut ()),
+    };
+    match (taken, &port.egress) {
+        (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
+        (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
+        (Ok(false), _) => (),
+        (Err(reason), _) => port.counters.dropped(reason),
     }
 }
 
@@ -187,8 +227,10 @@ impl<T: Tape> Batch<'_, T> {
             self.tape.mark(Stage::RxWsUnmask);
         }
         let len = payload.len();
-        if Frame::checked(payload.raw()).is_some_and(|frame| self.fabric.switch.is_own_probe(frame)) {
-            payload.peek(loops::MAX_LEN);
+        match Frame::checked(payload.raw()) {
+            Some(frame) if self.fabric.switch.is_own_probe(frame) => _ = payload.peek(loops::MAX_LEN),
+            Some(frame) if neighbour::may_be(frame) => _ = payload.peek(neighbour::MAX_LEN),
+            _ => (),
         }
         let head = self.tape.head(payload.raw());
         let arrived = match Frame::checked(payload.raw()) {
@@ -282,6 +324,12 @@ impl<T: Tape> Batch<'_, T> {
                         }
                         reason
                     }
+                    verdict if unfinished.is_none() && neighbour::may_be(frame) => {
+                        if !self.overhear(frame, verdict) {
+                            return Some(verdict);
+                        }
+                        Reason::Suppressed
+                    }
                     verdict => return Some(verdict),
                 }
             }
@@ -291,6 +339,25 @@ impl<T: Tape> Batch<'_, T> {
         self.ingress.counters.dropped_many(reason, frames.into());
         self.tape.mark(Stage::SwDrop);
         None
+    }
+
+    /// Leaves what is in clear of a frame of ARP or ND to the control side, not more of a port's than it can stand.
+    /// `true`: it was a question, and is answered.
+    fn overhear(&mut self, frame: Frame<'_>, verdict: Verdict) -> bool {
+        let (table, ingress, now) = (self.table, self.ingress, self.now);
+        let clear = &frame.bytes()[..frame.bytes().len().min(neighbour::MAX_LEN)];
+        if ingress.heard.admits(1, now.0) {
+            self.fabric.heard.put(ingress.number, clear);
+        }
+        let (Verdict::Flood(_), Some(frame)) = (verdict, Frame::checked(clear)) else { return false };
+        let mut answer = [0; MAX_ANSWER];
+        let len = suppress::answer(self.fabric, table, ingress, frame, now, &mut answer);
+        let answer = len.and_then(|len| Frame::checked(&answer[..len]));
+        let (Some(answer), Some(port)) = (answer, table.get(ingress.slot)) else { return false };
+        // So that what goes out came in somewhere.
+        ingress.counters.copied(1);
+        self.send(port, answer, Retag::Keep, None);
+        true
     }
 
     /// Sends a judged frame, all of it in clear, to whom the verdict says.
@@ -474,6 +541,9 @@ impl<T: Tape> Drop for Batch<'_, T> {
                 Egress::Link(link) => link.flush(self.tape),
             }
         }
+        if self.fabric.switch.arrivals.is_some() {
+            self.fabric.heard.wake();
+        }
         self.tape.end(&self.fabric.prof, self.frames, self.bytes);
         // What was kept of a batch that panics is nobody's.
         if std::thread::panicking() {
@@ -510,6 +580,10 @@ pub struct Scratch {
 
 /// The longest message: a frame with a header in front.
 pub const MAX_MESSAGE: usize = VnetHeader::LEN + MAX_FRAME;
+
+/// Frames that may wait for the control side.
+const RETURNED: usize = 64;
+const HEARD: usize = 512;
 
 /// What one read takes at most.
 pub const READ: usize = 256 << 10;

@@ -14,11 +14,13 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::task::JoinHandle;
 
+pub use self::bridge::join;
 pub use self::watch::{Event, watch};
 use super::PortError;
 use super::spec::InterfaceChange;
 use crate::frame::MacAddr;
 
+mod bridge;
 mod watch;
 
 /// A network device as the kernel sees it.

@@ -89,6 +89,9 @@ pub struct PortSpec {
     /// The TAP outlives its port and the daemon.
     #[serde(default, skip_serializing_if = "is_default")]
     pub persist: bool,
+    /// The Linux bridge of this host that the TAP is put into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
     /// Addresses with prefix length, IPv4 and IPv6, of a TAP or network device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<String>")]
@@ -127,6 +130,7 @@ impl PortSpec {
             max_macs: None,
             loop_guard: true,
             persist: false,
+            bridge: None,
             address: Vec::new(),
             mtu: None,
             mac: None,

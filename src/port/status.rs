@@ -56,6 +56,12 @@ pub struct PortStatus {
     /// what may be left to the kernel: `tso` or `tso,uso`. Absent: frames go whole and finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
+    /// The Linux bridge that the TAP was put into.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// The name that the switch was given, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// What paces the link, when it is not the system's choice.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub congestion: Option<String>,
@@ -108,6 +114,20 @@ pub struct FdbStatus {
     pub name: String,
     #[serde(rename = "static", default)]
     pub fixed: bool,
+}
+
+/// One entry of `listStations`: a station of the FDB and what it says of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StationStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    pub mac: String,
+    pub port: u32,
+    pub name: String,
+    /// Addresses by which it spoke in ARP and ND within the ageing time, IPv4 first.
+    pub ips: Vec<String>,
+    /// Whole seconds since the station was last heard.
+    pub age: u64,
 }
 
 /// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.

@@ -69,6 +69,8 @@ reasons! {
     Isolated = "isolated",
     /// The ingress or egress port is shut.
     PortShut = "port-shut",
+    /// A question for a station's address that was answered from what is known, instead of being flooded.
+    Suppressed = "suppressed",
     /// Nobody to send it to.
     NoEgress = "no-egress",
     /// More than the port's rate.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::arrivals::{Arrival, Arrivals};
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
 use super::guard::{Gate, Policer, Storm, loops};
@@ -53,6 +54,8 @@ pub struct Port<E> {
     /// EtherTypes let in; empty: all.
     pub ethertypes: Vec<EtherType>,
     pub storm: Option<Arc<Storm>>,
+    /// How much of what its stations say of their addresses is listened to.
+    pub heard: Arc<Policer>,
     /// Stations that may be learned.
     pub max_macs: u32,
     pub gate: Arc<Gate>,
@@ -90,6 +93,8 @@ pub struct Switch<E> {
     pub fdb: Fdb,
     /// Where probes of our own loop guard come from; `None`: there is none.
     pub probe_source: Option<MacAddr>,
+    /// Stations that peers brought.
+    pub arrivals: Arrivals,
     table: ArcSwap<Table<E>>,
     /// Ports that were removed or replaced while somebody may still read a table that has them. Held while the
     /// table changes.
@@ -99,7 +104,7 @@ pub struct Switch<E> {
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
         let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() });
-        Self { fdb, probe_source: None, table, leaving: Mutex::default() }
+        Self { fdb, probe_source: None, arrivals: Arrivals::default(), table, leaving: Mutex::default() }
     }
 
     /// The table; take it anew for each batch.
@@ -219,6 +224,9 @@ impl<E> Switch<E> {
         }
         probe.mark(Stage::SwParse);
         match self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
+            Learned::New | Learned::Moved { .. } if ingress.remote => {
+                self.arrivals.put(Arrival { vid: class.vid, mac: src, slot: ingress.slot });
+            }
             Learned::Known | Learned::New | Learned::Moved { .. } => (),
             Learned::Fixed(_) => return Err(Reason::FixedElsewhere),
             Learned::Full => return Err(Reason::MacLimit),
@@ -257,6 +265,14 @@ impl<E> Switch<E> {
 
     fn leaving(&self) -> MutexGuard<'_, Vec<Weak<Port<E>>>> {
         self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Flood {
+    /// Of a frame that is sent in the name of a station behind `port`; in no VLAN that its tag does not say.
+    pub fn of<E>(frame: Frame<'_>, port: &Port<E>) -> Option<Self> {
+        let class = VlanRule::Transparent.classify(frame).ok()?;
+        Some(Self { class, ingress: port.slot, isolated: port.isolated })
     }
 }
 
@@ -317,6 +333,7 @@ mod tests {
             rate: None,
             ethertypes: Vec::new(),
             storm: None,
+            heard: Arc::new(Policer::of_frames(1)),
             max_macs: u32::MAX,
             gate: Arc::default(),
             counters: Arc::default(),

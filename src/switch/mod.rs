@@ -1,12 +1,14 @@
 //! Who gets a frame: the FDB, VLAN rules, and the verdict. Pure: time is an argument, and nothing
 //! here knows a socket.
 
+pub mod arrivals;
 pub mod counters;
 pub mod fdb;
 mod forward;
 pub mod guard;
 #[cfg(test)]
 mod model_tests;
+pub mod neigh;
 pub mod vlan;
 
 pub use counters::{Counters, Reason};

@@ -3,10 +3,12 @@
 //! same ports and know the same stations.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::guard::Policer;
 use super::{Fdb, Now, Port, Slot, Switch, Verdict, VlanRule};
 use crate::frame::eth::Outgoing;
 use crate::frame::{Frame, MacAddr, Vid, VidSet};
@@ -181,6 +183,7 @@ fn port(slot: u32, rule: Rule) -> Port<()> {
         rate: None,
         ethertypes: Vec::new(),
         storm: None,
+        heard: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Default::default(),
         counters: Default::default(),

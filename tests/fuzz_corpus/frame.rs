@@ -1,9 +1,11 @@
 //! Frames, tagged in any way, through a switch of four ports: who gets them, with which tag, and what was learned.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use etherws::frame::eth::Outgoing;
 use etherws::frame::{Frame, MIN_FRAME, Retag, Tag, Vid, VidSet};
+use etherws::switch::guard::Policer;
 use etherws::switch::{Fdb, Now, Port, Reason, Slot, Switch, Verdict, VlanRule};
 
 /// Four bytes choose the ports' rules; then come frames, each behind its ingress port and its length.
@@ -110,6 +112,7 @@ fn port(slot: u32, choice: u8) -> Port<()> {
         rate: None,
         ethertypes: Vec::new(),
         storm: None,
+        heard: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Default::default(),
         counters: Default::default(),

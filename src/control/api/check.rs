@@ -62,6 +62,12 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
     if spec.persist && spec.kind != PortKind::Tap {
         return Err(format!("persist: a {} port is no TAP; only a TAP can outlive its port", spec.kind));
     }
+    if let Some(bridge) = &spec.bridge {
+        if spec.kind != PortKind::Tap {
+            return Err(format!("bridge: a {} port is no TAP; only a TAP is put into one", spec.kind));
+        }
+        check_device_name(bridge).map_err(|why| why.replacen("target: ", "bridge: ", 1))?;
+    }
     spec.options.ping.map_or(Ok(()), check_ping)?;
     spec.mtu.map_or(Ok(()), check_mtu)?;
     spec.mac.map_or(Ok(()), check_mac)?;
@@ -365,6 +371,9 @@ mod tests {
             (json!({"type": "tap", "target": "t", "max_macs": 0}), "max_macs: "),
             (json!({"type": "tap", "target": "t", "storm": {"unknown": 0}}), "storm: unknown: "),
             (json!({"type": "netdev", "target": "t", "persist": true}), "persist: "),
+            (json!({"type": "netdev", "target": "t", "bridge": "br0"}), "bridge: "),
+            (json!({"type": "tap", "target": "t", "bridge": "a/b"}), "bridge: "),
+            (json!({"type": "tap", "target": "t", "bridge": ""}), "bridge: "),
             (json!({"type": "client", "target": "ws://h", "mtu": 1500}), "mtu: "),
             (json!({"type": "client", "target": "ws://h", "persist": true}), "persist: "),
             (json!({"type": "client", "target": "http://h"}), "target: "),

@@ -10,6 +10,7 @@ use crate::frame::{Frame, Retag, Tag};
 use crate::port::egress::{Departing, Egress};
 use crate::prof::{PortAt, Profiler, Side, Want};
 use crate::switch::counters::Counters;
+use crate::switch::guard::Policer;
 use crate::switch::{Fdb, Port, VlanRule};
 use crate::ws::codec::{close_body, encode};
 use crate::ws::mask::Key;
@@ -83,6 +84,7 @@ fn port(slot: u32, number: u32, link: Arc<Link>) -> Port<Egress> {
         rate: None,
         ethertypes: Vec::new(),
         storm: None,
+        heard: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: link.counters.clone(),

@@ -207,6 +207,9 @@ impl Ports {
         let made_up = async {
             // Frames larger than ours are possible only with BIG TCP; not every kernel knows it.
             let _ = netif::pin_gso(&name).await;
+            if let Some(bridge) = &spec.bridge {
+                netif::join(&name, bridge).await?;
+            }
             if change != InterfaceChange::default() {
                 netif::apply(&name, &change).await?;
             }
@@ -375,6 +378,9 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
     }
     if kind != PortKind::Tap && spec.persist {
         return wrong(format!("{kind} {target}: only a TAP can persist"));
+    }
+    if kind != PortKind::Tap && spec.bridge.is_some() {
+        return wrong(format!("{kind} {target}: only a TAP is put into a bridge"));
     }
     if spec.options.ping == Some(0) {
         return wrong(format!("{kind} {target}: ping must be at least 1 s"));

@@ -65,6 +65,9 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
                 }
                 entry.tell();
                 info!(port = entry.number, peer, "connected to {}", entry.target);
+                if matches!(reached, Reached::Switch { .. }) {
+                    ports.introduce(entry);
+                }
                 let ended = match reached {
                     Reached::Switch { dialed, made_with, ping } => {
                         match session(&ports, entry, *dialed, made_with, ping, &answers) {

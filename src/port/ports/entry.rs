@@ -31,6 +31,7 @@ pub struct Entry {
     pub listener: Option<u32>,
     spec: Mutex<PortSpec>,
     limits: Mutex<Limits>,
+    heard: Arc<Policer>,
     life: Mutex<Life>,
     closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
@@ -129,6 +130,7 @@ impl Entry {
             listener: parts.listener,
             spec: Mutex::new(parts.spec),
             limits: Mutex::default(),
+            heard: Arc::new(Policer::of_frames(HEARD)),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             stop: watch::Sender::new(None),
@@ -235,6 +237,7 @@ impl Entry {
             rate: limits.rate.as_ref().map(|(_, policer)| policer.clone()),
             ethertypes: spec.ethertypes.clone(),
             storm: limits.storm.as_ref().map(|(_, storm)| storm.clone()),
+            heard: self.heard.clone(),
             max_macs: spec.max_macs.unwrap_or(usual.max_macs),
             gate: self.gate.clone(),
             counters: self.counters.clone(),
@@ -282,11 +285,18 @@ impl Entry {
                 Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
                 Way::Device(device) => granted(device),
             },
+            bridge: spec.bridge,
+            // The switch's, where it is shown.
+            node: None,
             congestion: Some(spec.congestion.to_string()).filter(|_| spec.congestion != Congestion::System),
             connects: life.connects,
         }
     }
 }
+
+/// Frames of ARP and ND from a port that are looked at in a second: twice as many at once, as when a thousand
+/// stations find each other.
+const HEARD: u32 = 500;
 
 /// The offloads that the kernel granted a device; none is `-`.
 fn granted(device: &Device) -> Option<String> {

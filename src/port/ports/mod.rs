@@ -4,16 +4,18 @@
 //! everything as it was.
 
 mod add;
+mod announce;
 mod change;
 mod client;
 mod entry;
 mod machines;
 mod rounds;
+mod stations;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
+use self::announce::Announcer;
 use self::entry::{Entry, State};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
@@ -35,6 +38,7 @@ use super::throttle::Throttle;
 use crate::frame::MacAddr;
 use crate::prof::snapshot::PortName;
 use crate::prof::{Profiler, Want};
+use crate::switch::neigh::Neighbours;
 use crate::switch::{Counters, Fdb};
 
 /// Why a request about a port was refused. Display names what and where.
@@ -71,6 +75,8 @@ impl From<crate::sys::OpenError> for PortError {
 /// Switch-wide settings.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SwitchSettings {
+    /// What this switch is called among others; fixed at start.
+    pub node: Option<String>,
     pub ageout: Duration,
     /// Fixed at start.
     pub fdb_limit: usize,
@@ -81,6 +87,10 @@ pub struct SwitchSettings {
     /// How closely frames are looked at while nobody asks.
     pub prof: Want,
     pub guard: GuardSettings,
+    /// Stations that come are announced where they came to.
+    pub announce: bool,
+    /// Questions who has an address are answered by the switch, where it knows.
+    pub suppress: bool,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -105,6 +115,7 @@ pub struct Incoming {
 /// All ports of the switch.
 pub struct Ports {
     me: Weak<Self>,
+    node: Option<String>,
     fabric: Arc<Fabric>,
     threads: Threads,
     entries: Mutex<BTreeMap<u32, Arc<Entry>>>,
@@ -115,6 +126,12 @@ pub struct Ports {
     /// Seconds without received data before a PING, for who does not say otherwise.
     ping: AtomicU64,
     guards: Mutex<GuardSettings>,
+    neighbours: Mutex<Neighbours>,
+    announcer: Mutex<Announcer>,
+    /// Stations that come are announced.
+    announces: AtomicBool,
+    /// Questions who has an address are answered from what is known.
+    suppresses: AtomicBool,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -139,6 +156,7 @@ impl Ports {
         let threads = Threads::start(settings.threads, &prof)?;
         let ports = Arc::new_cyclic(|me| Self {
             me: me.clone(),
+            node: settings.node.clone(),
             fabric: Arc::new(Fabric::new(fdb, prof)),
             threads,
             entries: Mutex::default(),
@@ -147,15 +165,26 @@ impl Ports {
             ageout: AtomicU64::new(seconds),
             ping: AtomicU64::new(ping_of(&settings)),
             guards: Mutex::new(settings.guard),
+            neighbours: Mutex::default(),
+            announcer: Mutex::default(),
+            announces: AtomicBool::new(settings.announce),
+            suppresses: AtomicBool::new(false),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
             open: Arc::default(),
         });
+        ports.suppress(settings.suppress);
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
+        tokio::spawn(stations::listen(Arc::downgrade(&ports)));
         Ok(ports)
+    }
+
+    /// What this switch is called among others, if it was given a name.
+    pub fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 
     /// What happens to ports from now on. A listener that is slow misses the oldest.
@@ -189,6 +218,10 @@ impl Ports {
         self.ageout.store(settings.ageout.as_secs(), Relaxed);
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
+        self.announces.store(settings.announce, Relaxed);
+        if self.suppresses.load(Relaxed) != settings.suppress {
+            self.suppress(settings.suppress);
+        }
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
         }
@@ -348,6 +381,14 @@ impl Ports {
     /// How long the slowest data thread has not shown life; for the watchdog, which asks repeatedly.
     pub fn stalled_for(&self) -> Duration {
         self.threads.stalled_for()
+    }
+
+    fn announcer(&self) -> MutexGuard<'_, Announcer> {
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announces(&self) -> bool {
+        self.announces.load(Relaxed)
     }
 
     fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {

@@ -12,7 +12,7 @@ use super::Ports;
 use super::entry::{Entry, State};
 use crate::frame::{Frame, Vid};
 use crate::port::events::What;
-use crate::port::loop_guard::Probe;
+use crate::port::fabric::Probe;
 use crate::port::spec::PortKind;
 use crate::switch::guard::loops::LoopGuard;
 use crate::switch::{Reason, Slot};
@@ -165,8 +165,19 @@ impl Rounds {
         {
             for entry in entries.iter().filter(|entry| open.contains(&entry.number)) {
                 entry.unblock();
+                self.ways_changed(ports, entries, entry);
                 entry.raise(What::LoopReopened, why.to_owned());
             }
+        }
+    }
+
+    /// Frames take another way from now on: what was heard by links is not to be sent there without asking, and the
+    /// far end is told who is here.
+    fn ways_changed(&self, ports: &Ports, entries: &[Arc<Entry>], opened: &Entry) {
+        let links = entries.iter().filter(|entry| entry.link().is_some() && entry.kind != PortKind::Qemu);
+        links.for_each(|link| _ = ports.fabric.switch.fdb.flush(link.slot));
+        if opened.link().is_some() && opened.kind != PortKind::Qemu {
+            ports.introduce(opened);
         }
     }
 
