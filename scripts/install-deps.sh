@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|fabric]
-# (each of the first three includes the one before it; fabric is demo and what examples/fabric needs). As root it installs with apt-get; otherwise it names what is missing and
-# fails. Says nothing when all is there. No service is started or left enabled by it.
+# (each includes the one before it, but fabric, which is demo and what examples/fabric needs). As root it installs
+# with apt-get; otherwise it names what is missing and fails. Says nothing when all is there. No service is started
+# or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}

@@ -71,7 +71,8 @@ class Host:
     def cable(self, network, device, address, mtu=1500):
         """A cable to one of the two networks."""
         net, end_name = self.lab.net, f"{network[0]}-{self.name}"
-        self.ip("link", "add", device, "mtu", mtu, "type", "veth", "peer", "name", end_name, "mtu", mtu, "netns", net.netns)
+        self.ip("link", "add", device, "mtu", mtu, "type", "veth",
+                "peer", "name", end_name, "mtu", mtu, "netns", net.netns)
         net.ip("link", "set", end_name, "master", network, "up")
         self.ip("addr", "add", address + "/24", "dev", device)
         self.ip("link", "set", device, "up")
@@ -147,10 +148,16 @@ class Node(Host):
         ports = ports if isinstance(ports, list) else ports["entries"]
         return {port["peer"].rsplit(":", 1)[0] for port in ports if port["type"] == "server" and port.get("peer")}
 
-    def joined(self):
-        """Whether BGP has told this node of the other two."""
-        others = json.loads(self.vtysh("-c", "show evpn vni 77 json")).get("numRemoteVteps")
-        return isinstance(others, list) and len(others) == 2  # a list of addresses, or no number
+    def others(self):
+        """The nodes that BGP has told this one of, by address."""
+        found = json.loads(self.vtysh("-c", "show evpn vni 77 json")).get("numRemoteVteps")
+        return found if isinstance(found, list) else []  # 0 when there are none
+
+    def macs(self):
+        """{MAC: the address of the node where EVPN sees it}"""
+        found = json.loads(self.vtysh("-c", "show evpn mac vni 77 json")).get("macs", {})
+        return {mac: self.address if entry["type"] == "local" else entry.get("remoteVtep") for mac, entry in found.items()}
+
 
 
 class Client(Host):
@@ -278,10 +285,20 @@ class Lab:
             process.wait(PATIENCE)
         return [f"{one.name} to {other.name}" for one, other in pairs if tries[one, other].returncode != 0]
 
+    def misplaced(self):
+        """Clients that a node looks for behind another node than the one that has their link."""
+        places = {client: node for node, clients in self.places().items() for client in clients}
+        found = [f"{client.name} has no link" for client in self.clients if client not in places]
+        for node in self.nodes:
+            macs = node.macs() if "zebra" in node.processes else {}
+            found += [f"{node.name} sees {client.name} at {macs.get(client.mac)}, not {place.address}"
+                      for client, place in places.items() if macs and macs.get(client.mac) != place.address]
+        return found
+
     def settle(self):
-        """Waits until every client reaches every other; returns the seconds it took."""
+        """Waits until every client reaches every other and every node knows where; returns the seconds it took."""
         begin = time.monotonic()
-        while missing := self.unreachable():
+        while missing := self.unreachable() or self.misplaced():
             if time.monotonic() > begin + PATIENCE:
-                raise LabError(f"no answer after {PATIENCE} s: {', '.join(missing)}")
+                raise LabError(f"no way after {PATIENCE} s: {', '.join(missing)}")
         return time.monotonic() - begin
