@@ -120,7 +120,8 @@ struct Tries {
 }
 
 enum Work {
-    Check(Job),
+    /// In a box, for a lane keeps room for thousands.
+    Check(Box<Job>),
     /// Anything that is to happen on that thread.
     Other(Box<dyn FnOnce() + Send>),
 }
@@ -184,7 +185,7 @@ impl Logins {
         let here = Arc::new(());
         let (reply, answer) = oneshot::channel();
         let asker = Arc::downgrade(&here);
-        let job = Job { realm: Arc::clone(&realm), key, user, password, asker, reply };
+        let job = Box::new(Job { realm: Arc::clone(&realm), key, user, password, asker, reply });
         let taken = self.push(self.tries.is_guest(from, Instant::now()), Work::Check(job));
         let tries = Arc::clone(&self.tries);
         // To the end, even when nobody waits any more: a check may take longer than a client has patience, and what it
@@ -263,7 +264,7 @@ fn run(lanes: &[Receiver<Work>; 2]) {
     loop {
         let Job { realm, key, user, password, asker, reply } = match next(lanes, || lately.clear()) {
             None => return,
-            Some(Work::Check(job)) => job,
+            Some(Work::Check(job)) => *job,
             Some(Work::Other(work)) => {
                 work();
                 continue;
