@@ -25,7 +25,7 @@ use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::guard::loops;
 use crate::switch::neigh::Known;
-use crate::switch::{Fdb, Flood, Now, Port, Reason, Slot, Switch, Table, Verdict};
+use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
 /// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType; an IPv6 packet's next
@@ -79,26 +79,6 @@ impl Fabric {
         self.switch.table().load()
     }
 
-    /// Sends a finished frame of the switch's own out of port `number` in `slot`, whatever its gate says.
-    pub fn send_own(&self, slot: Slot, number: u32, bytes: &[u8]) {
-        let table = self.table();
-        let port = table.get(slot).filter(|port| port.number == number);
-        if let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) {
-            send_alone(port, frame, Retag::Keep);
-        }
-    }
-
-    /// Sends a finished frame in the name of a station behind the port in `from`: to those ports of its VLAN that
-    /// may have it and that are `wanted`.
-    pub fn send_for(&self, from: Slot, bytes: &[u8], wanted: impl Fn(&Port<Egress>) -> bool) {
-        let table = self.table();
-        let port = table.get(from).filter(|port| port.gate.closed().is_none());
-        let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
-        let Some(flood) = Flood::of(frame, port) else { return };
-        let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
-        egress.for_each(|(port, retag)| send_alone(port, frame, retag));
-    }
-
     /// Begins a batch of frames from port `number` in `slot`; `None` once the port is gone, another one
     /// in its place or not. `tape` was opened before the frames were read.
     pub fn batch<'a, T: Tape>(
@@ -114,23 +94,6 @@ impl Fabric {
         tape.from(at(ingress));
         let (frames, bytes) = (0, 0);
         Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames, bytes, tape })
-    }
-}
-
-/// Sends a frame that belongs to no batch.
-fn send_alone(port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
-    let departing = Departing::new(frame, retag, None);
-    // So that what goes out came in somewhere.
-    port.counters.copied(1);
-    let taken = match &port.egress {
-        Egress::Device(device) => device.send(&departing, &port.counters),
-        Egress::Link(link) => link.send(&departing, &mut ()),
-    };
-    match (taken, &port.egress) {
-        (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
-        (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
-        (Ok(false), _) => (),
-        (Err(reason), _) => port.counters.dropped(reason),
     }
 }
 

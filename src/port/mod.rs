@@ -11,6 +11,7 @@ mod ingress;
 mod link;
 mod netdev;
 pub mod netif;
+mod own;
 pub mod ports;
 pub mod qemu;
 pub mod spec;

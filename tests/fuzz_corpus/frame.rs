@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherws::frame::eth::Outgoing;
-use etherws::frame::{Frame, MIN_FRAME, Retag, Tag, Vid, VidSet};
+use etherws::frame::neighbour::{self, MAX_ANSWER, Role};
+use etherws::frame::{Frame, MIN_FRAME, MacAddr, Retag, Tag, Vid, VidSet};
 use etherws::switch::guard::Policer;
 use etherws::switch::{Fdb, Now, Port, Reason, Slot, Switch, Verdict, VlanRule};
 
@@ -25,6 +26,7 @@ pub fn run(data: &[u8]) {
         };
         let ingress = table.get(Slot(u32::from(ingress & 3))).expect("one of four");
         let now = Now(Duration::from_secs(second));
+        speaks(frame);
         let verdict = switch.forward(&table, ingress, frame, 1, now, &mut ());
         let heard = ingress.vlan.classify(frame);
         match verdict {
@@ -68,6 +70,20 @@ pub fn run(data: &[u8]) {
             );
         }
     }
+}
+
+/// Whatever is read of ARP and ND in a frame, an answer fits and says what was asked.
+fn speaks(frame: Frame<'_>) {
+    let claim = neighbour::claim(frame);
+    assert!(claim.is_none() || neighbour::may_be(frame));
+    let Some(query) = neighbour::query(frame) else { return };
+    let mut out = [0; MAX_ANSWER];
+    let mac = MacAddr::new([2, 0, 0, 0, 0, 9]);
+    let len = neighbour::answer(frame, &query, mac, Role::Host, &mut out).expect("of one family");
+    let answer = Frame::checked(&out[..len]).expect("a frame");
+    assert_eq!((answer.dst(), answer.src(), answer.tag()), (frame.src(), mac, frame.tag()));
+    assert!(neighbour::claim(answer).is_none_or(|claim| claim.ip == query.target));
+    assert_eq!(neighbour::query(answer), None);
 }
 
 /// The frame as it leaves has the same stations and the same payload, and the port's own rule finds it in the VLAN that

@@ -11,6 +11,8 @@
 //! station is not announced twice within a second.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Ports;
@@ -21,16 +23,19 @@ use crate::prof::Side;
 use crate::switch::arrivals::Arrival;
 use crate::switch::{Port, Slot};
 
-/// Between looks at who is to be announced.
-pub const PACE: Duration = Duration::from_millis(20);
+/// Between announcements.
+const PACE: Duration = Duration::from_millis(20);
 /// Stations announced at a time: a hundred a second.
 const AT_A_TIME: usize = 2;
 /// Announcements that may wait; more are not made.
 const WAITING: usize = 1_024;
 /// A station is left alone for so long.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a link that has just come up may take to carry frames.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a link has to be up before it is told who is here: if it closes a loop, the guard has seen that by then,
+/// and a bridge beside a station that is silent does not hear of it by the wrong way.
+const SETTLE: Duration = Duration::from_secs(3);
+/// Between looks while all that wait wait for that.
+const UNSETTLED: Duration = Duration::from_millis(200);
 
 /// To whom.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,58 +46,90 @@ pub enum To {
     Link(u32),
 }
 
-/// What is still to be announced, and what was lately.
+/// Who is to be announced, and who was lately.
 #[derive(Default)]
 pub struct Announcer {
-    waiting: VecDeque<(Arrival, To, Duration)>,
-    told: HashMap<(u16, MacAddr, To), Duration>,
+    /// In the order in which they came.
+    waiting: VecDeque<Key>,
+    known: HashMap<Key, Known>,
+}
+
+type Key = (u16, MacAddr, To);
+
+#[derive(Clone, Copy)]
+struct Known {
+    /// Where it was last.
+    slot: Slot,
+    /// When it is to be announced, or was.
+    at: Duration,
+    waits: bool,
 }
 
 impl Announcer {
     /// At `now`, the time since the switch's start.
     pub fn add(&mut self, station: Arrival, to: To, now: Duration) {
         let key = (station.vid, station.mac, to);
-        if self.told.len() >= WAITING {
-            self.told.retain(|_, told| now < *told + AGAIN);
+        let settled = if to == To::Devices { now } else { now + SETTLE };
+        if let Some(known) = self.known.get_mut(&key).filter(|known| known.waits) {
+            known.slot = station.slot;
+            return;
         }
-        let is_told = self.told.get(&key).is_some_and(|told| now < *told + AGAIN);
-        if !is_told && self.waiting.len() < WAITING && self.told.len() < 2 * WAITING {
-            self.told.insert(key, now);
-            self.waiting.push_back((station, to, now));
+        let at = self.known.get(&key).map_or(settled, |told| settled.max(told.at + AGAIN));
+        if self.waiting.len() >= WAITING {
+            return;
+        }
+        if self.known.len() >= 2 * WAITING {
+            self.known.retain(|_, known| known.waits || now < known.at + AGAIN);
+        }
+        if self.known.len() < 2 * WAITING {
+            self.known.insert(key, Known { slot: station.slot, at, waits: true });
+            self.waiting.push_back(key);
         }
     }
 
-    pub fn is_busy(&self) -> bool {
-        !self.waiting.is_empty()
+    /// The next ones that are due.
+    fn take(&mut self, now: Duration) -> Vec<(Arrival, To)> {
+        let mut due = Vec::new();
+        self.waiting.retain(|key| {
+            let Some(known) = self.known.get_mut(key) else { return false };
+            let goes = known.at <= now && due.len() < AT_A_TIME;
+            if goes {
+                (known.at, known.waits) = (now, false);
+                due.push((Arrival { vid: key.0, mac: key.1, slot: known.slot }, key.2));
+            }
+            !goes
+        });
+        due
     }
 
-    /// The next ones, and since when they wait.
-    fn take(&mut self) -> Vec<(Arrival, To, Duration)> {
-        let some = self.waiting.len().min(AT_A_TIME);
-        self.waiting.drain(..some).collect()
+    /// When to look again, if at all.
+    fn rest(&self, now: Duration) -> Option<Duration> {
+        let is_due = |key: &Key| self.known.get(key).is_some_and(|known| known.at <= now);
+        match self.waiting.iter().any(is_due) {
+            true => Some(PACE),
+            false => (!self.waiting.is_empty()).then_some(UNSETTLED),
+        }
     }
 }
 
 impl Ports {
-    /// Takes what the data path left, and makes the next announcements; whether more are to come.
-    pub(super) fn announce(&self, arrivals: &mut Vec<Arrival>) -> bool {
+    /// Takes what the data path left, and makes the next announcements; when the next ones are due.
+    pub(super) fn announce(&self, arrivals: &mut Vec<Arrival>) -> Option<Duration> {
         let now = self.fabric.now();
         self.fabric.switch.arrivals.take(arrivals);
         let mut announcer = self.announcer();
         let is_on = self.announces();
         arrivals.drain(..).filter(|_| is_on).for_each(|station| announcer.add(station, To::Devices, now.0));
-        let next = announcer.take();
-        for (station, to, since) in next {
-            let waits = matches!(to, To::Link(number) if !self.is_connected(number));
-            if waits && now.0 < since + PATIENCE {
-                announcer.waiting.push_back((station, to, since));
-            } else if self.fabric.switch.fdb.lookup(station.vid, station.mac, now.seconds())
-                == Some(station.slot)
-            {
+        let next = announcer.take(now.0);
+        let rest = announcer.rest(now.0);
+        drop(announcer);
+        for (station, to) in next {
+            // It may have gone on meanwhile.
+            if self.fabric.switch.fdb.lookup(station.vid, station.mac, now.seconds()) == Some(station.slot) {
                 self.announce_one(&station, to);
             }
         }
-        announcer.is_busy()
+        rest
     }
 
     /// Frames pass a link again: it is told of the stations behind this host's own devices.
@@ -112,6 +149,14 @@ impl Ports {
         self.fabric.heard.wake();
     }
 
+    fn announcer(&self) -> MutexGuard<'_, Announcer> {
+        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announces(&self) -> bool {
+        self.announces.load(Relaxed)
+    }
+
     fn announce_one(&self, station: &Arrival, to: To) {
         let Arrival { vid, mac, slot } = *station;
         let wanted = |port: &Port<Egress>| match to {
@@ -128,11 +173,6 @@ impl Ports {
         }
         frames.iter().for_each(|frame| self.fabric.send_for(slot, frame, wanted));
     }
-
-    fn is_connected(&self, number: u32) -> bool {
-        let entry = self.entries().get(&number).cloned();
-        entry.is_some_and(|entry| entry.link().is_some_and(|link| link.is_connected()))
-    }
 }
 
 /// Another switch is at its end.
@@ -144,26 +184,48 @@ fn is_link(port: &Port<Egress>) -> bool {
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn station(n: u64, slot: u32) -> Arrival {
+        Arrival { vid: 0, mac: MacAddr::from_bits(0x0200_0000_0000 | n), slot: Slot(slot) }
+    }
+
     #[test]
-    fn announcements_are_paced_bounded_and_not_repeated_at_once() {
+    fn a_station_is_announced_at_once_and_then_once_a_second_where_it_is() {
         let mut announcer = Announcer::default();
-        let station =
-            |n: u64| Arrival { vid: 0, mac: MacAddr::from_bits(0x0200_0000_0000 | n), slot: Slot(1) };
-        let second = Duration::from_secs(1);
-        for now in [Duration::ZERO, second / 2, second] {
-            announcer.add(station(1), To::Devices, now);
+        announcer.add(station(1, 1), To::Devices, Duration::ZERO);
+        assert_eq!(announcer.take(Duration::ZERO), [(station(1, 1), To::Devices)]);
+        assert_eq!(announcer.rest(Duration::ZERO), None);
+        for slot in 2..5 {
+            announcer.add(station(1, slot), To::Devices, SECOND / 2);
         }
-        announcer.add(station(1), To::Link(7), second);
-        assert_eq!(
-            announcer.take(),
-            [(station(1), To::Devices, Duration::ZERO), (station(1), To::Devices, second)]
-        );
-        assert_eq!(announcer.take(), [(station(1), To::Link(7), second)]);
-        assert!(!announcer.is_busy());
-        for n in 0..1_000_000 {
-            announcer.add(station(n), To::Devices, second * (n / 100_000) as u32);
+        assert_eq!((announcer.take(SECOND / 2), announcer.rest(SECOND / 2)), (vec![], Some(UNSETTLED)));
+        assert_eq!(announcer.take(SECOND), [(station(1, 4), To::Devices)]);
+    }
+
+    #[test]
+    fn a_link_is_told_when_it_has_settled_and_holds_up_nobody() {
+        let mut announcer = Announcer::default();
+        announcer.add(station(1, 1), To::Link(7), Duration::ZERO);
+        (2..5).for_each(|n| announcer.add(station(n, 1), To::Devices, Duration::ZERO));
+        assert_eq!(announcer.take(Duration::ZERO), [2, 3].map(|n| (station(n, 1), To::Devices)));
+        assert_eq!(announcer.rest(Duration::ZERO), Some(PACE));
+        assert_eq!(announcer.take(Duration::ZERO), [(station(4, 1), To::Devices)]);
+        assert_eq!(announcer.rest(Duration::ZERO), Some(UNSETTLED));
+        assert_eq!(announcer.take(SETTLE), [(station(1, 1), To::Link(7))]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut announcer = Announcer::default();
+        for n in 0..10_000 {
+            let now = SECOND * (n / 1_000) as u32;
+            announcer.add(station(n, 1), To::Devices, now);
+            if n % 20 == 0 {
+                announcer.take(now);
+            }
         }
-        assert_eq!(announcer.waiting.len(), WAITING);
-        assert!(announcer.told.len() <= 2 * WAITING);
+        assert!(announcer.waiting.len() <= WAITING && announcer.known.len() <= 2 * WAITING);
+        assert_eq!(announcer.take(SECOND * 20).len(), AT_A_TIME);
     }
 }

@@ -383,14 +383,6 @@ impl Ports {
         self.threads.stalled_for()
     }
 
-    fn announcer(&self) -> MutexGuard<'_, Announcer> {
-        self.announcer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn announces(&self) -> bool {
-        self.announces.load(Relaxed)
-    }
-
     fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {
         let entries = self.entries();
         let found = match port {

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::announce::PACE;
 use super::{Ports, saturated};
 use crate::frame::neighbour::{self, Role};
 use crate::frame::{Frame, MacAddr};
@@ -25,13 +24,13 @@ const SWEEP: Duration = Duration::from_secs(15);
 pub async fn listen(ports: Weak<Ports>) {
     let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
     let (mut heard, mut arrivals) = (Vec::new(), Vec::new());
-    let mut announcing = false;
+    let mut rest = None;
     let mut next = Instant::now() + SWEEP;
     loop {
         let due = tokio::select! {
             () = sleep_until(next) => true,
             () = fabric.heard.some() => false,
-            () = sleep(PACE), if announcing => false,
+            () = sleep(rest.unwrap_or(REST)), if rest.is_some() => false,
         };
         let Some(ports) = ports.upgrade() else { return };
         if due {
@@ -42,7 +41,7 @@ pub async fn listen(ports: Weak<Ports>) {
         }
         fabric.heard.take(&mut heard);
         ports.hear(&heard);
-        announcing = ports.announce(&mut arrivals);
+        rest = ports.announce(&mut arrivals);
         ports.tell_known();
         drop(ports);
         sleep(REST).await;

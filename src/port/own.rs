@@ -1,0 +1,45 @@
+//! Frames that came in nowhere: the switch's own, and those that it sends in the name of stations.
+
+use super::egress::{Departing, Egress};
+use super::fabric::Fabric;
+use crate::frame::{Frame, Retag};
+use crate::switch::{Flood, Port, Slot};
+
+impl Fabric {
+    /// Sends a finished frame of the switch's own out of port `number` in `slot`, whatever its gate says.
+    pub fn send_own(&self, slot: Slot, number: u32, bytes: &[u8]) {
+        let table = self.table();
+        let port = table.get(slot).filter(|port| port.number == number);
+        if let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) {
+            send_alone(port, frame, Retag::Keep);
+        }
+    }
+
+    /// Sends a finished frame in the name of a station behind the port in `from`: to those ports of its VLAN that
+    /// may have it and that are `wanted`.
+    pub fn send_for(&self, from: Slot, bytes: &[u8], wanted: impl Fn(&Port<Egress>) -> bool) {
+        let table = self.table();
+        let port = table.get(from).filter(|port| port.gate.closed().is_none());
+        let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
+        let Some(flood) = Flood::of(frame, port) else { return };
+        let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
+        egress.for_each(|(port, retag)| send_alone(port, frame, retag));
+    }
+}
+
+/// Sends a frame that belongs to no batch.
+fn send_alone(port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
+    let departing = Departing::new(frame, retag, None);
+    // So that what goes out came in somewhere.
+    port.counters.copied(1);
+    let taken = match &port.egress {
+        Egress::Device(device) => device.send(&departing, &port.counters),
+        Egress::Link(link) => link.send(&departing, &mut ()),
+    };
+    match (taken, &port.egress) {
+        (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
+        (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
+        (Ok(false), _) => (),
+        (Err(reason), _) => port.counters.dropped(reason),
+    }
+}
