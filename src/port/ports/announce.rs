@@ -72,7 +72,10 @@ impl Announcer {
         let key = (station.vid, station.mac, to);
         let settled = now + after;
         if let Some(known) = self.known.get_mut(&key).filter(|known| known.waits) {
-            (known.slot, known.at) = (station.slot, known.at.min(settled));
+            known.slot = station.slot;
+            if to != To::Devices {
+                known.at = known.at.min(settled); // a new link that broke, and is back
+            }
             return;
         }
         let at = self.known.get(&key).map_or(settled, |told| settled.max(told.at + AGAIN));
