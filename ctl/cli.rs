@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
@@ -12,10 +13,13 @@ use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
+use crate::capture::CaptureArgs;
 use crate::flame::FlameArgs;
+use crate::ping::PingArgs;
 use crate::prof::Prof;
 use crate::server::Url;
 use crate::top::TopArgs;
+use crate::trace::TraceArgs;
 
 const EXAMPLES: &str = "Examples:
   etherctl addport tap tap0 --name vms --address 192.0.2.1/24
@@ -126,6 +130,15 @@ pub enum Command {
     },
     /// Print what happens to ports, a line each, until interrupted.
     Watch,
+    /// Show frames as ports let them in, send or drop them, or write them to a pcapng file.
+    #[command(infer_long_args = true)]
+    Capture(CaptureArgs),
+    /// Say what the switch would do with a frame, and why; nothing is sent or learned.
+    #[command(infer_long_args = true)]
+    Trace(TraceArgs),
+    /// Measure the round trip of a port's link, or of the link behind which a station is.
+    #[command(infer_long_args = true)]
+    Ping(PingArgs),
     /// Write the running state to the switch's configuration file, or to another file on its host.
     Saveconf {
         /// Path on the switch's host.
@@ -377,7 +390,7 @@ pub struct SetIf {
 }
 
 /// A port's number (from 1) or name.
-fn port(text: &str) -> Result<PortRef, String> {
+pub fn port(text: &str) -> Result<PortRef, String> {
     match text.parse() {
         Ok(PortRef::Number(0)) => Err("ports are numbered from 1".into()),
         Ok(PortRef::Name(name)) if name.is_empty() => Err("expected a port's number or name".into()),
@@ -385,6 +398,27 @@ fn port(text: &str) -> Result<PortRef, String> {
         Err(never) => match never {},
     }
 }
+
+/// A time: 200ms, 10s, 5m, 1h; a bare number is seconds.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+    let (number, unit) = text.split_at(digits);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a time such as 200ms, 10s, 5m or 1h".into()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a time such as 200ms, 10s, 5m or 1h")?;
+    match Duration::try_from_secs_f64(number * seconds) {
+        Ok(span) if (LEAST_SPAN..=MOST_SPAN).contains(&span) => Ok(span),
+        _ => Err("expected 1ms to a year".into()),
+    }
+}
+
+const LEAST_SPAN: Duration = Duration::from_millis(1);
+const MOST_SPAN: Duration = Duration::from_secs(365 * 24 * 3600);
 
 fn words<T: FromStr<Err = String>>(text: &str) -> Result<Words<T>, String> {
     match text {
@@ -451,6 +485,14 @@ mod tests {
             ("addfdb 02:00:00:00:00:01 2 --vid 4095", "--vid"),
             ("listport --ctlurl ftp://h/", "--ctlurl"),
             ("listports", "listport"),
+            ("capture --for 10x", "--for"),
+            ("capture --snaplen 13", "--snaplen"),
+            ("capture --count 0", "--count"),
+            ("trace", "FRAME"),
+            ("trace --dst 02:00:00:00:00:01", "--from"),
+            ("trace 02 --from 1 --dst 02:00:00:00:00:01", "--dst"),
+            ("ping", "PORT"),
+            ("ping 1 -i 0s", "--interval"),
         ];
         for (line, word) in table {
             let words = std::iter::once("etherctl").chain(line.split(' '));

@@ -17,6 +17,7 @@ use crate::Wrong;
 use crate::cli::{AddPort, Command, InterfaceArgs, LinkArgs, PortArgs, SetIf, SetPort};
 use crate::server::ask_password;
 use crate::table::{escaped, table, without_empty_columns};
+use crate::trace;
 
 /// What is asked of the server.
 #[derive(Debug)]
@@ -49,7 +50,10 @@ impl Request {
             Command::Saveconf { file } => {
                 with(Method::SaveConfig, api::SaveConfig { file: file.as_deref().map(absolute).transpose()? })
             }
+            Command::Trace(args) => with(Method::TraceFrame, trace::question(args)?),
             Command::Watch
+            | Command::Capture(_)
+            | Command::Ping(_)
             | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
@@ -250,7 +254,10 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             let node = node.map(|node| format!(" on {}", escaped(&node))).unwrap_or_default();
             format!("{} {}{node}\n", escaped(&name), escaped(&version))
         }
+        Command::Trace(_) => trace::render(&read(result)?),
         Command::Watch
+        | Command::Capture(_)
+        | Command::Ping(_)
         | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)

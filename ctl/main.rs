@@ -9,19 +9,26 @@
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
 //! * [`top`]: the live screen; [`flame`]: flame graphs
-//! * [`watch`]: events, as they happen
+//! * [`watch`]: events, as they happen; [`subscription`]: how they come
+//! * [`capture`]: frames, as they pass; [`pcapng`]: their file
+//! * [`trace`]: what would become of a frame; [`ping`]: round trips of links
 //! * [`manual`]: man page and completions
 
+mod capture;
 mod cli;
 mod client;
 mod commands;
 mod flame;
 mod manual;
+mod pcapng;
+mod ping;
 mod prof;
 mod server;
 mod stats;
+mod subscription;
 mod table;
 mod top;
+mod trace;
 mod watch;
 
 use std::io::{self, Write};
@@ -87,6 +94,14 @@ fn run(cli: Cli) -> Result<(), Wrong> {
         Command::Watch => {
             let server = server_of(cli.server)?;
             return runtime()?.block_on(watch::run(server, cli.json));
+        }
+        Command::Capture(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(capture::run(server, args, cli.json));
+        }
+        Command::Ping(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(ping::run(server, args, cli.json));
         }
         Command::Stats { files } => return stats::run(files),
         Command::Prof(Prof::Diff { a, b }) => return Ok(print(&prof::diff(a, b, cli.json)?)?),

@@ -1,28 +1,21 @@
-//! `etherctl watch`: what happens to ports, a line each, for as long as somebody looks. JSON-RPC over
-//! WebSocket over the same ways as a call; a switch that went away is asked again until it is back.
+//! `etherctl watch`: what happens to ports, a line each, for as long as somebody looks. A switch that went away is
+//! asked again until it is back.
 
 use std::io::{self, Write};
 use std::time::Duration;
 
-use etherws::control::api::events::{Event, NOTIFICATION, SUBSCRIBE, What};
-use etherws::control::api::{ErrorReply, METHOD_NOT_FOUND};
-use futures_util::{SinkExt, StreamExt};
-use http::Uri;
-use serde_json::{Value, json};
-use tokio::time::{sleep, timeout};
-use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
+use etherws::control::api::events::{Event, NOTIFICATION, SUBSCRIBE, SubscribeEvents, What};
+use tokio::time::sleep;
 
 use crate::Wrong;
-use crate::client::{Failure, Stream, TIME_LIMIT, connect, unauthorized};
+use crate::client::Failure;
 use crate::prof::places::time_of_day;
 use crate::server::Server;
+use crate::subscription::Subscription;
 use crate::table::escaped;
 
 /// How long until a switch that did not answer is asked again.
 const RETRY: Duration = Duration::from_secs(1);
-/// The switch sends a PING every 30 s; silence for longer than two means that it is gone.
-const SILENCE: Duration = Duration::from_secs(75);
 
 /// Goes on until nobody reads what it prints, or an error that does not pass.
 pub async fn run(mut server: Server, json: bool) -> Result<(), Wrong> {
@@ -33,21 +26,21 @@ pub async fn run(mut server: Server, json: bool) -> Result<(), Wrong> {
         server.prompt()?;
         subscribed = subscribe(&server).await;
     }
-    let mut socket = subscribed.map_err(|failure| failure.to_string())?;
+    let mut subscription = subscribed.map_err(|failure| failure.to_string())?;
     loop {
         say(&format!("watching {}", server.url));
         let why = loop {
-            match next(&mut socket).await {
+            match next(&mut subscription).await {
                 Ok(event) if print(&event, json) => {}
                 Ok(_) => return Ok(()),
                 Err(why) => break why,
             }
         };
         say(&format!("the switch at {} is gone: {why}, retrying", server.url));
-        socket = loop {
+        subscription = loop {
             sleep(RETRY).await;
             match subscribe(&server).await {
-                Ok(socket) => break socket,
+                Ok(again) => break again,
                 Err(Failure::Unauthorized(_)) if server.renew_token() => {}
                 Err(failure @ (Failure::Unauthorized(_) | Failure::Refused(_))) => {
                     return Err(failure.to_string().into());
@@ -58,78 +51,17 @@ pub async fn run(mut server: Server, json: bool) -> Result<(), Wrong> {
     }
 }
 
-type Socket = WebSocketStream<Box<dyn Stream>>;
-
-/// A connection on which events come from now on.
-async fn subscribe(server: &Server) -> Result<Socket, Failure> {
-    let url = &server.url;
-    let late = |_| Failure::Unreachable(format!("could not reach {url}: no answer in time"));
-    timeout(TIME_LIMIT, open(server)).await.map_err(late)?
-}
-
-async fn open(server: &Server) -> Result<Socket, Failure> {
-    let url = &server.url;
-    let unexpected =
-        |why: &str| Failure::Unexpected(format!("unexpected answer from {url}: {}", escaped(why)));
-    let stream = connect(server).await?;
-    let uri: Uri = format!("ws://{}{}", url.authority(), url.path())
-        .parse()
-        .map_err(|e| Failure::Unexpected(format!("no request can be made to {url}: {e}")))?;
-    let mut request = ClientRequestBuilder::new(uri);
-    if let Some(authorization) = server.authorization() {
-        request = request.with_header("Authorization", authorization);
-    }
-    let (mut socket, _) = client_async(request, stream).await.map_err(|e| match e {
-        Error::Http(answer) if answer.status() == http::StatusCode::UNAUTHORIZED => {
-            unauthorized(url, answer.body().as_deref().unwrap_or_default())
-        }
-        Error::Http(answer) => unexpected(answer.status().as_str()),
-        other => Failure::Unreachable(format!("no answer from {url}: {}", escaped(&other.to_string()))),
-    })?;
-    let ask = json!({"jsonrpc": "2.0", "id": 0, "method": SUBSCRIBE, "params": {}}).to_string();
-    socket.send(Message::from(ask)).await.map_err(|e| unexpected(&e.to_string()))?;
-    // Nothing is told before the answer.
-    let answer = text(&mut socket).await.map_err(|why| unexpected(&why))?;
-    let answer: Value = serde_json::from_str(&answer).map_err(|e| unexpected(&e.to_string()))?;
-    match answer.get("error") {
-        None if answer.get("result").is_some() => Ok(socket),
-        None => Err(unexpected("no result")),
-        Some(error) => Err(match serde_json::from_value::<ErrorReply>(error.clone()) {
-            Ok(ErrorReply { code: METHOD_NOT_FOUND, .. }) => Failure::Refused(ErrorReply {
-                code: METHOD_NOT_FOUND,
-                message: format!("the switch at {url} is too old to be watched"),
-                data: None,
-            }),
-            Ok(reply) => Failure::Refused(reply),
-            Err(e) => unexpected(&e.to_string()),
-        }),
-    }
+/// Events from now on.
+async fn subscribe(server: &Server) -> Result<Subscription, Failure> {
+    Subscription::open(server, (SUBSCRIBE, NOTIFICATION), &SubscribeEvents {}, "to be watched").await
 }
 
 /// The next event, or why there is none.
-async fn next(socket: &mut Socket) -> Result<Event, String> {
+async fn next(subscription: &mut Subscription) -> Result<Event, String> {
     loop {
-        let text = text(socket).await?;
-        let told: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
-        if told["method"] == NOTIFICATION {
-            let event = told["params"]["result"].clone();
-            // A newer switch may tell what is not known here.
-            if let Ok(event) = serde_json::from_value(event) {
-                return Ok(event);
-            }
-        }
-    }
-}
-
-/// The next text message. PINGs are answered on the way.
-async fn text(socket: &mut Socket) -> Result<String, String> {
-    loop {
-        let message = timeout(SILENCE, socket.next()).await.map_err(|_| "it is silent".to_owned())?;
-        match message {
-            Some(Ok(Message::Text(text))) => return Ok(text.to_string()),
-            Some(Ok(_)) => {}
-            Some(Err(e)) => return Err(escaped(&e.to_string())),
-            None => return Err("the connection ended".to_owned()),
+        // A newer switch may tell what is not known here.
+        if let Ok(event) = serde_json::from_value(subscription.next().await?) {
+            return Ok(event);
         }
     }
 }

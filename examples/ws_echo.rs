@@ -96,7 +96,7 @@ impl Echo {
                 Some(Event::Ping(payload)) => {
                     encode(out, Opcode::Pong, &payload.pieces(), key(&mut self.keys), &mut ());
                 }
-                Some(Event::Pong) | None => (),
+                Some(Event::Pong(_)) | None => (),
                 Some(Event::Close(code)) => {
                     close(out, code, "", key(&mut self.keys));
                     self.closed = true;

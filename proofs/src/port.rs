@@ -2,6 +2,8 @@
 
 pub use etherws::port::spec;
 
+#[path = "../../src/port/capture.rs"]
+mod capture;
 #[path = "../../src/port/congestion.rs"]
 mod congestion;
 #[path = "../../src/port/egress.rs"]

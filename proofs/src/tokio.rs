@@ -4,7 +4,7 @@
 pub use real_tokio::select;
 
 pub mod sync {
-    pub use real_tokio::sync::{Notify, watch};
+    pub use real_tokio::sync::{Notify, oneshot, watch};
 }
 
 pub mod time {

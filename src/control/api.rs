@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 pub mod check;
 pub mod events;
 pub mod prof;
+pub mod seeing;
 
 use crate::port::dial;
 
@@ -70,11 +71,13 @@ pub enum Method {
     LeaseProf,
     SlowProf,
     CpuProf,
+    TraceFrame,
+    PingPort,
     Discover,
 }
 
 impl Method {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -98,6 +101,8 @@ impl Method {
         Self::LeaseProf,
         Self::SlowProf,
         Self::CpuProf,
+        Self::TraceFrame,
+        Self::PingPort,
         Self::Discover,
     ];
 
@@ -127,6 +132,8 @@ impl Method {
             Self::LeaseProf => "etherws.control.leaseProf",
             Self::SlowProf => "etherws.control.slowProf",
             Self::CpuProf => "etherws.control.cpuProf",
+            Self::TraceFrame => "etherws.control.traceFrame",
+            Self::PingPort => "etherws.control.pingPort",
             Self::Discover => "rpc.discover",
         }
     }
@@ -164,6 +171,8 @@ impl Method {
             Self::LeaseProf => "A profiler level for as long as it is renewed",
             Self::SlowProf => "The slowest whole frames that were traced",
             Self::CpuProf => "Function stacks of the daemon, sampled by CPU time",
+            Self::TraceFrame => "What the switch would do with a frame, and why; nothing is sent or learned",
+            Self::PingPort => "Measures the round trip of a port's link; no frame goes anywhere",
             Self::Discover => "This description, in OpenRPC",
         }
     }

@@ -29,6 +29,7 @@ pub mod rpc;
 pub mod rpc_body;
 mod rpc_http;
 mod rules;
+mod seeing;
 pub mod settings;
 mod tls;
 mod tokens;

@@ -18,6 +18,7 @@ use super::cpu_prof;
 use super::events;
 use super::openrpc::{self, Described};
 use super::prof;
+use super::seeing;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
 use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use crate::port::{PortError, Ports};
@@ -74,6 +75,18 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
         },
     );
     debug_assert!(subscribed.is_ok(), "a subscription's name is taken");
+    let subscribed = module.register_subscription(
+        api::seeing::SUBSCRIBE,
+        api::seeing::NOTIFICATION,
+        api::seeing::UNSUBSCRIBE,
+        |params, pending, context, _| async move {
+            match parse::<api::seeing::SubscribeCapture>(params.as_str()) {
+                Ok(subscribe) => seeing::subscribe(context.ports.clone(), subscribe, pending).await,
+                Err(error) => pending.reject(error).await,
+            }
+        },
+    );
+    debug_assert!(subscribed.is_ok(), "a subscription's name is taken");
     module.into()
 }
 
@@ -82,7 +95,7 @@ struct Context {
     hooks: Hooks,
 }
 
-type Reply<R> = Result<R, ErrorObjectOwned>;
+pub type Reply<R> = Result<R, ErrorObjectOwned>;
 type Call = Arc<dyn Fn(Arc<Context>, Option<String>) -> BoxFuture<'static, Reply<Value>> + Send + Sync>;
 
 struct Entry {
@@ -150,6 +163,12 @@ fn entry(method: Method) -> Entry {
         Method::CpuProf => {
             on(method, |_, asked| async move { cpu_prof::sample(asked).await.map_err(refused) })
         }
+        Method::TraceFrame => {
+            on(method, |c, trace: api::seeing::TraceFrame| async move { seeing::trace(&c.ports, trace) })
+        }
+        Method::PingPort => {
+            on(method, |c, ping: api::seeing::PingPort| async move { seeing::ping(&c.ports, ping).await })
+        }
         Method::Discover => on(method, |_, NoParams {}| async move { Ok(discover()) }),
     }
 }
@@ -168,6 +187,14 @@ pub fn discover() -> Value {
         ),
         Described::named::<[String; 1], bool>(
             api::events::UNSUBSCRIBE,
+            "Ends the subscription of that number",
+        ),
+        Described::named::<api::seeing::SubscribeCapture, String>(
+            api::seeing::SUBSCRIBE,
+            "Over WebSocket: frames at ports as notifications (etherws.control.capture); their number",
+        ),
+        Described::named::<[String; 1], bool>(
+            api::seeing::UNSUBSCRIBE,
             "Ends the subscription of that number",
         ),
     ];
@@ -288,14 +315,14 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
-fn refused(why: PortError) -> ErrorObjectOwned {
+pub fn refused(why: PortError) -> ErrorObjectOwned {
     match why {
         PortError::Invalid(text) | PortError::NotFound(text) => invalid(text),
         PortError::Failed(text) => failed(text),
     }
 }
 
-fn invalid(why: String) -> ErrorObjectOwned {
+pub fn invalid(why: String) -> ErrorObjectOwned {
     error(api::INVALID_PARAMS, "Invalid params", Some(why))
 }
 
@@ -356,6 +383,7 @@ mod tests {
             .into_iter()
             .chain([api::prof::SUBSCRIBE, api::prof::UNSUBSCRIBE])
             .chain([api::events::SUBSCRIBE, api::events::UNSUBSCRIBE])
+            .chain([api::seeing::SUBSCRIBE, api::seeing::UNSUBSCRIBE])
             .collect()
     }
 
@@ -429,6 +457,14 @@ mod tests {
             (Method::AddFdb, r#"{"mac":"02:00:00:00:00:01","port":1,"vid":4095}"#, &["vid", "4095"]),
             (Method::DelFdb, r#"{"mac":"zz"}"#, &["mac", "\"zz\""]),
             (Method::SaveConfig, r#"{"file":"x.toml"}"#, &["file", "absolute"]),
+            (Method::TraceFrame, r#"{}"#, &["frame", "dst"]),
+            (Method::TraceFrame, r#"{"frame":"0"}"#, &["frame", "half a byte"]),
+            (Method::TraceFrame, r#"{"frame":"0x"}"#, &["frame", "'x'"]),
+            (Method::TraceFrame, r#"{"frame":"02 00"}"#, &["port", "--from"]),
+            (Method::TraceFrame, r#"{"port":9,"dst":"02:00:00:00:00:01"}"#, &["no port 9"]),
+            (Method::PingPort, r#"{}"#, &["port", "mac"]),
+            (Method::PingPort, r#"{"mac":"02:00:00:00:00:01"}"#, &["02:00:00:00:00:01", "listFdb"]),
+            (Method::PingPort, r#"{"port":1,"timeout_ms":0}"#, &["timeout_ms", "60000"]),
         ] {
             let data = refusal(&methods, method, params).await;
             for word in words {

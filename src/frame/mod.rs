@@ -1,7 +1,8 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together; flows; who has which address. Pure.
+//! put together; flows; who has which address; filters. Pure.
 
 pub mod arp;
+pub mod bpf;
 pub mod checksum;
 pub mod coalesce;
 pub mod eth;

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::capture::{self, Seen, Watch, Way};
 use super::link::Link;
 use crate::frame::coalesce::Merged;
 use crate::frame::offload::{Unfinished, VnetHeader, WHOLE_MAX_SEGMENTS};
@@ -25,6 +26,14 @@ pub enum Egress {
 }
 
 impl Egress {
+    /// Why a frame would not be taken, as far as that can be known before.
+    pub fn refuses(&self, frame: &Departing<'_>) -> Option<Reason> {
+        match self {
+            Self::Device(device) => device.refuses(frame),
+            Self::Link(link) => link.refuses(frame.out.len()),
+        }
+    }
+
     /// Whether a frame may go out as it is; if not it has to be finished first.
     pub fn takes(&self, unfinished: &Unfinished) -> bool {
         match self {
@@ -68,6 +77,30 @@ impl<'a> Departing<'a> {
                     out,
                 }
             }
+        }
+    }
+}
+
+/// An egress port, and who looks on there.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    pub watch: &'a Watch,
+    pub port: u32,
+}
+
+impl At<'_> {
+    /// Shows a frame that the port has taken, or refused.
+    #[inline]
+    pub fn left(&self, frame: &Departing<'_>, dropped: Option<Reason>) {
+        self.gone(&frame.header, frame.frames, &frame.out.parts(), dropped);
+    }
+
+    /// The same for a frame in parts, which will be so many.
+    #[inline]
+    pub fn gone(&self, header: &VnetHeader, frames: u32, parts: &[&[u8]], dropped: Option<Reason>) {
+        if let Some(watch) = self.watch {
+            let (port, way, gso_size) = (self.port, Way::Out, header.gso_size);
+            capture::show(watch, Seen { port, way, frames, gso_size, dropped }, parts);
         }
     }
 }
@@ -146,11 +179,15 @@ impl Device {
         matches!(self.handle, Handle::Tap(_)) && self.offload.is_some()
     }
 
+    fn refuses(&self, frame: &Departing<'_>) -> Option<Reason> {
+        (frame.longest > self.mtu.load(Relaxed) as usize).then_some(Reason::TooBig)
+    }
+
     /// Writes a frame to a TAP, or leaves it for the flush: `Ok(true)`, the caller must see to that. A
     /// TAP would take a frame larger than its MTU; no network would, so the MTU is checked for both.
-    pub fn send(&self, frame: &Departing<'_>, counters: &Counters) -> Result<bool, Reason> {
-        if frame.longest > self.mtu.load(Relaxed) as usize {
-            return Err(Reason::TooBig);
+    pub fn send(&self, frame: &Departing<'_>, counters: &Counters, at: At<'_>) -> Result<bool, Reason> {
+        if let Some(reason) = self.refuses(frame) {
+            return Err(reason);
         }
         match &self.handle {
             Handle::Tap(tap) => {
@@ -168,7 +205,7 @@ impl Device {
                 let first = outbox.frames.is_empty();
                 outbox.push(frame);
                 if outbox.is_full() {
-                    outbox.flush(socket, counters);
+                    outbox.flush(socket, counters, at);
                 }
                 Ok(first)
             }
@@ -200,10 +237,10 @@ impl Device {
     }
 
     /// Sends what a batch has left, of this batch or of another thread's; frames and bytes of that.
-    pub fn flush(&self, counters: &Counters) -> (u64, u64) {
+    pub fn flush(&self, counters: &Counters, at: At<'_>) -> (u64, u64) {
         match &self.handle {
             Handle::Packet(socket, outbox) => {
-                outbox.lock().unwrap_or_else(PoisonError::into_inner).flush(socket, counters)
+                outbox.lock().unwrap_or_else(PoisonError::into_inner).flush(socket, counters, at)
             }
             Handle::Tap(_) => (0, 0),
         }
@@ -223,7 +260,7 @@ impl Outbox {
     }
 
     /// A frame that the kernel refuses is dropped by name, and those behind it go on.
-    fn flush(&mut self, socket: &PacketSocket, counters: &Counters) -> (u64, u64) {
+    fn flush(&mut self, socket: &PacketSocket, counters: &Counters, at: At<'_>) -> (u64, u64) {
         let (mut next, mut start, mut sent) = (0, 0, (0, 0));
         while next < self.ends.len() {
             let (gone, reason) = match socket.send_burst(&self.bytes, start, &self.ends[next..]) {
@@ -233,7 +270,10 @@ impl Outbox {
             for (frames, bytes) in &self.frames[next..next + gone] {
                 match reason {
                     None => sent = (sent.0 + u64::from(*frames), sent.1 + u64::from(*bytes)),
-                    Some(reason) => counters.dropped_many(reason, u64::from(*frames)),
+                    Some(reason) => {
+                        counters.dropped_many(reason, u64::from(*frames));
+                        self.show(start, self.ends[next], *frames, reason, at);
+                    }
                 }
             }
             next += gone;
@@ -244,6 +284,13 @@ impl Outbox {
         self.frames.clear();
         counters.sent(sent.0, sent.1);
         sent
+    }
+
+    /// Shows a frame that the kernel refused.
+    fn show(&self, start: usize, end: usize, frames: u32, reason: Reason, at: At<'_>) {
+        if let Some((header, frame)) = self.bytes[start..end].split_first_chunk() {
+            at.gone(&VnetHeader::from_native(*header), frames, &[frame], Some(reason));
+        }
     }
 }
 

@@ -11,13 +11,14 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
-use super::egress::{Departing, Egress};
+use super::capture::{self, Captures, Seen, Watch, Way};
+use super::egress::{At, Departing, Egress};
 use super::handover::{Handover, Left};
 use super::suppress;
 use super::tally::Tally;
 use crate::frame::coalesce::{Coalescer, Merged};
 use crate::frame::neighbour::{self, MAX_ANSWER};
-use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
+use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader, WHOLE_MAX_SEGMENTS};
 use crate::frame::segment::Segments;
 use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
 use crate::prof::recorder::Head;
@@ -37,6 +38,8 @@ pub struct Fabric {
     pub switch: Switch<Egress>,
     /// What frames cost.
     pub prof: Arc<Profiler>,
+    /// Who looks on.
+    pub captures: Arc<Captures>,
     /// What no port can count.
     pub tally: Tally,
     /// Probes of the loop guard that came back.
@@ -63,6 +66,7 @@ impl Fabric {
         Self {
             switch,
             prof,
+            captures: Arc::default(),
             tally: Tally::default(),
             returned: Handover::new(RETURNED),
             heard: Handover::new(HEARD),
@@ -92,8 +96,20 @@ impl Fabric {
         let Kept { touched, others, coalescer } = KEPT.take();
         let now = self.now();
         tape.from(at(ingress));
-        let (frames, bytes) = (0, 0);
-        Some(Batch { fabric: self, table, ingress, now, touched, others, coalescer, frames, bytes, tape })
+        let (frames, bytes, watch) = (0, 0, self.captures.watch());
+        Some(Batch {
+            fabric: self,
+            table,
+            ingress,
+            now,
+            watch,
+            touched,
+            others,
+            coalescer,
+            frames,
+            bytes,
+            tape,
+        })
     }
 }
 
@@ -112,6 +128,7 @@ pub struct Batch<'a, T: Tape> {
     table: &'a Table<Egress>,
     ingress: &'a Port<Egress>,
     now: Now,
+    watch: Watch,
     touched: Vec<Arc<Port<Egress>>>,
     /// Of the ports that a frame is flooded to, those that need it finished.
     others: Vec<(Arc<Port<Egress>>, Retag)>,
@@ -154,7 +171,7 @@ impl<T: Tape> Batch<'_, T> {
                 self.split(frame, &unfinished);
                 left = Some(unfinished);
             }
-            Err(refusal) => self.refuse(frame.len(), refusal.into()),
+            Err(refusal) => self.refuse(frame, frame.len(), refusal.into()),
         }
         self.end_frame(self.tape.head(frame), frame.len(), left.as_ref());
     }
@@ -175,16 +192,18 @@ impl<T: Tape> Batch<'_, T> {
     pub fn message(&mut self, read: &mut [u8], mut payload: Payload<'_>, vnet: bool) -> Option<Slot> {
         let mut header = VnetHeader::default();
         let sealed = payload.is_sealed();
+        // Who looks on sees all of it.
+        let looked_at = if self.watch.is_some() { MAX_MESSAGE } else { LOOKED_AT };
         if vnet {
-            payload.peek(VnetHeader::LEN + LOOKED_AT);
+            payload.peek(VnetHeader::LEN + looked_at);
             let Some(bytes) = payload.raw().first_chunk() else {
-                self.refused(payload.len(), Reason::Runt);
+                self.refused(&[], payload.len(), Reason::Runt);
                 return None;
             };
             header = VnetHeader::from_little_endian(*bytes);
             payload = payload.behind(VnetHeader::LEN);
         } else {
-            payload.peek(LOOKED_AT);
+            payload.peek(looked_at);
         }
         if sealed {
             self.tape.mark(Stage::RxWsUnmask);
@@ -196,15 +215,14 @@ impl<T: Tape> Batch<'_, T> {
             _ => (),
         }
         let head = self.tape.head(payload.raw());
-        let arrived = match Frame::checked(payload.raw()) {
-            None if len < MIN_FRAME => Err(Reason::Runt),
-            None => Err(Reason::Oversize),
-            Some(_) if header.asks_nothing() => Ok(Arrived::Finished),
-            Some(_) => Unfinished::from_peer(payload.peek(HEAD), len, &header).map_err(Reason::from),
+        let arrived = match checked(payload.raw()) {
+            Err(reason) => Err(reason),
+            Ok(_) if header.asks_nothing() => Ok(Arrived::Finished),
+            Ok(_) => Unfinished::from_peer(payload.peek(HEAD), len, &header).map_err(Reason::from),
         };
         let mut left = None;
         match arrived {
-            Err(reason) => self.refuse(len, reason),
+            Err(reason) => self.refuse(payload.raw(), len, reason),
             Ok(Arrived::Split(unfinished)) => {
                 self.finish(read);
                 let frame = self.open(payload);
@@ -277,8 +295,8 @@ impl<T: Tape> Batch<'_, T> {
         let (frames, on_cable) = on_cable(bytes.len(), unfinished);
         self.frames += u64::from(frames);
         self.bytes += u64::from(on_cable);
-        let reason = match Frame::checked(bytes) {
-            Some(frame) => {
+        let reason = match checked(bytes) {
+            Ok(frame) => {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
                 match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
                     Verdict::Drop(reason) => {
@@ -287,19 +305,22 @@ impl<T: Tape> Batch<'_, T> {
                         }
                         reason
                     }
-                    verdict if unfinished.is_none() && neighbour::may_be(frame) => {
-                        if !self.overhear(frame, verdict) {
+                    verdict => {
+                        let may_be_asked = unfinished.is_none() && neighbour::may_be(frame);
+                        if !(may_be_asked && self.overhear(frame, verdict)) {
+                            if self.watch.is_some() {
+                                self.show_in(bytes, unfinished, self.nowhere(verdict, frame));
+                            }
                             return Some(verdict);
                         }
                         Reason::Suppressed
                     }
-                    verdict => return Some(verdict),
                 }
             }
-            None if bytes.len() < MIN_FRAME => Reason::Runt,
-            None => Reason::Oversize,
+            Err(reason) => reason,
         };
         self.ingress.counters.dropped_many(reason, frames.into());
+        self.show_in(bytes, unfinished, Some(reason));
         self.tape.mark(Stage::SwDrop);
         None
     }
@@ -321,6 +342,21 @@ impl<T: Tape> Batch<'_, T> {
         ingress.counters.copied(1);
         self.send(port, answer, Retag::Keep, None);
         true
+    }
+
+    /// Shows a frame that came in, and why it goes no further.
+    fn show_in(&self, bytes: &[u8], unfinished: Option<&Unfinished>, dropped: Option<Reason>) {
+        if let Some(watch) = &self.watch {
+            let seen = Seen::new(self.ingress.number, Way::In, unfinished, bytes.len());
+            capture::show(watch, Seen { dropped, ..seen }, &[bytes]);
+        }
+    }
+
+    /// Why a flooded frame comes to nobody, as `deliver` will find out.
+    fn nowhere(&self, verdict: Verdict, frame: Frame<'_>) -> Option<Reason> {
+        let Verdict::Flood(flood) = verdict else { return None };
+        let nobody = self.table.flood(flood, frame.dst().is_reserved()).next().is_none();
+        nobody.then_some(Reason::NoEgress)
     }
 
     /// Sends a judged frame, all of it in clear, to whom the verdict says.
@@ -385,6 +421,7 @@ impl<T: Tape> Batch<'_, T> {
                 let sent = on_cable(len, unfinished);
                 self.tape.to(at(port));
                 let taken = link.send_pieces(&header, &payload.pieces(), len, sent, self.tape);
+                self.at(port).gone(&header, sent.0, &[payload.raw()], taken.err());
                 self.note(port, taken, sent.0);
             }
             _ => {
@@ -420,16 +457,17 @@ impl<T: Tape> Batch<'_, T> {
         self.tape.leave(within);
     }
 
-    /// Counts a frame that could not be made whole.
-    pub fn refused(&mut self, len: usize, reason: Reason) {
-        self.refuse(len, reason);
+    /// Counts a frame of `len` bytes that could not be made whole, of which `bytes` are there.
+    pub fn refused(&mut self, bytes: &[u8], len: usize, reason: Reason) {
+        self.refuse(bytes, len, reason);
         self.end_frame(Head::default(), len, None);
     }
 
-    fn refuse(&mut self, len: usize, reason: Reason) {
+    fn refuse(&mut self, bytes: &[u8], len: usize, reason: Reason) {
         self.frames += 1;
         self.bytes += len as u64;
         self.dropped(reason);
+        self.show_in(bytes, None, Some(reason));
         self.tape.mark(Stage::SwDrop);
     }
 
@@ -449,13 +487,19 @@ impl<T: Tape> Batch<'_, T> {
         self.tape.to(at(port));
         let taken = match &port.egress {
             Egress::Device(device) => {
-                let taken = device.send(&departing, &port.counters);
+                let taken = device.send(&departing, &port.counters, self.at(port));
                 self.tape.mark(device.write_stage());
                 taken
             }
             Egress::Link(link) => link.send(&departing, self.tape),
         };
+        self.at(port).left(&departing, taken.err());
         self.note(port, taken, departing.frames);
+    }
+
+    /// An egress port and who looks on there.
+    fn at(&self, port: &Port<Egress>) -> At<'_> {
+        At { watch: &self.watch, port: port.number }
     }
 
     fn takes_merged(&self, slot: Slot) -> bool {
@@ -468,10 +512,18 @@ impl<T: Tape> Batch<'_, T> {
     fn send_merged(&mut self, merged: &Merged<'_>) {
         self.tape.mark(Stage::SwMerge);
         let Some(port) = self.table.get(Slot(merged.to)) else { return };
-        if let Egress::Device(device) = &port.egress
-            && let Err(reason) = device.send_merged(merged, &port.counters)
-        {
-            port.counters.dropped_many(reason, merged.frames as u64);
+        if let Egress::Device(device) = &port.egress {
+            let sent = device.send_merged(merged, &port.counters);
+            if self.watch.is_some() {
+                let mut parts = [&[][..]; WHOLE_MAX_SEGMENTS];
+                let count = merged.parts().len();
+                parts.iter_mut().zip(merged.parts()).for_each(|(place, part)| *place = part);
+                let header = merged.unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
+                self.at(port).gone(&header, merged.frames as u32, &parts[..count], sent.err());
+            }
+            if let Err(reason) = sent {
+                port.counters.dropped_many(reason, merged.frames as u64);
+            }
         }
         self.tape.mark_many(Stage::TxTapWrite, at(port), merged.frames as u64, merged.len as u64);
     }
@@ -483,6 +535,15 @@ impl<T: Tape> Batch<'_, T> {
             Ok(false) => (),
             Err(reason) => port.counters.dropped_many(reason, frames.into()),
         }
+    }
+}
+
+/// A frame, if it can be one.
+pub fn checked(bytes: &[u8]) -> Result<Frame<'_>, Reason> {
+    match Frame::checked(bytes) {
+        Some(frame) => Ok(frame),
+        None if bytes.len() < MIN_FRAME => Err(Reason::Runt),
+        None => Err(Reason::Oversize),
     }
 }
 
@@ -498,7 +559,7 @@ impl<T: Tape> Drop for Batch<'_, T> {
         for port in self.touched.drain(..) {
             match &port.egress {
                 Egress::Device(device) => {
-                    let frames = device.flush(&port.counters);
+                    let frames = device.flush(&port.counters, At { watch: &self.watch, port: port.number });
                     self.tape.mark_many(device.write_stage(), at(&port), frames.0, frames.1);
                 }
                 Egress::Link(link) => link.flush(self.tape),

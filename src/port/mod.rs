@@ -1,6 +1,7 @@
 //! Where frames meet the kernel: TAP, network device, WebSocket link, virtual machine, egress queue; and [`Ports`],
 //! the registry through which everything above adds, changes and removes them.
 
+pub mod capture;
 mod congestion;
 pub mod dial;
 mod egress;

@@ -47,7 +47,7 @@ fn forward_batch<T: Tape>(
             Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
                 let table = fabric.table();
                 let batch = fabric.batch(&table, slot, number, tape);
-                batch.ok_or(io::ErrorKind::NotConnected)?.refused(0, Reason::OffloadUnknown);
+                batch.ok_or(io::ErrorKind::NotConnected)?.refused(&[], 0, Reason::OffloadUnknown);
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -58,11 +58,12 @@ fn forward_batch<T: Tape>(
         let offload = socket.offload().is_some();
         for (received, buffer) in burst.frames() {
             let Some(received) = received else {
-                batch.refused(0, Reason::OffloadUnknown);
+                batch.refused(&[], 0, Reason::OffloadUnknown);
                 continue;
             };
             if let Err(reason) = take(&mut batch, received, buffer, offload) {
-                batch.refused(received.len, reason);
+                let bytes = buffer.get(Tag::LEN..).unwrap_or_default();
+                batch.refused(&bytes[..bytes.len().min(received.len)], received.len, reason);
             }
         }
         Ok(())

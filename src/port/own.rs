@@ -1,6 +1,6 @@
 //! Frames that came in nowhere: the switch's own, and those that it sends in the name of stations.
 
-use super::egress::{Departing, Egress};
+use super::egress::{At, Departing, Egress};
 use super::fabric::Fabric;
 use crate::frame::{Frame, Retag};
 use crate::switch::{Flood, Port, Slot};
@@ -11,7 +11,7 @@ impl Fabric {
         let table = self.table();
         let port = table.get(slot).filter(|port| port.number == number);
         if let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) {
-            send_alone(port, frame, Retag::Keep);
+            self.send_alone(port, frame, Retag::Keep);
         }
     }
 
@@ -23,23 +23,26 @@ impl Fabric {
         let (Some(port), Some(frame)) = (port, Frame::checked(bytes)) else { return };
         let Some(flood) = Flood::of(frame, port) else { return };
         let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
-        egress.for_each(|(port, retag)| send_alone(port, frame, retag));
+        egress.for_each(|(port, retag)| self.send_alone(port, frame, retag));
     }
-}
 
-/// Sends a frame that belongs to no batch.
-fn send_alone(port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
-    let departing = Departing::new(frame, retag, None);
-    // So that what goes out came in somewhere.
-    port.counters.copied(1);
-    let taken = match &port.egress {
-        Egress::Device(device) => device.send(&departing, &port.counters),
-        Egress::Link(link) => link.send(&departing, &mut ()),
-    };
-    match (taken, &port.egress) {
-        (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters),
-        (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
-        (Ok(false), _) => (),
-        (Err(reason), _) => port.counters.dropped(reason),
+    /// Sends a frame that belongs to no batch.
+    fn send_alone(&self, port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
+        let departing = Departing::new(frame, retag, None);
+        let watch = self.captures.watch();
+        let at = At { watch: &watch, port: port.number };
+        // So that what goes out came in somewhere.
+        port.counters.copied(1);
+        let taken = match &port.egress {
+            Egress::Device(device) => device.send(&departing, &port.counters, at),
+            Egress::Link(link) => link.send(&departing, &mut ()),
+        };
+        at.left(&departing, taken.err());
+        match (taken, &port.egress) {
+            (Ok(true), Egress::Device(device)) => _ = device.flush(&port.counters, at),
+            (Ok(true), Egress::Link(link)) => link.flush(&mut ()),
+            (Ok(false), _) => (),
+            (Err(reason), _) => port.counters.dropped(reason),
+        }
     }
 }

@@ -148,3 +148,65 @@ pub struct CounterStatus {
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }
+
+/// Result of `traceFrame`: what the switch would do with a frame, and why.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Traced {
+    /// Where it would come in.
+    pub port: u32,
+    pub name: String,
+    /// Bytes.
+    pub len: u32,
+    /// Empty when it is too short to have one.
+    pub src: String,
+    pub dst: String,
+    /// `unicast`, `flood` or `drop`.
+    pub verdict: String,
+    /// Why it would be dropped, by the name that `listCounters` has for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// In the order in which the switch decides.
+    pub steps: Vec<TracedStep>,
+    /// The ports that it could leave by.
+    pub egress: Vec<TracedWay>,
+}
+
+/// One step of a decision.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TracedStep {
+    /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`
+    /// or `egress`; `length` of what is no frame.
+    pub check: String,
+    /// Why the frame would be dropped here; absent: it passes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What was found, for people.
+    pub why: String,
+}
+
+/// A port that a frame could leave by.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TracedWay {
+    pub port: u32,
+    pub name: String,
+    /// Why it would not; absent: it would.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What would happen to its VLAN tag, for people.
+    pub tag: String,
+}
+
+/// Result of `pingPort`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct PingStatus {
+    pub port: u32,
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// Nanoseconds from PING to PONG; absent: there was no answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rtt_ns: Option<u64>,
+    /// Why there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}

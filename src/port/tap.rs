@@ -41,7 +41,7 @@ fn forward_batch<T: Tape>(
             let len = read?;
             match buffer[..len].split_first_chunk_mut() {
                 Some((_, frame)) if offload && frame.len() > MAX_FRAME => {
-                    batch.refused(frame.len(), Reason::Oversize);
+                    batch.refused(frame, frame.len(), Reason::Oversize);
                 }
                 Some((header, frame)) if offload => {
                     batch.frame_of_kernel(frame, &VnetHeader::from_little_endian(*header), true);

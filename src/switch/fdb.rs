@@ -248,55 +248,86 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
         })
     }
 
+    /// What [`Fdb::learn`] would answer; nothing is learned.
+    pub fn would_learn(&self, vid: u16, mac: MacAddr, slot: Slot, now: u32) -> Learned {
+        let key = key(vid, mac);
+        let book = self.book();
+        let may_move = |way| {
+            let mut moves = self.moves.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            moves.admits(key, self.hash_of(key), way, now)
+        };
+        self.lesson(&book, key, slot, now, may_move).map_or_else(|learned| learned, |lesson| lesson.learned)
+    }
+
     #[cold]
     fn learn_slowly(&self, key: u64, slot: Slot, now: u32) -> Learned {
         let mut book = self.book();
-        let here = self.place(slot);
-        let Some(index) = self.index_of(key) else {
-            if !self.has_room(&mut book, slot, now) {
-                return Learned::Full;
-            }
-            self.insert(&mut book, key, here, now);
-            return Learned::New;
+        let lesson = self.lesson(&book, key, slot, now, |way| self.may_move(key, way, now));
+        let Lesson { learned, index, stale } = match lesson {
+            Ok(lesson) => lesson,
+            Err(learned) => return learned,
         };
-        let entry = self.entry(index);
-        let (_, place, seen) = entry.read();
+        if let Some(stale) = stale {
+            self.remove(&mut book, stale);
+        }
+        let here = self.place(slot);
+        match index {
+            None => _ = self.insert(&mut book, key, here, now),
+            Some(index) => {
+                book.unlink(index);
+                let list = book.list_of(slot);
+                book.push(list, index);
+                let entry = self.entry(index);
+                entry.place.store(here, Release);
+                entry.seen.store(now, Release);
+            }
+        }
+        learned
+    }
+
+    /// What there is to learn. `Err`: nothing, for this reason.
+    fn lesson(
+        &self,
+        book: &Book,
+        key: u64,
+        slot: Slot,
+        now: u32,
+        may_move: impl FnOnce((Slot, Slot)) -> bool,
+    ) -> Result<Lesson, Learned> {
+        let Some(index) = self.index_of(key) else {
+            let stale = self.room(book, slot, now)?;
+            return Ok(Lesson { learned: Learned::New, index: None, stale });
+        };
+        let (_, place, seen) = self.entry(index).read();
         if place & FIXED != 0 {
-            return fixed(place, slot);
+            return Err(fixed(place, slot));
         }
         let was_live = self.is_live(place, seen, now);
         let from = slot_of(place);
-        if was_live && from != slot && !self.may_move(key, (from, slot), now) {
-            return Learned::Held;
+        if was_live && from != slot && !may_move((from, slot)) {
+            return Err(Learned::Held);
         }
         // One that stays on this port's list needs no room there.
-        if (from != slot || place != here) && !self.has_room(&mut book, slot, now) {
-            return Learned::Full;
-        }
-        book.unlink(index);
-        let list = book.list_of(slot);
-        book.push(list, index);
-        entry.place.store(here, Release);
-        entry.seen.store(now, Release);
-        match slot_of(place) {
+        let needs_room = from != slot || place != self.place(slot);
+        let stale = if needs_room { self.room(book, slot, now)? } else { None };
+        let learned = match from {
             from if was_live && from != slot => Learned::Moved { from },
             _ if was_live => Learned::Known,
             _ => Learned::New,
-        }
+        };
+        Ok(Lesson { learned, index: Some(index), stale })
     }
 
-    /// Whether the port in `slot` may hold one more station; some of its oldest are forgotten for that when
-    /// they are not live.
-    fn has_room(&self, book: &mut Book, slot: Slot, now: u32) -> bool {
+    /// Room for one more station of the port in `slot`: one of its oldest has to go for it when they are not live.
+    fn room(&self, book: &Book, slot: Slot, now: u32) -> Result<Option<u32>, Learned> {
         if !book.is_full(slot) {
-            return true;
+            return Ok(None);
         }
-        let list = book.list_of(slot);
-        let stale = book.list(list).take(EVICTION_LOOK).find(|index| {
+        let stale = book.of_slot(slot).take(EVICTION_LOOK).find(|index| {
             let (_, place, seen) = self.entry(*index).read();
             !self.is_live(place, seen, now)
         });
-        stale.map(|index| self.remove(book, index)).is_some()
+        stale.map(Some).ok_or(Learned::Full)
     }
 
     /// Whether a station of this key may go from one port to another.
@@ -440,6 +471,15 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
         // Each critical section leaves the lists whole at every point where it could panic.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is to be learned.
+struct Lesson {
+    learned: Learned,
+    /// Where the station is already.
+    index: Option<u32>,
+    /// Whose place it takes.
+    stale: Option<u32>,
 }
 
 /// Ports at a time; a slot is below it.

@@ -12,6 +12,7 @@ use super::arrivals::{Arrival, Arrivals};
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
 use super::guard::{Gate, Policer, Storm, loops};
+use super::trace::{Act, ForGood};
 use super::vlan::{Class, VlanRule};
 use crate::frame::{EtherType, Frame, MacAddr, Retag};
 use crate::prof::{Probe, Stage};
@@ -169,10 +170,8 @@ impl<E> Switch<E> {
         now: Now,
         probe: &mut impl Probe,
     ) -> Verdict {
-        match self.judge(table, ingress, frame, frames, now, probe) {
-            Ok(verdict) => verdict,
-            Err(reason) => Verdict::Drop(reason),
-        }
+        let judged = self.judge(table, ingress, frame, frames, now, &mut ForGood(probe));
+        judged.unwrap_or_else(Verdict::Drop)
     }
 
     /// Whether a frame looks like a probe of our own loop guard; only [`loops::LoopGuard`] knows.
@@ -180,79 +179,109 @@ impl<E> Switch<E> {
         frame.dst() == loops::GROUP && Some(frame.src()) == self.probe_source
     }
 
-    fn judge(
+    /// The decision, whether it is for a frame or for somebody who wants to know ([`Switch::trace`]).
+    pub(super) fn judge(
         &self,
         table: &Table<E>,
         ingress: &Port<E>,
         frame: Frame<'_>,
         frames: u32,
         now: Now,
-        probe: &mut impl Probe,
+        act: &mut impl Act,
     ) -> Result<Verdict, Reason> {
         let (src, dst) = (frame.src(), frame.dst());
-        if let Some(reason) = ingress.gate.closed() {
-            let is_probe = reason == Reason::LoopBlocked && self.is_own_probe(frame);
-            return Err(if is_probe { Reason::LoopProbe } else { reason });
-        }
-        if self.is_own_probe(frame) {
-            return Err(Reason::LoopProbe);
-        }
-        if src.is_group() || src.is_zero() {
-            return Err(Reason::BadSource);
-        }
-        if !ingress.macs.is_empty() && !ingress.macs.contains(&src) {
-            return Err(Reason::SourceNotAllowed);
-        }
-        if ingress.remote && table.own.binary_search(&src).is_ok() {
-            return Err(Reason::OwnSource);
-        }
-        let bits = || frame.bytes().len() as u64 * 8;
-        if ingress.rate.as_ref().is_some_and(|rate| !rate.admits(bits(), now.0)) {
-            return Err(Reason::RateLimit);
-        }
-        if !ingress.ethertypes.is_empty() && !ingress.ethertypes.contains(&frame.inner_ethertype()) {
-            return Err(Reason::EthertypeNotAllowed);
-        }
-        let class = ingress.vlan.classify(frame)?;
-        if dst.is_reserved() && !ingress.bpdu {
-            return Err(Reason::ReservedGroup);
-        }
-        let may_flood = || ingress.storm.as_ref().map_or(Ok(()), |storm| storm.admits(dst, frames, now.0));
+        let state = match ingress.gate.closed() {
+            Some(Reason::LoopBlocked) if self.is_own_probe(frame) => Err(Reason::LoopProbe),
+            Some(reason) => Err(reason),
+            None => Ok(()),
+        };
+        act.step("state", state, || format!("port {} {}", ingress.number, ingress.gate))?;
+        let probe = unless(self.is_own_probe(frame), Reason::LoopProbe);
+        act.step("probe", probe, || match probe {
+            Ok(()) => "none of our own loop guard's".to_owned(),
+            Err(_) => "one of our own loop guard's, which goes no further".to_owned(),
+        })?;
+        let source = unless(src.is_group() || src.is_zero(), Reason::BadSource);
+        act.step("source", source, || match source {
+            Ok(()) => format!("{src} is one station's address"),
+            Err(_) => format!("{src} is not one station's address"),
+        })?;
+        let listed =
+            unless(!ingress.macs.is_empty() && !ingress.macs.contains(&src), Reason::SourceNotAllowed);
+        act.step("macs", listed, || list_of(&ingress.macs))?;
+        let own = unless(ingress.remote && table.own.binary_search(&src).is_ok(), Reason::OwnSource);
+        act.step("own", own, || match (ingress.remote, own) {
+            (false, _) => "from a port of this host any may come".to_owned(),
+            (true, Ok(())) => format!("{src} is no TAP's of this host"),
+            (true, Err(_)) => format!("{src} is a TAP's of this host, and comes from far away"),
+        })?;
+        let rate = match &ingress.rate {
+            Some(rate) => unless(!act.rate(rate, frame.bytes().len() as u64 * 8, now), Reason::RateLimit),
+            None => Ok(()),
+        };
+        act.step("rate", rate, || match &ingress.rate {
+            Some(rate) => format!("{} bits a second", rate.rate()),
+            None => "no limit".to_owned(),
+        })?;
+        let listed = !ingress.ethertypes.is_empty() && !ingress.ethertypes.contains(&frame.inner_ethertype());
+        act.step("ethertypes", unless(listed, Reason::EthertypeNotAllowed), || list_of(&ingress.ethertypes))?;
+        let class = ingress.vlan.classify(frame);
+        act.step("vlan", class.map(|_| ()), || match class {
+            Ok(class) if class.vid == 0 => format!("the port is {}: untagged, in no VLAN", ingress.vlan),
+            Ok(class) => format!("the port is {}: VLAN {}", ingress.vlan, class.vid),
+            Err(_) => format!("the port is {}", ingress.vlan),
+        })?;
+        let class = class?;
+        let reserved = unless(dst.is_reserved() && !ingress.bpdu, Reason::ReservedGroup);
+        act.step("reserved", reserved, || match (dst.is_reserved(), ingress.bpdu) {
+            (false, _) => format!("{dst} is none of those that bridges keep to themselves"),
+            (true, false) => format!("bridges keep {dst} to themselves (bpdu: drop)"),
+            (true, true) => format!("the port lets {dst} pass (bpdu: forward)"),
+        })?;
         if dst.is_group() {
             // Before it is learned: a storm is to cost as little as can be.
-            may_flood()?;
+            may_flood(ingress, dst, frames, now, act)?;
         }
-        probe.mark(Stage::SwParse);
-        match self.fdb.learn(class.vid, src, ingress.slot, now.seconds()) {
-            Learned::New | Learned::Moved { .. } if ingress.remote => {
-                self.arrivals.put(Arrival { vid: class.vid, mac: src, slot: ingress.slot });
-            }
-            Learned::Known | Learned::New | Learned::Moved { .. } => (),
-            Learned::Fixed(_) => return Err(Reason::FixedElsewhere),
-            Learned::Full => return Err(Reason::MacLimit),
-            Learned::Held => return Err(Reason::MacMove),
+        act.mark(Stage::SwParse);
+        let learned = act.learn(&self.fdb, class, src, ingress.slot, now);
+        let learning = match learned {
+            Learned::Known | Learned::New | Learned::Moved { .. } => Ok(()),
+            Learned::Fixed(_) => Err(Reason::FixedElsewhere),
+            Learned::Full => Err(Reason::MacLimit),
+            Learned::Held => Err(Reason::MacMove),
+        };
+        if ingress.remote && matches!(learned, Learned::New | Learned::Moved { .. }) {
+            act.arrived(&self.arrivals, Arrival { vid: class.vid, mac: src, slot: ingress.slot });
         }
-        probe.mark(Stage::SwLearn);
+        let named =
+            |slot| table.get(slot).map_or("another port".to_owned(), |port| format!("port {}", port.number));
+        act.step("learning", learning, || match learned {
+            Learned::Known => format!("{src} is known here"),
+            Learned::New => format!("{src} is new"),
+            Learned::Moved { from } => format!("{src} was known at {}", named(from)),
+            Learned::Fixed(slot) => format!("{src} has a static entry at {}", named(slot)),
+            Learned::Full => format!("{src} is new, and the port holds {} stations", ingress.max_macs),
+            Learned::Held => format!("{src} moves too often and is held elsewhere"),
+        })?;
+        act.mark(Stage::SwLearn);
         let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated };
         if dst.is_group() {
             return Ok(Verdict::Flood(flood));
         }
         let slot = self.fdb.lookup(class.vid, dst, now.seconds());
-        probe.mark(Stage::SwLookup);
-        let Some(slot) = slot else { return may_flood().map(|()| Verdict::Flood(flood)) };
-        if slot == ingress.slot {
-            return Err(Reason::Filtered);
-        }
+        act.mark(Stage::SwLookup);
         // An entry may outlive its port by a moment: then nobody is known to have the station.
-        let Some(egress) = table.get(slot) else { return may_flood().map(|()| Verdict::Flood(flood)) };
-        if let Some(reason) = egress.gate.closed() {
-            return Err(reason);
-        }
-        if ingress.isolated && egress.isolated {
-            return Err(Reason::Isolated);
-        }
-        let retag = egress.vlan.egress(class).ok_or(Reason::VlanNotMember)?;
-        Ok(Verdict::Unicast(slot, retag))
+        let egress = slot.and_then(|slot| table.get(slot));
+        act.step("lookup", Ok(()), || match egress {
+            Some(egress) => format!("{dst} is at port {}", egress.number),
+            None => format!("nobody is known to have {dst}"),
+        })?;
+        let Some(egress) = egress else {
+            return may_flood(ingress, dst, frames, now, act).map(|()| Verdict::Flood(flood));
+        };
+        let way = flood.leaves_by(egress, false);
+        act.step("egress", way.map(|_| ()), || format!("port {} is {}", egress.number, egress.vlan))?;
+        way.map(|retag| Verdict::Unicast(egress.slot, retag))
     }
 
     fn update(&self, change: impl FnOnce(&mut Table<E>, &mut Vec<Weak<Port<E>>>)) {
@@ -287,13 +316,63 @@ impl<E> Table<E> {
 
     /// The ports a flooded frame goes out of, and its tag there.
     pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
-        self.ports().filter_map(move |port| {
-            let out = port.slot == flood.ingress
-                || port.gate.closed().is_some()
-                || flood.isolated && port.isolated
-                || reserved && !port.bpdu;
-            if out { None } else { port.vlan.egress(flood.class).map(|retag| (port, retag)) }
-        })
+        self.ways(flood, reserved).filter_map(|(port, way)| Some((port, way.ok()?)))
+    }
+
+    /// All ports, and the tag of a flooded frame there, or why it does not go there.
+    pub fn ways(
+        &self,
+        flood: Flood,
+        reserved: bool,
+    ) -> impl Iterator<Item = (&Arc<Port<E>>, Result<Retag, Reason>)> {
+        self.ports().map(move |port| (port, flood.leaves_by(port, reserved)))
+    }
+}
+
+impl Flood {
+    /// Whether a frame may go out of one port of its VLAN, and with which tag.
+    fn leaves_by<E>(&self, port: &Port<E>, reserved: bool) -> Result<Retag, Reason> {
+        if port.slot == self.ingress {
+            return Err(Reason::Filtered);
+        }
+        if let Some(reason) = port.gate.closed() {
+            return Err(reason);
+        }
+        if self.isolated && port.isolated {
+            return Err(Reason::Isolated);
+        }
+        if reserved && !port.bpdu {
+            return Err(Reason::ReservedGroup);
+        }
+        port.vlan.egress(self.class).ok_or(Reason::VlanNotMember)
+    }
+}
+
+/// Whether a frame may go to many.
+fn may_flood<E>(
+    ingress: &Port<E>,
+    dst: MacAddr,
+    frames: u32,
+    now: Now,
+    act: &mut impl Act,
+) -> Result<(), Reason> {
+    let outcome = ingress.storm.as_ref().map_or(Ok(()), |storm| act.storm(storm, dst, frames, now));
+    act.step("storm", outcome, || match ingress.storm {
+        Some(_) if outcome.is_ok() => "within the limits of what goes to many".to_owned(),
+        Some(_) => "over the limit of what goes to many".to_owned(),
+        None => "no limits".to_owned(),
+    })
+}
+
+fn unless(wrong: bool, reason: Reason) -> Result<(), Reason> {
+    if wrong { Err(reason) } else { Ok(()) }
+}
+
+/// For people.
+fn list_of(allowed: &[impl ToString]) -> String {
+    match allowed {
+        [] => "no list".to_owned(),
+        some => format!("of the list {}", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")),
     }
 }
 
@@ -304,227 +383,5 @@ impl<E> Clone for Table<E> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::frame::Vid;
-    use crate::switch::guard::StormRates;
-
-    const NOW: Now = Now(Duration::from_secs(1));
-
-    fn switch(change: impl Fn(&mut Port<()>)) -> Switch<()> {
-        let switch = Switch::new(Fdb::new(64, 300, [1, 2]));
-        for slot in 0..3 {
-            let mut port = port(slot);
-            change(&mut port);
-            switch.put(port);
-        }
-        switch
-    }
-
-    fn port(slot: u32) -> Port<()> {
-        Port {
-            slot: Slot(slot),
-            number: slot + 1,
-            vlan: VlanRule::Transparent,
-            isolated: false,
-            bpdu: false,
-            macs: Vec::new(),
-            remote: slot == 2,
-            rate: None,
-            ethertypes: Vec::new(),
-            storm: None,
-            heard: Arc::new(Policer::of_frames(1)),
-            max_macs: u32::MAX,
-            gate: Arc::default(),
-            counters: Arc::default(),
-            egress: (),
-        }
-    }
-
-    fn frame(dst: &str, src: &str) -> Vec<u8> {
-        let mac = |s: &str| s.parse::<MacAddr>().unwrap().octets();
-        [&mac(dst)[..], &mac(src), &[0x08, 0x00], &[0; 46]].concat()
-    }
-
-    fn send(switch: &Switch<()>, slot: u32, dst: &str, src: &str) -> Verdict {
-        let table = switch.table().load();
-        let bytes = frame(dst, src);
-        let ingress = table.get(Slot(slot)).unwrap();
-        switch.forward(&table, ingress, Frame::checked(&bytes).unwrap(), 1, NOW, &mut ())
-    }
-
-    fn flooded(switch: &Switch<()>, verdict: Verdict) -> Vec<u32> {
-        let Verdict::Flood(flood) = verdict else { panic!("{verdict:?}") };
-        switch.table().load().flood(flood, false).map(|(port, _)| port.slot.0).collect()
-    }
-
-    const X: &str = "02:00:00:00:00:0a";
-    const Y: &str = "02:00:00:00:00:0b";
-    const ALL: &str = "ff:ff:ff:ff:ff:ff";
-
-    #[test]
-    fn unknown_floods_known_goes_to_its_port() {
-        let switch = switch(|_| ());
-        assert_eq!(flooded(&switch, send(&switch, 0, Y, X)), [1, 2]);
-        assert_eq!(send(&switch, 1, X, Y), Verdict::Unicast(Slot(0), Retag::Keep));
-        assert_eq!(send(&switch, 0, Y, X), Verdict::Unicast(Slot(1), Retag::Keep));
-        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [0, 2]);
-    }
-
-    #[test]
-    fn bad_35_a_frame_for_its_own_port_is_filtered() {
-        let switch = switch(|_| ());
-        send(&switch, 0, ALL, X);
-        assert_eq!(send(&switch, 0, X, Y), Verdict::Drop(Reason::Filtered));
-    }
-
-    #[test]
-    fn bad_34_36_sources_that_cannot_be() {
-        let switch = switch(|_| ());
-        switch.set_own(vec![Y.parse().unwrap()]);
-        for (slot, src, reason) in [
-            (0, "01:00:5e:00:00:01", Reason::BadSource),
-            (0, "00:00:00:00:00:00", Reason::BadSource),
-            (2, Y, Reason::OwnSource),
-        ] {
-            assert_eq!(send(&switch, slot, ALL, src), Verdict::Drop(reason), "{src}");
-        }
-        assert!(switch.fdb.stations(1).is_empty(), "nothing was learned");
-        assert_eq!(flooded(&switch, send(&switch, 0, ALL, Y)), [1, 2], "its own port may use it");
-    }
-
-    #[test]
-    fn bad_40_reserved_groups_pass_only_when_told() {
-        let bpdu = "01:80:c2:00:00:00";
-        let closed = switch(|_| ());
-        assert_eq!(send(&closed, 0, bpdu, X), Verdict::Drop(Reason::ReservedGroup));
-        let open = switch(|port| port.bpdu = port.slot.0 != 1);
-        let Verdict::Flood(flood) = send(&open, 0, bpdu, X) else { panic!() };
-        let out: Vec<_> = open.table().load().flood(flood, true).map(|(p, _)| p.slot.0).collect();
-        assert_eq!(out, [2], "not to a port that keeps them out");
-    }
-
-    #[test]
-    fn a_slot_is_not_given_away_under_a_batch_that_still_uses_it() {
-        let switch = switch(|_| ());
-        let before = switch.table().load();
-        switch.remove(Slot(1));
-        assert_eq!(switch.free_slot(), Some(Slot(3)));
-        // The batch learns for the port that it knows.
-        let bytes = frame(ALL, X);
-        switch.forward(
-            &before,
-            before.get(Slot(1)).unwrap(),
-            Frame::checked(&bytes).unwrap(),
-            1,
-            NOW,
-            &mut (),
-        );
-        drop(before);
-        assert_eq!(switch.free_slot(), Some(Slot(1)));
-        assert_eq!(switch.fdb.lookup(0, X.parse().unwrap(), 1), None);
-    }
-
-    #[test]
-    fn nor_when_the_port_was_changed_before_it_was_removed() {
-        let switch = switch(|_| ());
-        let before = switch.table().load();
-        switch.put(port(1));
-        switch.remove(Slot(1));
-        assert_eq!(switch.free_slot(), Some(Slot(3)));
-        drop(before);
-        assert_eq!(switch.free_slot(), Some(Slot(1)));
-        (0..100).for_each(|_| switch.put(port(2)));
-        assert!(switch.leaving().len() <= 1, "what nobody reads is not kept");
-    }
-
-    #[test]
-    fn isolated_ports_meet_only_the_others() {
-        let switch = switch(|port| port.isolated = port.slot.0 < 2);
-        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);
-        send(&switch, 1, ALL, Y);
-        assert_eq!(send(&switch, 0, Y, X), Verdict::Drop(Reason::Isolated));
-        assert_eq!(flooded(&switch, send(&switch, 2, ALL, "02:00:00:00:00:0c")), [0, 1]);
-    }
-
-    #[test]
-    fn a_shut_port_neither_sends_nor_receives() {
-        let switch = switch(|_| ());
-        send(&switch, 0, ALL, X);
-        switch.table().load().get(Slot(0)).unwrap().gate.set_shut(true);
-        assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::PortShut));
-        assert_eq!(send(&switch, 1, X, Y), Verdict::Drop(Reason::PortShut));
-        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [2]);
-    }
-
-    #[test]
-    fn a_mac_list_lets_in_only_those() {
-        let switch = switch(|port| port.macs = vec![X.parse().unwrap()]);
-        assert_eq!(send(&switch, 0, ALL, Y), Verdict::Drop(Reason::SourceNotAllowed));
-        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [1, 2]);
-    }
-
-    #[test]
-    fn bad_39_a_storm_is_limited_and_unicast_passes() {
-        let one = StormRates { broadcast: Some(1), multicast: Some(1), unknown: Some(1) };
-        let switch = switch(|port| port.storm = Some(Arc::new(Storm::new(one))));
-        send(&switch, 1, ALL, Y);
-        for (dst, reason) in [
-            (ALL, Reason::StormBroadcast),
-            ("01:00:5e:00:00:01", Reason::StormMulticast),
-            ("02:00:00:00:00:99", Reason::StormUnknown),
-        ] {
-            let verdicts: Vec<_> = (0..10).map(|_| send(&switch, 0, dst, X)).collect();
-            let dropped = verdicts.iter().filter(|verdict| **verdict == Verdict::Drop(reason)).count();
-            assert_eq!(dropped, 7, "{dst}: two seconds' worth and the frame that reaches it pass");
-            assert_eq!(send(&switch, 0, Y, X), Verdict::Unicast(Slot(1), Retag::Keep));
-        }
-        assert_eq!(flooded(&switch, send(&switch, 1, ALL, Y)), [0, 2], "each port has limits of its own");
-    }
-
-    #[test]
-    fn only_the_ethertypes_of_the_list_come_in_tagged_or_not() {
-        let switch = switch(|port| port.ethertypes = vec![EtherType(0x0806)]);
-        let table = switch.table().load();
-        let verdict = |types: &[u16]| {
-            let types: Vec<u8> = types.iter().flat_map(|t| [t.to_be_bytes(), [0, 1]].concat()).collect();
-            let bytes = [&frame(ALL, X)[..12], &types, &[0; 46]].concat();
-            let frame = Frame::checked(&bytes).unwrap();
-            switch.forward(&table, table.get(Slot(0)).unwrap(), frame, 1, NOW, &mut ())
-        };
-        for types in [&[0x0806][..], &[0x8100, 0x0806], &[0x88a8, 0x8100, 0x0806]] {
-            assert!(matches!(verdict(types), Verdict::Flood(_)), "{types:x?}");
-        }
-        for types in [&[0x0800][..], &[0x8100, 0x86dd], &[0x8100, 0x8100, 0x8100, 0x0806]] {
-            assert_eq!(verdict(types), Verdict::Drop(Reason::EthertypeNotAllowed), "{types:x?}");
-        }
-    }
-
-    #[test]
-    fn a_probe_of_ours_is_never_forwarded_and_anybody_elses_is() {
-        let mut switch = switch(|_| ());
-        switch.probe_source = Some(X.parse().unwrap());
-        let group = &loops::GROUP.to_string();
-        let gate = |bit: fn(&Gate, bool), on| bit(&switch.table().load().get(Slot(0)).unwrap().gate, on);
-        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
-        assert_eq!(flooded(&switch, send(&switch, 0, group, Y)), [1, 2]);
-        gate(Gate::set_blocked, true);
-        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::LoopProbe));
-        assert_eq!(send(&switch, 0, ALL, X), Verdict::Drop(Reason::LoopBlocked));
-        assert_eq!(
-            send(&switch, 1, Y, X),
-            Verdict::Drop(Reason::LoopBlocked),
-            "nor does anything leave there"
-        );
-        gate(Gate::set_shut, true);
-        assert_eq!(send(&switch, 0, group, X), Verdict::Drop(Reason::PortShut));
-    }
-
-    #[test]
-    fn access_ports_of_two_vlans_do_not_meet() {
-        let switch =
-            switch(|port| port.vlan = VlanRule::Access(Vid::new(10 + port.slot.0 as u16 % 2).unwrap()));
-        assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);
-        assert_eq!(flooded(&switch, send(&switch, 1, X, Y)), [0u32; 0]);
-    }
-}
+#[path = "forward_tests.rs"]
+mod tests;

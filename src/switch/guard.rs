@@ -3,6 +3,7 @@
 
 pub mod loops;
 
+use std::fmt;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -36,6 +37,11 @@ impl Policer {
         Self { rate: rate.max(1), burst: burst.as_nanos() as u64, full_at: AtomicU64::new(0) }
     }
 
+    /// Units a second.
+    pub fn rate(&self) -> u64 {
+        self.rate
+    }
+
     /// Whether so many bits or frames may pass at `now`, the time since the switch's start.
     pub fn admits(&self, units: u64, now: Duration) -> bool {
         let now = now.as_nanos() as u64;
@@ -46,6 +52,13 @@ impl Policer {
         }
         self.full_at.store(full_at.saturating_add(cost), Relaxed);
         true
+    }
+}
+
+/// A copy stands where the original stands now, and goes its own way.
+impl Clone for Policer {
+    fn clone(&self) -> Self {
+        Self { full_at: AtomicU64::new(self.full_at.load(Relaxed)), ..*self }
     }
 }
 
@@ -64,7 +77,7 @@ impl StormRates {
 }
 
 /// The limits of one port. Unicast to a known station passes untouched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Storm {
     broadcast: Option<Policer>,
     multicast: Option<Policer>,
@@ -138,6 +151,17 @@ impl Gate {
         } else {
             self.0.fetch_and(!bit, Relaxed);
         }
+    }
+}
+
+/// For people: `is open`.
+impl fmt::Display for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.closed() {
+            None => "is open",
+            Some(Reason::PortShut) => "is shut",
+            Some(_) => "is blocked: frames would go round",
+        })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod guard;
 #[cfg(test)]
 mod model_tests;
 pub mod neigh;
+pub mod trace;
 pub mod vlan;
 
 pub use counters::{Counters, Reason};

@@ -53,7 +53,7 @@ pub enum Event<'a> {
     Binary(Payload<'a>),
     Text(Payload<'a>),
     Ping(Payload<'a>),
-    Pong,
+    Pong(Payload<'a>),
     /// The status code, absent in an empty Close. Whatever follows is ignored.
     Close(Option<u16>),
 }
@@ -111,7 +111,7 @@ impl Decoder {
             Opcode::Binary if header.fin => Some(Event::Binary(payload)),
             Opcode::Text if header.fin => Some(Event::Text(self.read(&header, payload)?)),
             Opcode::Ping => Some(Event::Ping(payload)),
-            Opcode::Pong => Some(Event::Pong),
+            Opcode::Pong => Some(Event::Pong(payload)),
             Opcode::Close => {
                 self.closed = true;
                 Some(Event::Close(close_code(payload.open())?))

@@ -18,7 +18,7 @@ fn decode(role: Role, bytes: &[u8], step: usize) -> Result<Vec<String>, Violatio
                 Event::Binary(p) => format!("binary {:?}", p.open()),
                 Event::Text(p) => format!("text {:?}", p.open()),
                 Event::Ping(p) => format!("ping {:?}", p.open()),
-                Event::Pong => "pong".into(),
+                Event::Pong(_) => "pong".into(),
                 Event::Close(code) => format!("close {code:?}"),
             }));
         }

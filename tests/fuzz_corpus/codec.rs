@@ -47,7 +47,7 @@ fn decode(role: Role, limit: usize, stream: &[u8], step: usize) -> Told {
                         }
                         Event::Text(payload) => (1, payload.open().to_vec()),
                         Event::Ping(payload) => (9, payload.open().to_vec()),
-                        Event::Pong => (10, Vec::new()),
+                        Event::Pong(payload) => (10, payload.open().to_vec()),
                         Event::Close(code) => {
                             (8, code.map(|code| code.to_be_bytes().to_vec()).unwrap_or_default())
                         }
@@ -129,8 +129,7 @@ fn read(role: Role, limit: usize, mut rest: &[u8]) -> Told {
                 told.push((8, code));
                 return (told, None);
             }
-            9 => told.push((9, clear)),
-            10 => told.push((10, Vec::new())),
+            9 | 10 => told.push((opcode, clear)),
             _ => {
                 let (kind, so_far, count) = message.get_or_insert((opcode, Vec::new(), 0));
                 so_far.extend(clear);

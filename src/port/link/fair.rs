@@ -6,14 +6,18 @@
 //! messages to the end of those that are [leaving](FairQueue::leaving), in the order of the wire. Time is an
 //! argument, in nanoseconds since some moment.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io::IoSlice;
+use std::sync::Arc;
 
 use crate::frame::MAX_FRAME;
 use crate::frame::flow::{flow, mark_congestion};
 use crate::frame::offload::VnetHeader;
+use crate::port::capture::{self, Captures, Seen, Way};
 use crate::prof::Probe;
+use crate::switch::Reason;
 use crate::ws::codec::{Piece, Room, append, encode};
 use crate::ws::header::{MAX_HEADER, Opcode};
 use crate::ws::mask::{Key, mask, mask_into};
@@ -40,6 +44,8 @@ pub struct FairQueue {
     /// The longest frame there was: a flow that has no more than one left is not late.
     longest: u32,
     pub lost: Lost,
+    /// Who looks on, and the number of the port.
+    captures: (Arc<Captures>, u32),
 }
 
 /// Frames, as on a cable, that did not get out, or not unmarked; whoever counts takes them.
@@ -106,6 +112,18 @@ impl FairQueue {
         Self { bare: true, ..Self::default() }
     }
 
+    /// Whoever looks on at `port` is shown what is dropped here.
+    pub fn show_to(&mut self, captures: Arc<Captures>, port: u32) {
+        self.captures = (captures, port);
+    }
+
+    /// All that waits, or has not left whole, is dropped for this reason.
+    pub fn show_all(&self, reason: Reason) {
+        if self.captures.0.watch().is_some() {
+            self.all().for_each(|at| self.show(at, reason));
+        }
+    }
+
     /// Nothing waits, nothing is leaving.
     pub fn is_empty(&self) -> bool {
         self.held == 0 && self.leaving.is_empty()
@@ -113,12 +131,34 @@ impl FairQueue {
 
     /// Frames of which something is still here, as on a cable.
     pub fn frames(&self) -> u64 {
+        self.all().map(|at| u64::from(self.waiting[usize::from(at)].label.frames.0)).sum()
+    }
+
+    fn all(&self) -> impl Iterator<Item = u16> {
         let follow = |at: u16| Some(at).filter(|at| *at != NONE);
-        let flows = self.flows.iter().flat_map(|flow| {
+        let flows = self.flows.iter().flat_map(move |flow| {
             std::iter::successors(follow(flow.head), move |at| follow(self.waiting[usize::from(*at)].next))
         });
-        let all = flows.chain(self.leaving.iter().copied());
-        all.map(|at| u64::from(self.waiting[usize::from(at)].label.frames.0)).sum()
+        flows.chain(self.leaving.iter().copied())
+    }
+
+    /// Shows a frame that goes no further, without its message's header and mask.
+    fn show(&self, at: u16, reason: Reason) {
+        let Some(watch) = self.captures.0.watch() else { return };
+        let Waiting { chunk, frame, key, phase, label, .. } = self.waiting[usize::from(at)];
+        // What is said on a link is no frame.
+        if label.frames.0 == 0 {
+            return;
+        }
+        DROPPED.with_borrow_mut(|bytes| {
+            bytes.clear();
+            self.chunks.of(chunk).for_each(|chunk| bytes.extend_from_slice(chunk));
+            let frame = bytes.get_mut(usize::from(frame)..).unwrap_or_default();
+            mask(frame, key, phase.into());
+            let (port, frames) = (self.captures.1, label.frames.0);
+            let seen = Seen { port, way: Way::Out, frames, gso_size: 0, dropped: Some(reason) };
+            capture::show(&watch, seen, &[frame]);
+        });
     }
 
     /// Encodes a frame, the last of the `pieces`, behind `header`, and lets it wait; makes room in the longest
@@ -244,8 +284,8 @@ impl FairQueue {
     /// Gives memory back after a burst.
     pub fn shrink(&mut self) {
         if self.is_empty() {
-            let (lost, bare) = (self.lost, self.bare);
-            *self = Self { lost, bare, ..Self::default() };
+            let (lost, bare, captures) = (self.lost, self.bare, std::mem::take(&mut self.captures));
+            *self = Self { lost, bare, captures, ..Self::default() };
         }
     }
 
@@ -390,6 +430,7 @@ impl FairQueue {
 
     fn drop_late(&mut self, at: u16) {
         self.lost.late += u64::from(self.waiting[usize::from(at)].label.frames.0);
+        self.show(at, Reason::QueueDelay);
         self.forget(at);
     }
 
@@ -406,6 +447,7 @@ impl FairQueue {
                 continue;
             };
             self.lost.full += u64::from(self.waiting[usize::from(at)].label.frames.0);
+            self.show(at, Reason::QueueFull);
             self.forget(at);
         }
     }
@@ -419,6 +461,11 @@ impl FairQueue {
         self.chunks.release(self.waiting[usize::from(at)].chunk);
         self.free.push(at);
     }
+}
+
+thread_local! {
+    /// Where a frame is put together again that was dropped while somebody looked on.
+    static DROPPED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The place of a frame's flow.

@@ -7,6 +7,7 @@
 
 mod backlog;
 mod fair;
+mod pings;
 mod progress;
 mod queue;
 mod session;
@@ -17,14 +18,16 @@ mod wire;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 pub use session::{Ended, Session, Stop, linger};
 pub use stream::Stream;
 pub use vm::VmSession;
 pub use wire::Wire;
 
+use self::pings::Pings;
 use super::egress::Departing;
 use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
@@ -33,6 +36,7 @@ use crate::prof::{Side, Tape};
 use crate::switch::{Counters, Reason};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
+use crate::ws::header::Opcode;
 
 /// A link's egress. Outlives its connections.
 #[derive(Default)]
@@ -48,6 +52,8 @@ pub struct Link {
     vnet: AtomicBool,
     /// As it is asked for; locked behind `wire`.
     congestion: Mutex<Congestion>,
+    /// PINGs that measure.
+    pings: Mutex<Pings>,
 }
 
 impl Link {
@@ -87,8 +93,7 @@ impl Link {
         sent: (u32, u32),
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
-        // A tag that was pushed may make it too large for the far end, which would have to close.
-        if len > MAX_FRAME {
+        if is_too_big(len) {
             return Err(Reason::TooBig);
         }
         let mut wire = self.lock();
@@ -98,6 +103,38 @@ impl Link {
             self.flush_wire(wire, tape);
         }
         Ok(first)
+    }
+
+    /// Why a frame of `len` bytes would not be taken now.
+    pub fn refuses(&self, len: usize) -> Option<Reason> {
+        match self.is_connected() {
+            _ if is_too_big(len) => Some(Reason::TooBig),
+            false => Some(Reason::LinkDown),
+            true => None,
+        }
+    }
+
+    /// Sends a PING, before the frames that wait; its answer is the time until the PONG. The error says why there can be
+    /// none.
+    pub fn ping(&self) -> Result<oneshot::Receiver<Duration>, &'static str> {
+        let mut wire = self.lock();
+        let Some(wire) = wire.as_mut() else { return Err("not connected") };
+        let mut pings = self.pings();
+        let (payload, answer) = pings.ask(tokio::time::Instant::now());
+        drop(pings);
+        let said = wire.say(Opcode::Ping, &payload);
+        // The socket may have blocked, or broken.
+        self.stuck.notify_one();
+        if said { Ok(answer) } else { Err("the link is busy: too much is on its way out") }
+    }
+
+    /// A PONG came.
+    fn ponged(&self, payload: &[u8]) {
+        self.pings().answered(payload, tokio::time::Instant::now());
+    }
+
+    fn pings(&self) -> MutexGuard<'_, Pings> {
+        self.pings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether super-frames may be sent as they are.
@@ -156,4 +193,9 @@ impl Link {
         // A panic under the lock ends the session that caused it, and its wire with it.
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A tag that was pushed may make a frame too large for the far end, which would have to close.
+fn is_too_big(len: usize) -> bool {
+    len > MAX_FRAME
 }

@@ -119,7 +119,8 @@ impl Session {
         tune(&socket, self.ping).map_err(Ended::Broken)?;
         let counters = self.link.counters.clone();
         let prof = (self.fabric.prof.clone(), self.at());
-        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof);
+        let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof)
+            .shown_to(&self.fabric.captures);
         let has_tls = wire.has_tls();
         self.link.connected(wire, &self.congestion);
         // However the session ends, and be it by a panic, the port must not think it is connected.
@@ -311,7 +312,8 @@ impl<'a> Serving<'a> {
                             }
                             self.pings.count(Instant::now())
                         }
-                        Some(Event::Pong) => {
+                        Some(Event::Pong(payload)) => {
+                            self.session.link.ponged(payload.open());
                             // An unsolicited one says nothing of the peer's answers.
                             if std::mem::take(&mut self.asked) {
                                 self.session.answers.store(true, Relaxed);
@@ -367,7 +369,7 @@ impl<'a> Serving<'a> {
                 if !blocked && idle {
                     wire.shrink();
                 }
-                wire.say(Opcode::Ping, b"");
+                let _ = wire.say(Opcode::Ping, b"");
             }
         }
         if !blocked && now >= self.shrunk + ping {
@@ -487,7 +489,7 @@ fn answer_text(link: &Link, text: &[u8]) {
         return;
     }
     if let Some(wire) = link.lock().as_mut() {
-        wire.say(Opcode::Text, &[b"pong:", rest].concat());
+        let _ = wire.say(Opcode::Text, &[b"pong:", rest].concat());
     }
 }
 

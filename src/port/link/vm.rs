@@ -48,7 +48,8 @@ impl VmSession {
         let stream = Arc::new(Stream::adopt(self.socket).map_err(Ended::Broken)?);
         let at = PortAt { slot: self.slot.0, number: self.number, side: self.link.side() };
         let prof = (self.fabric.prof.clone(), at);
-        let wire = Wire::bare(stream.clone(), self.link.counters.clone(), prof);
+        let wire =
+            Wire::bare(stream.clone(), self.link.counters.clone(), prof).shown_to(&self.fabric.captures);
         self.link.connected(wire, &Congestion::System);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());

@@ -18,6 +18,7 @@ use super::stream::Stream;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::frame::stream;
+use crate::port::capture::Captures;
 use crate::port::congestion;
 use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
@@ -102,6 +103,12 @@ impl Wire {
         wire
     }
 
+    /// Whoever looks on is shown what is dropped here.
+    pub fn shown_to(mut self, captures: &Arc<Captures>) -> Self {
+        self.fair.show_to(captures.clone(), self.at.number);
+        self
+    }
+
     /// Encodes one frame, which is `sent` on a cable, or lets it wait; `true` when the caller has to see to
     /// the flush.
     pub fn push(
@@ -175,14 +182,16 @@ impl Wire {
         }
     }
 
-    /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped when much is encoded
+    /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped (`false`) when much is encoded
     /// already: the peer is alive enough.
-    pub fn say(&mut self, opcode: Opcode, body: &[u8]) {
+    pub fn say(&mut self, opcode: Opcode, body: &[u8]) -> bool {
         let room = self.queue.waiting().len() < FLUSH_AT && self.fair.count_leaving() < SLICES;
-        if !self.closing && room {
+        let says = !self.closing && room;
+        if says {
             self.encode_control(opcode, body);
             self.flush(&mut ());
         }
+        says
     }
 
     /// A PONG. Beyond 16 that wait, only the latest is kept (RFC 6455 5.5.3).
@@ -444,6 +453,7 @@ fn waiting<'q>(queue: &'q Queue, fair: &'q FairQueue, slices: &mut [IoSlice<'q>;
 impl Drop for Wire {
     fn drop(&mut self) {
         self.counters.dropped_many(Reason::LinkDown, self.queue.frames() + self.fair.frames());
+        self.fair.show_all(Reason::LinkDown);
     }
 }
 

@@ -10,6 +10,7 @@ mod client;
 mod entry;
 mod machines;
 mod rounds;
+mod seeing;
 mod stations;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ use tracing::{info, warn};
 
 use self::announce::Announcer;
 use self::entry::{Entry, State};
+pub use self::seeing::{Example, Whose};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};

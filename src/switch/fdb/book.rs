@@ -77,6 +77,11 @@ impl Book {
         successors(head, move |index| Some(self.links[*index as usize].next).filter(is_some))
     }
 
+    /// The entries of a slot, oldest first.
+    pub fn of_slot(&self, slot: Slot) -> impl Iterator<Item = u32> {
+        self.current.get(&slot).into_iter().flat_map(|list| self.list(*list))
+    }
+
     /// Where entries of a slot belong.
     pub fn list_of(&mut self, slot: Slot) -> u32 {
         if let Some(list) = self.current.get(&slot) {

@@ -16,6 +16,7 @@ const WAYS: usize = 4;
 /// Holds and releases that wait to be told; more are not told.
 const UNTOLD: usize = 64;
 
+#[derive(Clone)]
 pub struct Moves {
     sets: Box<[[Mover; WAYS]; SETS]>,
     /// Stations held.
