@@ -1,12 +1,12 @@
 # make demo · make demo-fabric · make test · make test-fabric · make check · make bench · make bench-quick
-# make autobahn · make fuzz · make soak · make build · make release
+# make autobahn · make fuzz · make soak · make pictures · make build · make release
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
 KILLS ?= 3
 
-.PHONY: help demo demo-fabric test test-fabric check autobahn fuzz soak build release clean
+.PHONY: help demo demo-fabric test test-fabric check autobahn fuzz soak pictures build release clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make fuzz T=3600  all fuzz targets, for so many seconds together (needs nightly and cargo-fuzz)'
 	@echo 'make soak T=900   reliability, measured: the R rows, then churn for the rest of the time (root)'
+	@echo 'make pictures     the pictures of the README, made anew (root)'
 	@echo 'make build        debug build        make release   release build, symbols apart'
 	@echo 'make clean        removes target/'
 
@@ -52,6 +53,10 @@ fuzz:
 soak: release
 	@scripts/install-deps.sh test
 	@benches/soak/run.py $(T)
+
+pictures:
+	@scripts/browser.sh
+	$(CARGO) test --locked --test dashboard -- --ignored pictures
 
 build:
 	$(CARGO) build --locked

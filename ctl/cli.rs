@@ -14,6 +14,7 @@ use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, Storm
 use ipnet::IpNet;
 
 use crate::capture::CaptureArgs;
+use crate::dashboard::DashboardArgs;
 use crate::flame::FlameArgs;
 use crate::ping::PingArgs;
 use crate::prof::Prof;
@@ -139,6 +140,9 @@ pub enum Command {
     /// Measure the round trip of a port's link, or of the link behind which a station is.
     #[command(infer_long_args = true)]
     Ping(PingArgs),
+    /// Serve the dashboard to a browser of this host, until interrupted; prints its URL, which works once.
+    #[command(infer_long_args = true)]
+    Dashboard(DashboardArgs),
     /// Write the running state to the switch's configuration file, or to another file on its host.
     Saveconf {
         /// Path on the switch's host.

@@ -8,8 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use etherws::control::api::{self, ErrorReply};
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{Request as HttpRequest, StatusCode};
+use http::request::Builder;
+use http::{Request as HttpRequest, Response as HttpResponse, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -103,35 +105,57 @@ pub async fn connect(server: &Server) -> Result<Box<dyn Stream>, Failure> {
 
 async fn exchange(server: &Server, request: &Request, stream: Box<dyn Stream>) -> Result<Value, Failure> {
     let url = &server.url;
-    let broken = |e: &dyn fmt::Display| {
-        Failure::Unreachable(format!("no answer from {url}: {}", escaped(&e.to_string())))
-    };
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(&e))?;
-    tokio::spawn(connection);
-    let response = sender.send_request(http_request(server, request)?).await.map_err(|e| broken(&e))?;
-    let status = response.status();
-    let body =
-        Limited::new(response.into_body(), REPLY_LIMIT).collect().await.map_err(|e| broken(&e))?.to_bytes();
-    reply(url, status, &body)
-}
-
-fn http_request(server: &Server, request: &Request) -> Result<HttpRequest<Full<Bytes>>, Failure> {
     let mut body = json!({"jsonrpc": "2.0", "id": 0, "method": request.method.name()});
     // 1.3 knows listing methods without parameters only.
     if let Some(params) = &request.params {
         body["params"] = params.clone();
     }
-    let mut builder = HttpRequest::post(server.url.path())
-        .header(HOST, server.url.authority())
-        .header(CONTENT_TYPE, "application/json")
+    let post = HttpRequest::post(url.path()).header(CONTENT_TYPE, "application/json");
+    let response = send_over(server, post, Full::new(body.to_string().into()), stream).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), REPLY_LIMIT)
+        .collect()
+        .await
+        .map_err(|e| broken(url, &e))?
+        .to_bytes();
+    reply(url, status, &body)
+}
+
+/// Sends a request, whatever its path, to where `server` takes calls; the answer as it comes.
+pub async fn send(
+    server: &Server,
+    request: Builder,
+    body: Full<Bytes>,
+) -> Result<HttpResponse<Incoming>, Failure> {
+    let late = |_| Failure::Unreachable(format!("could not reach {}: no connection in time", server.url));
+    let stream = timeout(TIME_LIMIT, connect(server)).await.map_err(late)??;
+    send_over(server, request.uri(server.url.path()), body, stream).await
+}
+
+async fn send_over(
+    server: &Server,
+    request: Builder,
+    body: Full<Bytes>,
+    stream: Box<dyn Stream>,
+) -> Result<HttpResponse<Incoming>, Failure> {
+    let url = &server.url;
+    let mut request = request
+        .header(HOST, url.authority())
         .header(USER_AGENT, concat!("etherctl/", env!("CARGO_PKG_VERSION")));
     if let Some(authorization) = server.authorization() {
-        builder = builder.header(AUTHORIZATION, authorization);
+        request = request.header(AUTHORIZATION, authorization);
     }
-    builder
-        .body(Full::new(body.to_string().into()))
-        .map_err(|e| Failure::Unexpected(format!("no request can be made to {}: {e}", server.url)))
+    let request = request
+        .body(body)
+        .map_err(|e| Failure::Unexpected(format!("no request can be made to {url}: {e}")))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(url, &e))?;
+    tokio::spawn(connection.with_upgrades());
+    sender.send_request(request).await.map_err(|e| broken(url, &e))
+}
+
+fn broken(url: &Url, e: &dyn fmt::Display) -> Failure {
+    Failure::Unreachable(format!("no answer from {url}: {}", escaped(&e.to_string())))
 }
 
 fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {

@@ -54,6 +54,7 @@ impl Request {
             Command::Watch
             | Command::Capture(_)
             | Command::Ping(_)
+            | Command::Dashboard(_)
             | Command::Top(_)
             | Command::Flame(_)
             | Command::Prof(_)
@@ -258,6 +259,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
         Command::Watch
         | Command::Capture(_)
         | Command::Ping(_)
+        | Command::Dashboard(_)
         | Command::Top(_)
         | Command::Flame(_)
         | Command::Prof(_)

@@ -9,6 +9,7 @@
 //! * [`server`]: which server, as whom
 //! * [`client`]: JSON-RPC over HTTP over a Unix socket, TCP or TLS
 //! * [`top`]: the live screen; [`flame`]: flame graphs
+//! * [`dashboard`]: the page for a browser
 //! * [`watch`]: events, as they happen; [`subscription`]: how they come
 //! * [`capture`]: frames, as they pass; [`pcapng`]: their file
 //! * [`trace`]: what would become of a frame; [`ping`]: round trips of links
@@ -18,6 +19,7 @@ mod capture;
 mod cli;
 mod client;
 mod commands;
+mod dashboard;
 mod flame;
 mod manual;
 mod pcapng;
@@ -91,6 +93,13 @@ fn run(cli: Cli) -> Result<(), Wrong> {
             ));
         }
         Command::Flame(args) => return flame::run(args, || server_of(cli.server)),
+        Command::Dashboard(_) if cli.json => {
+            return Err(Wrong::Usage("a dashboard is no JSON (rpc.discover describes what it asks)".into()));
+        }
+        Command::Dashboard(args) => {
+            let server = server_of(cli.server)?;
+            return runtime()?.block_on(dashboard::run(args, server));
+        }
         Command::Watch => {
             let server = server_of(cli.server)?;
             return runtime()?.block_on(watch::run(server, cli.json));

@@ -98,6 +98,7 @@ impl FromStr for Url {
 }
 
 /// A server with all that is needed to talk to it.
+#[derive(Clone)]
 pub struct Server {
     pub url: Url,
     pub trust_file: Option<PathBuf>,

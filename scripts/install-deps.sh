@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|fabric]
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser|fabric]
 # (each includes the one before it, but fabric, which is demo and what examples/fabric needs). As root it installs
 # with apt-get; otherwise it names what is missing and fails. Says nothing when all is there. No service is started
 # or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}
-case $what in build | demo | test | fabric) ;; *)
-    echo "usage: $0 [build|demo|test|fabric]" >&2
+case $what in build | demo | test | browser | fabric) ;; *)
+    echo "usage: $0 [build|demo|test|browser|fabric]" >&2
     exit 2
     ;;
 esac
@@ -42,7 +42,7 @@ look() {
         need haproxy haproxy
         need python3 /usr/bin/python3
     fi
-    if [ "$what" = test ]; then
+    if [ "$what" = test ] || [ "$what" = browser ]; then
         need netcat-openbsd nc
         need ethtool ethtool
         need tcpdump tcpdump
@@ -61,6 +61,13 @@ look() {
         need python3-pip /usr/bin/python3 -m pip --version
         need nodejs node
         [ -e /usr/share/nodejs/ws ] || { missing+=("ws of Node.js"); packages+=(node-ws); }
+    fi
+    if [ "$what" = browser ]; then
+        need chromium chromium
+        need npm npm
+        need fontconfig fc-match
+        [ -e /usr/share/fonts/truetype/dejavu ] || { missing+=("DejaVu fonts"); packages+=(fonts-dejavu-core); }
+        [ -e /usr/share/seabios/bios.bin ] || { missing+=(SeaBIOS); packages+=(seabios); }
     fi
 }
 

@@ -18,6 +18,7 @@ pub mod seeing;
 
 use crate::port::dial;
 
+pub use super::dashboard;
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus};

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode};
 use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 use super::anteroom::{Anteroom, Stay};
 use super::auth::Verdict;
 use super::bind::{Bind, Service};
+use super::dashboard;
 use super::data::{self, Accepted};
 use super::health;
 use super::lobby::{Full, Lobby, Most, Seat};
@@ -31,7 +32,7 @@ use super::local::Admins;
 use super::logins::Logins;
 use super::metrics::{self, Metrics};
 use super::proxied;
-use super::reply::{Reply, closing, text, with};
+use super::reply::{Reply, closing, guarded, text};
 use super::rpc_http::{self, Rpc};
 use super::rules::Rules;
 use super::settings::{DoorSettings, Limits};
@@ -413,6 +414,13 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
             Err(reply) => reply,
         };
     }
+    // On the Unix socket nobody looks at Host and Origin: it is none for browsers.
+    if let Some(file) = dashboard::find(path).filter(|_| control && context.bind.is_some()) {
+        return match rpc_http::admit(context, &rules, &request).await {
+            Ok(()) => file.answer(&request, control_path),
+            Err(reply) => reply,
+        };
+    }
     health::answer(&request, draining).unwrap_or_else(|| text(StatusCode::NOT_FOUND, "nothing here"))
 }
 
@@ -420,16 +428,6 @@ async fn show_metrics(context: &Context, request: &Request<Body>) -> Reply {
     match context.shared.metrics.get() {
         Some(metrics) if request.uri().path() == metrics::PATH => metrics.answer(request).await,
         _ => text(StatusCode::NOT_FOUND, "nothing here"),
-    }
-}
-
-/// What a browser is to make of any reply, should somebody get it to show one.
-fn guarded(reply: Reply) -> Reply {
-    let reply = with(reply, header::CONTENT_SECURITY_POLICY, POLICY);
-    let reply = with(reply, header::REFERRER_POLICY, "no-referrer");
-    match reply.headers().contains_key(header::X_CONTENT_TYPE_OPTIONS) {
-        true => reply,
-        false => with(reply, header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     }
 }
 
@@ -454,7 +452,5 @@ const LOCAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// Connections on the Unix socket, and up to how many of them those are told why who may not control.
 const MAX_LOCAL: usize = 512;
 const MAX_FOREIGN: usize = 64;
-/// Nothing from elsewhere, in nobody's frame.
-const POLICY: &str = "default-src 'self'; frame-ancestors 'none'";
 const DEFAULT_CONTROL_PATH: &str = "/ctl";
 const BAD_REQUEST: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";

@@ -1,7 +1,7 @@
 //! How people reach the switch: the JSON-RPC contract, the HTTP listener, authentication.
 //!
 //! A connection's way: `door` accepts, `connection` opens it (PROXY header, TLS) and runs HTTP, `data` makes
-//! a link of a request, `rpc_http` a call or `metrics` a page; `origin`, `proxied`, `upgrade`, `auth` decide.
+//! a link of a request, `rpc_http` a call, `metrics` or `dashboard` a page; `origin`, `proxied`, `upgrade`, `auth` decide.
 
 mod anteroom;
 pub mod api;
@@ -9,6 +9,7 @@ mod auth;
 mod bind;
 mod connection;
 mod cpu_prof;
+pub mod dashboard;
 mod data;
 mod door;
 mod events;

@@ -30,8 +30,22 @@ pub fn closing(reply: Reply) -> Reply {
     if closes { reply } else { with(reply, header::CONNECTION, "close") }
 }
 
+/// What a browser is to make of any reply, should somebody get it to show one.
+pub fn guarded(reply: Reply) -> Reply {
+    let reply = with(reply, header::CONTENT_SECURITY_POLICY, POLICY);
+    let reply = with(reply, header::REFERRER_POLICY, "no-referrer");
+    match reply.headers().contains_key(header::X_CONTENT_TYPE_OPTIONS) {
+        true => reply,
+        false => with(reply, header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    }
+}
+
 pub fn with_body(status: StatusCode, kind: &'static str, text: String) -> Reply {
     let mut reply = Response::new(HttpBody::from(text));
     *reply.status_mut() = status;
     with(reply, header::CONTENT_TYPE, kind)
 }
+
+/// Nothing from elsewhere, nothing written into the page, nothing sent elsewhere, in nobody's frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                      img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";

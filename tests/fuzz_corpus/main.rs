@@ -7,6 +7,7 @@ mod frame;
 mod handshake;
 mod htpasswd;
 mod jsonrpc;
+mod stream;
 
 use std::path::Path;
 
@@ -36,6 +37,11 @@ fn bad_53_bad_55_jsonrpc() {
 #[test]
 fn bad_60_bad_61_htpasswd() {
     seeds_and_mutations("htpasswd", htpasswd::run, 2_000);
+}
+
+#[test]
+fn bad_17_stream() {
+    seeds_and_mutations("stream", stream::run, 4_000);
 }
 
 #[test]
