@@ -1,16 +1,20 @@
-# make demo · make test · make test-vm · make check · make bench · make bench-quick · make autobahn · make fuzz · make soak · make pictures · make build · make release · make deb
+# make demo · make demo-fabric · make test · make test-vm · make test-fabric · make check · make bench · make bench-quick
+# make autobahn · make fuzz · make soak · make pictures · make build · make release · make deb · make test-deb · make static
 export CARGO ?= cargo
 export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 # Two at a time: every integration test has its own namespaces, but switches, peers and iperf share the machine.
 TEST_THREADS ?= 2
+KILLS ?= 3
 
-.PHONY: help demo test test-vm check autobahn fuzz soak pictures build release deb test-deb static clean
+.PHONY: help demo demo-fabric test test-vm test-fabric check autobahn fuzz soak pictures build release deb test-deb static clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
 
 help:
 	@echo 'make demo         two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
+	@echo 'make demo-fabric  three nodes with EVPN behind HAProxy, KILLS=3 of them killed under load (root)'
 	@echo 'make test         installs what the tests need and runs them all (root)'
 	@echo 'make test-vm      virtual machines: two of QEMU, one in a browser (root, 10 minutes)'
+	@echo 'make test-fabric  the same with ten kills, goals checked (root, 3 minutes)'
 	@echo 'make check        format, clippy, cargo deny'
 	@echo 'make bench        bench-micro, then bench-lab (root, an hour); JSON in benches/results/'
 	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
@@ -28,11 +32,17 @@ help:
 demo:
 	@scripts/demo.sh
 
+demo-fabric:
+	@examples/fabric/run.py --kills $(KILLS)
+
 test:
 	@scripts/test.sh $(TEST_THREADS)
 
 test-vm:
 	@scripts/test-vm.sh
+
+test-fabric:
+	@timeout -k 30 1200 examples/fabric/run.py --test
 
 check:
 	$(CARGO) fmt --all --check

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser|package]
-# (each includes the one before it, but package, which is what make test-deb needs, and build). As root it installs with apt-get; otherwise it names what is missing and
-# fails. Says nothing when all is there. No service is started or left enabled by it.
+# Installs what building, the demo or the tests need: scripts/install-deps.sh [build|demo|test|browser|package|fabric]
+# (each includes the one before it, but package, which is build and what make test-deb needs, and fabric, which is demo and
+# what examples/fabric needs). As root it installs with apt-get; otherwise it names what is missing and fails. Says nothing
+# when all is there. No service is started or left enabled by it.
 set -euo pipefail
 
 what=${1:-test}
-case $what in build | demo | test | browser | package) ;; *)
-    echo "usage: $0 [build|demo|test|browser|package]" >&2
+case $what in build | demo | test | browser | package | fabric) ;; *)
+    echo "usage: $0 [build|demo|test|browser|package|fabric]" >&2
     exit 2
     ;;
 esac
@@ -35,6 +36,11 @@ look() {
         need dnsmasq-base dnsmasq
         need busybox busybox udhcpc --help
         need iperf3 iperf3
+    fi
+    if [ "$what" = fabric ]; then
+        need frr vtysh
+        need haproxy haproxy
+        need python3 /usr/bin/python3
     fi
     if [ "$what" = test ] || [ "$what" = browser ]; then
         need netcat-openbsd nc
@@ -106,11 +112,11 @@ if [ ${#packages[@]} -gt 0 ]; then
         }
     fi
     rm -f "$log"
-    case " ${packages[*]} " in *' nginx '*) # installed by us, so nobody relies on its service
-        if command -v systemctl >/dev/null; then systemctl -q disable nginx.service >/dev/null 2>&1 || true; fi
-        if command -v update-rc.d >/dev/null; then update-rc.d nginx disable >/dev/null 2>&1 || true; fi
-        ;;
-    esac
+    for service in nginx haproxy frr; do
+        case " ${packages[*]} " in *" $service "*) ;; *) continue ;; esac # installed by us, so nobody relies on it
+        if command -v systemctl >/dev/null; then systemctl -q disable $service.service >/dev/null 2>&1 || true; fi
+        if command -v update-rc.d >/dev/null; then update-rc.d $service disable >/dev/null 2>&1 || true; fi
+    done
     look
     if [ ${#missing[@]} -gt 0 ]; then
         echo "still missing after the installation: ${missing[*]}" >&2

@@ -12,11 +12,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::Ports;
-use super::entry::Entry;
+use super::entry::{Entry, State};
 use crate::frame::{MacAddr, Vid, neighbour};
 use crate::port::egress::Egress;
 use crate::prof::Side;
@@ -31,9 +31,10 @@ const AT_A_TIME: usize = 2;
 const WAITING: usize = 1_024;
 /// A station is left alone for so long.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long a link has to be up before it is told who is here: if it closes a loop, the guard has seen that by then,
-/// and a bridge beside a station that is silent does not hear of it by the wrong way.
-const SETTLE: Duration = Duration::from_secs(3);
+/// How long a new link has to be up before it is told who is here: if it closes a loop, the guard has seen that by
+/// then, and a bridge beside a station that is silent does not hear of it by the wrong way. One that was up before
+/// is told at once, for its stations have most likely come to another switch.
+pub const SETTLE: Duration = Duration::from_secs(3);
 /// Between looks while all that wait wait for that.
 const UNSETTLED: Duration = Duration::from_millis(200);
 
@@ -66,12 +67,15 @@ struct Known {
 }
 
 impl Announcer {
-    /// At `now`, the time since the switch's start.
-    pub fn add(&mut self, station: Arrival, to: To, now: Duration) {
+    /// To be announced `after` so long, at `now`, the time since the switch's start.
+    pub fn add(&mut self, station: Arrival, to: To, after: Duration, now: Duration) {
         let key = (station.vid, station.mac, to);
-        let settled = if to == To::Devices { now } else { now + SETTLE };
+        let settled = now + after;
         if let Some(known) = self.known.get_mut(&key).filter(|known| known.waits) {
             known.slot = station.slot;
+            if to != To::Devices {
+                known.at = known.at.min(settled); // a new link that broke, and is back
+            }
             return;
         }
         let at = self.known.get(&key).map_or(settled, |told| settled.max(told.at + AGAIN));
@@ -87,12 +91,12 @@ impl Announcer {
         }
     }
 
-    /// The next ones that are due.
-    fn take(&mut self, now: Duration) -> Vec<(Arrival, To)> {
+    /// The next ones that are due, to whom it `can` be told yet.
+    fn take(&mut self, now: Duration, can: impl Fn(To) -> bool) -> Vec<(Arrival, To)> {
         let mut due = Vec::new();
         self.waiting.retain(|key| {
             let Some(known) = self.known.get_mut(key) else { return false };
-            let goes = known.at <= now && due.len() < AT_A_TIME;
+            let goes = known.at <= now && due.len() < AT_A_TIME && can(key.2);
             if goes {
                 (known.at, known.waits) = (now, false);
                 due.push((Arrival { vid: key.0, mac: key.1, slot: known.slot }, key.2));
@@ -119,8 +123,10 @@ impl Ports {
         self.fabric.switch.arrivals.take(arrivals);
         let mut announcer = self.announcer();
         let is_on = self.announces();
-        arrivals.drain(..).filter(|_| is_on).for_each(|station| announcer.add(station, To::Devices, now.0));
-        let next = announcer.take(now.0);
+        arrivals.drain(..).filter(|_| is_on).for_each(|station| {
+            announcer.add(station, To::Devices, Duration::ZERO, now.0);
+        });
+        let next = announcer.take(now.0, |to| self.hears(to));
         let rest = announcer.rest(now.0);
         drop(announcer);
         for (station, to) in next {
@@ -132,8 +138,8 @@ impl Ports {
         rest
     }
 
-    /// Frames pass a link again: it is told of the stations behind this host's own devices.
-    pub(super) fn introduce(&self, entry: &Entry) {
+    /// Frames pass a link again: it is told, `after` so long, of the stations behind this host's own devices.
+    pub(super) fn introduce(&self, entry: &Entry, after: Duration) {
         if !self.announces() {
             return;
         }
@@ -144,9 +150,20 @@ impl Ports {
         let stations = self.fabric.switch.fdb.stations(now.seconds());
         let mut announcer = self.announcer();
         for station in stations.into_iter().filter(|station| is_own(station.slot)) {
-            announcer.add(Arrival { vid: station.vid, mac: station.mac, slot: station.slot }, to, now.0);
+            let station = Arrival { vid: station.vid, mac: station.mac, slot: station.slot };
+            announcer.add(station, to, after, now.0);
         }
         self.fabric.heard.wake();
+    }
+
+    /// Whether frames pass, but for a link that is just coming up; of one that has gone nothing more is to be expected.
+    fn hears(&self, to: To) -> bool {
+        let To::Link(number) = to else { return true };
+        let entry = self.entries().get(&number).cloned();
+        let is_coming = |entry: Arc<Entry>| {
+            entry.life().state == State::Up && entry.link().is_some_and(|link| !link.is_connected())
+        };
+        !entry.is_some_and(is_coming)
     }
 
     fn announcer(&self) -> MutexGuard<'_, Announcer> {
@@ -193,26 +210,43 @@ mod tests {
     #[test]
     fn a_station_is_announced_at_once_and_then_once_a_second_where_it_is() {
         let mut announcer = Announcer::default();
-        announcer.add(station(1, 1), To::Devices, Duration::ZERO);
-        assert_eq!(announcer.take(Duration::ZERO), [(station(1, 1), To::Devices)]);
+        announcer.add(station(1, 1), To::Devices, Duration::ZERO, Duration::ZERO);
+        assert_eq!(announcer.take(Duration::ZERO, |_| true), [(station(1, 1), To::Devices)]);
         assert_eq!(announcer.rest(Duration::ZERO), None);
         for slot in 2..5 {
-            announcer.add(station(1, slot), To::Devices, SECOND / 2);
+            announcer.add(station(1, slot), To::Devices, Duration::ZERO, SECOND / 2);
         }
-        assert_eq!((announcer.take(SECOND / 2), announcer.rest(SECOND / 2)), (vec![], Some(UNSETTLED)));
-        assert_eq!(announcer.take(SECOND), [(station(1, 4), To::Devices)]);
+        assert_eq!(
+            (announcer.take(SECOND / 2, |_| true), announcer.rest(SECOND / 2)),
+            (vec![], Some(UNSETTLED))
+        );
+        assert_eq!(announcer.take(SECOND, |_| true), [(station(1, 4), To::Devices)]);
     }
 
     #[test]
     fn a_link_is_told_when_it_has_settled_and_holds_up_nobody() {
         let mut announcer = Announcer::default();
-        announcer.add(station(1, 1), To::Link(7), Duration::ZERO);
-        (2..5).for_each(|n| announcer.add(station(n, 1), To::Devices, Duration::ZERO));
-        assert_eq!(announcer.take(Duration::ZERO), [2, 3].map(|n| (station(n, 1), To::Devices)));
+        announcer.add(station(1, 1), To::Link(7), SETTLE, Duration::ZERO);
+        (2..5).for_each(|n| announcer.add(station(n, 1), To::Devices, Duration::ZERO, Duration::ZERO));
+        assert_eq!(announcer.take(Duration::ZERO, |_| true), [2, 3].map(|n| (station(n, 1), To::Devices)));
         assert_eq!(announcer.rest(Duration::ZERO), Some(PACE));
-        assert_eq!(announcer.take(Duration::ZERO), [(station(4, 1), To::Devices)]);
+        assert_eq!(announcer.take(Duration::ZERO, |_| true), [(station(4, 1), To::Devices)]);
         assert_eq!(announcer.rest(Duration::ZERO), Some(UNSETTLED));
-        assert_eq!(announcer.take(SETTLE), [(station(1, 1), To::Link(7))]);
+        assert_eq!(announcer.take(SETTLE, |_| true), [(station(1, 1), To::Link(7))]);
+    }
+
+    #[test]
+    fn a_link_that_is_coming_up_is_waited_for() {
+        let mut announcer = Announcer::default();
+        announcer.add(station(1, 1), To::Link(7), Duration::ZERO, Duration::ZERO);
+        announcer.add(station(2, 1), To::Devices, Duration::ZERO, Duration::ZERO);
+        let but_links = |to| to == To::Devices;
+        assert_eq!(announcer.take(Duration::ZERO, but_links), [(station(2, 1), To::Devices)]);
+        assert_eq!(announcer.take(PACE, but_links), []);
+        assert_eq!(
+            (announcer.rest(PACE), announcer.take(PACE, |_| true)),
+            (Some(PACE), vec![(station(1, 1), To::Link(7))])
+        );
     }
 
     #[test]
@@ -220,12 +254,12 @@ mod tests {
         let mut announcer = Announcer::default();
         for n in 0..10_000 {
             let now = SECOND * (n / 1_000) as u32;
-            announcer.add(station(n, 1), To::Devices, now);
+            announcer.add(station(n, 1), To::Devices, Duration::ZERO, now);
             if n % 20 == 0 {
-                announcer.take(now);
+                announcer.take(now, |_| true);
             }
         }
         assert!(announcer.waiting.len() <= WAITING && announcer.known.len() <= 2 * WAITING);
-        assert_eq!(announcer.take(SECOND * 20).len(), AT_A_TIME);
+        assert_eq!(announcer.take(SECOND * 20, |_| true).len(), AT_A_TIME);
     }
 }

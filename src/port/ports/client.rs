@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
-use super::Ports;
 use super::entry::{Entry, State};
+use super::{Ports, announce};
 use crate::port::dial::{Backoff, DialError, Dialed, Target, dial};
 use crate::port::link::{Ended, Link, Session, VmSession};
 use crate::port::qemu::Address;
@@ -55,18 +55,19 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
                 let Some(ports) = ports.upgrade() else { return };
                 let since = Instant::now();
                 let peer = reached.peer();
-                {
+                let is_back = {
                     let mut life = entry.life();
                     life.state = State::Up;
                     life.reason = None;
                     life.peer = Some(peer.clone());
                     (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
                     life.connects += 1;
-                }
+                    life.connects > 1
+                };
                 entry.tell();
                 info!(port = entry.number, peer, "connected to {}", entry.target);
                 if matches!(reached, Reached::Switch { .. }) {
-                    ports.introduce(entry);
+                    ports.introduce(entry, if is_back { Duration::ZERO } else { announce::SETTLE });
                 }
                 let ended = match reached {
                     Reached::Switch { dialed, made_with, ping } => {

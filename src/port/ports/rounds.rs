@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Ports;
 use super::entry::{Entry, State};
+use super::{Ports, announce};
 use crate::frame::{Frame, Vid};
 use crate::port::events::What;
 use crate::port::fabric::Probe;
@@ -177,7 +177,7 @@ impl Rounds {
         let links = entries.iter().filter(|entry| entry.link().is_some() && entry.kind != PortKind::Qemu);
         links.for_each(|link| _ = ports.fabric.switch.fdb.flush(link.slot));
         if opened.link().is_some() && opened.kind != PortKind::Qemu {
-            ports.introduce(opened);
+            ports.introduce(opened, announce::SETTLE);
         }
     }
 
