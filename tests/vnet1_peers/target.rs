@@ -31,8 +31,8 @@ pub struct Target<'h> {
 impl<'h> Target<'h> {
     pub fn new(hosts: &'h TwoHosts, tap: &[&str]) -> Self {
         hosts.b.ok(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
-        let switch = Switch::start(&hosts.b, &[]);
         // Captures of the TAP are compared whole.
+        let switch = Switch::start(&hosts.b, &["--no-announce"]);
         switch.ctl_ok(&[&["addport", "tap", "t0", "--no-loop-guard"], tap].concat());
         let wire = Wire::open(&hosts.b, "t0");
         Self { hosts, switch, wire, addr: format!("{}:80", hosts.link.b) }
