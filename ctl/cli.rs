@@ -192,10 +192,10 @@ pub enum AddPort {
         #[command(flatten)]
         interface: InterfaceArgs,
         /// The TAP outlives its port and the switch.
-        #[arg(long)]
+        #[arg(long, help_heading = "Device or link")]
         persist: bool,
         /// Put it into this Linux bridge, now and whenever it is made anew.
-        #[arg(long, value_name = "BR")]
+        #[arg(long, value_name = "BR", help_heading = "Device or link")]
         bridge: Option<String>,
     },
     /// Attach a network device.
@@ -216,10 +216,10 @@ pub enum AddPort {
         #[command(flatten)]
         port: PortArgs,
         /// Congestion control of the connection, such as bbr [default: the system's].
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", help_heading = "Device or link")]
         congestion: Option<Congestion>,
         /// Bits a second sent over the link at most; what is more waits.
-        #[arg(long, value_name = "BITS")]
+        #[arg(long, value_name = "BITS", help_heading = "Device or link")]
         pace: Option<u64>,
         #[command(flatten)]
         link: LinkArgs,
@@ -232,10 +232,10 @@ pub enum AddPort {
         #[command(flatten)]
         port: PortArgs,
         /// Dial a QEMU that listens there (server=on), again and again, instead of listening.
-        #[arg(long)]
+        #[arg(long, help_heading = "Device or link")]
         connect: bool,
         /// Listen where other hosts reach it, although nobody is asked who he is.
-        #[arg(long, conflicts_with = "connect")]
+        #[arg(long, conflicts_with = "connect", help_heading = "Device or link")]
         anonymous: bool,
     },
 }
@@ -262,7 +262,7 @@ pub struct PortArgs {
     #[arg(long)]
     pub no_loop_guard: bool,
     /// No super-frames to and from the device, or over the link.
-    #[arg(long)]
+    #[arg(long, help_heading = "Device or link")]
     pub no_offload: bool,
 }
 
@@ -304,6 +304,7 @@ pub struct GuardArgs {
 pub struct Words<T>(pub Vec<T>);
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Device or link")]
 pub struct InterfaceArgs {
     /// Address with prefix length, IPv4 or IPv6 (repeatable).
     #[arg(long, value_name = "A/LEN")]
@@ -317,6 +318,7 @@ pub struct InterfaceArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Device or link")]
 pub struct LinkArgs {
     /// User name at the other switch.
     #[arg(long)]
@@ -378,10 +380,10 @@ pub struct SetPort {
     #[arg(long, value_name = "0|1", hide_possible_values = true, value_parser = zero_or_one())]
     pub loop_guard: Option<bool>,
     /// Congestion control of a link, such as bbr, or default: the system's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = "Device or link")]
     pub congestion: Option<Congestion>,
     /// Bits a second sent over a link at most; 0 is no limit.
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", help_heading = "Device or link")]
     pub pace: Option<u64>,
 }
 
