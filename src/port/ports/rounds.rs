@@ -40,7 +40,8 @@ struct Rounds {
     /// Moves of stations so far.
     moves: u64,
     came_back: Vec<Probe>,
-    turn: usize,
+    /// Of each port: which of its VLANs have their turn, and whether a probe of these came back.
+    turns: BTreeMap<u32, (usize, bool)>,
 }
 
 /// A reason to drop, as it was a second ago.
@@ -62,7 +63,7 @@ pub async fn go(ports: Weak<Ports>, key: [u8; 32]) {
         drops: BTreeMap::new(),
         moves: 0,
         came_back: Vec::new(),
-        turn: 0,
+        turns: BTreeMap::new(),
     };
     // Two switches that were started together had better not probe at the same moment for ever.
     let mut next = Instant::now() + ROUND.mul_f64(rand::random());
@@ -189,14 +190,19 @@ impl Rounds {
             runs && entry.kind != PortKind::Qemu && ports.guards_loops(entry)
         };
         let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
+        self.turns.retain(|port, _| up.contains_key(port));
         for port in self.guard.due(up.keys().copied(), now) {
             let Some(entry) = up.get(&port) else { continue };
-            for vid in vids_of(entry, self.turn) {
+            let (turn, stays) = self.turns.entry(port).or_insert((usize::MAX, false));
+            // Where there is a loop is looked again until it is gone: what holds a block are probes that come back.
+            if !std::mem::take(stays) {
+                *turn = turn.wrapping_add(1);
+            }
+            for vid in vids_of(entry, *turn) {
                 let probe = self.guard.probe(port, vid, now);
                 ports.fabric.send_own(entry.slot, port, &probe);
             }
         }
-        self.turn = self.turn.wrapping_add(1);
     }
 
     /// Looks at what came back.
@@ -217,6 +223,9 @@ impl Rounds {
             let entries = ports.entries();
             (entries.get(&left)?.clone(), entries.get(&probe.port)?.clone())
         };
+        if let Some((_, stays)) = self.turns.get_mut(&left) {
+            *stays = true;
+        }
         let guarded = |entry: &Arc<Entry>| ports.guards_loops(entry) && !entry.gate.is_shut();
         if !guarded(&out) || !guarded(&back) || !goes_round(ports, frame, back.slot, out.slot) {
             return None;
@@ -287,7 +296,7 @@ fn vids_of(entry: &Entry, turn: usize) -> Vec<Option<Vid>> {
     let tagged = (1..=4094).filter(|vid| trunk.contains(*vid)).filter_map(Vid::new);
     let all: Vec<_> =
         native.into_iter().chain(tagged.filter(|vid| spec.native != Some(*vid)).map(Some)).collect();
-    let first = turn * AT_A_TIME % all.len().max(1);
+    let first = turn.wrapping_mul(AT_A_TIME) % all.len().max(1);
     all.iter().copied().cycle().skip(first).take(all.len().min(AT_A_TIME)).collect()
 }
 
