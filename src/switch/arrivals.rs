@@ -17,24 +17,34 @@ pub struct Arrival {
 /// A few arrivals; more are not announced.
 #[derive(Debug)]
 pub struct Arrivals {
+    /// Somebody wants to know.
+    wanted: AtomicBool,
     some: AtomicBool,
     waiting: Mutex<Vec<Arrival>>,
 }
 
 impl Default for Arrivals {
     fn default() -> Self {
-        Self { some: AtomicBool::new(false), waiting: Mutex::new(Vec::with_capacity(WAITING)) }
+        let waiting = Mutex::new(Vec::with_capacity(WAITING));
+        Self { wanted: AtomicBool::new(false), some: AtomicBool::new(false), waiting }
     }
 }
 
 impl Arrivals {
     /// Leaves one, if nobody else is here and there is room: a data thread waits for nobody.
     pub fn put(&self, arrival: Arrival) {
+        if !self.wanted.load(Relaxed) {
+            return;
+        }
         let Ok(mut waiting) = self.waiting.try_lock() else { return };
         if waiting.len() < WAITING {
             waiting.push(arrival);
             self.some.store(true, Relaxed);
         }
+    }
+
+    pub fn want(&self, wanted: bool) {
+        self.wanted.store(wanted, Relaxed);
     }
 
     pub fn is_some(&self) -> bool {

@@ -253,9 +253,6 @@ impl<E> Switch<E> {
             Learned::Full => Err(Reason::MacLimit),
             Learned::Held => Err(Reason::MacMove),
         };
-        if ingress.remote && matches!(learned, Learned::New | Learned::Moved { .. }) {
-            act.arrived(&self.arrivals, Arrival { vid: class.vid, mac: src, slot: ingress.slot });
-        }
         let named =
             |slot| table.get(slot).map_or("another port".to_owned(), |port| format!("port {}", port.number));
         act.step("learning", learning, || match learned {

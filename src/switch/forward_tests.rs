@@ -67,6 +67,22 @@ fn unknown_floods_known_goes_to_its_port() {
 }
 
 #[test]
+fn a_station_that_a_peer_brings_is_left_once_where_it_is_wanted() {
+    let switch = switch(|_| ());
+    let arrived = || {
+        let mut arrivals = Vec::new();
+        switch.arrivals.take(&mut arrivals);
+        arrivals.len()
+    };
+    send(&switch, 2, ALL, X);
+    assert_eq!(arrived(), 0, "nobody asked");
+    switch.arrivals.want(true);
+    (0..2).for_each(|_| _ = send(&switch, 2, ALL, Y));
+    send(&switch, 0, ALL, "02:00:00:00:00:0c");
+    assert_eq!(arrived(), 1);
+}
+
+#[test]
 fn bad_35_a_frame_for_its_own_port_is_filtered() {
     let switch = switch(|_| ());
     send(&switch, 0, ALL, X);

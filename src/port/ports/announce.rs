@@ -29,6 +29,10 @@ const PACE: Duration = Duration::from_millis(20);
 const AT_A_TIME: usize = 2;
 /// Announcements that may wait; more are not made.
 const WAITING: usize = 1_024;
+/// Of these, what links may have that are told who is here, and what the stations of one port may: nobody else's wait
+/// for want of room.
+const FOR_LINKS: usize = WAITING / 2;
+const OF_PORT: usize = WAITING / 4;
 /// A station is left alone for so long.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long a new link has to be up before it is told who is here: if it closes a loop, the guard has seen that by
@@ -79,7 +83,12 @@ impl Announcer {
             return;
         }
         let at = self.known.get(&key).map_or(settled, |told| settled.max(told.at + AGAIN));
-        if self.waiting.len() >= WAITING {
+        let of = |key: &&Key| match to {
+            To::Devices => key.2 == to && self.known.get(key).is_some_and(|known| known.slot == station.slot),
+            To::Link(_) => key.2 != To::Devices,
+        };
+        let most = if to == To::Devices { OF_PORT } else { FOR_LINKS };
+        if self.waiting.len() >= WAITING || self.waiting.iter().filter(of).nth(most - 1).is_some() {
             return;
         }
         if self.known.len() >= 2 * WAITING {
@@ -94,6 +103,8 @@ impl Announcer {
     /// The next ones that are due, to whom it `can` be told yet.
     fn take(&mut self, now: Duration, can: impl Fn(To) -> bool) -> Vec<(Arrival, To)> {
         let mut due = Vec::new();
+        // Those who came go before those who are only told of.
+        self.waiting.make_contiguous().sort_by_key(|key| key.2 != To::Devices);
         self.waiting.retain(|key| {
             let Some(known) = self.known.get_mut(key) else { return false };
             let goes = known.at <= now && due.len() < AT_A_TIME && can(key.2);
@@ -123,6 +134,9 @@ impl Ports {
         self.fabric.switch.arrivals.take(arrivals);
         let mut announcer = self.announcer();
         let is_on = self.announces();
+        if !is_on {
+            *announcer = Announcer::default();
+        }
         arrivals.drain(..).filter(|_| is_on).for_each(|station| {
             announcer.add(station, To::Devices, Duration::ZERO, now.0);
         });
@@ -254,12 +268,25 @@ mod tests {
         let mut announcer = Announcer::default();
         for n in 0..10_000 {
             let now = SECOND * (n / 1_000) as u32;
-            announcer.add(station(n, 1), To::Devices, Duration::ZERO, now);
+            announcer.add(station(n, n as u32 % 8), To::Devices, Duration::ZERO, now);
             if n % 20 == 0 {
                 announcer.take(now, |_| true);
             }
         }
         assert!(announcer.waiting.len() <= WAITING && announcer.known.len() <= 2 * WAITING);
         assert_eq!(announcer.take(SECOND * 20, |_| true).len(), AT_A_TIME);
+    }
+
+    #[test]
+    fn neither_a_new_link_nor_one_port_takes_all_the_room() {
+        let mut announcer = Announcer::default();
+        (0..8_192).for_each(|n| announcer.add(station(n, 1), To::Link(7), SETTLE, Duration::ZERO));
+        assert_eq!(announcer.waiting.len(), FOR_LINKS);
+        (0..8_192).for_each(|n| announcer.add(station(n, 2), To::Devices, Duration::ZERO, Duration::ZERO));
+        assert_eq!(announcer.waiting.len(), FOR_LINKS + OF_PORT);
+        announcer.add(station(9_000, 3), To::Devices, Duration::ZERO, Duration::ZERO);
+        // And it goes before what waits for the link, however long that has.
+        let told: Vec<_> = (0..OF_PORT).flat_map(|_| announcer.take(SETTLE, |_| true)).collect();
+        assert_eq!(told[OF_PORT], (station(9_000, 3), To::Devices));
     }
 }

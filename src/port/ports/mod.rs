@@ -178,6 +178,7 @@ impl Ports {
             arrivals: Throttle::default(),
             open: Arc::default(),
         });
+        ports.fabric.switch.arrivals.want(settings.announce);
         ports.suppress(settings.suppress);
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
@@ -223,6 +224,7 @@ impl Ports {
         self.fabric.switch.fdb.set_ageout(saturated(settings.ageout.as_secs()));
         self.ping.store(ping_of(settings), Relaxed);
         self.announces.store(settings.announce, Relaxed);
+        self.fabric.switch.arrivals.want(settings.announce);
         if self.suppresses.load(Relaxed) != settings.suppress {
             self.suppress(settings.suppress);
         }
