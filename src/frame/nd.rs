@@ -14,7 +14,8 @@ pub const NEXT_HEADER: usize = 6;
 /// Bytes of an advertisement as it is written here, IPv6 header included.
 pub const LEN: usize = HEADER + MESSAGE + OPTION;
 
-const HEADER: usize = 40;
+/// Bytes of the IPv6 header.
+pub const HEADER: usize = 40;
 /// Type, code, checksum, flags, target.
 const MESSAGE: usize = 24;
 /// A link-layer address.
@@ -63,7 +64,7 @@ impl Nd {
         let is_ours = header[0] >> 4 == 6
             && header[NEXT_HEADER] == ICMPV6
             && header[7] == 255
-            && matches!(kind, SOLICITATION | ADVERTISEMENT)
+            && is_kind(kind)
             && fixed[1] == 0;
         if !is_ours || checksum(&header[8..], message) != 0 {
             return None;
@@ -121,6 +122,11 @@ pub fn group_mac(group: Ipv6Addr) -> MacAddr {
 /// Where all stations hear it.
 pub fn all_nodes_mac() -> MacAddr {
     group_mac(ALL_NODES)
+}
+
+/// Whether a type of ICMPv6 is one of those that are read here.
+pub fn is_kind(kind: u8) -> bool {
+    matches!(kind, SOLICITATION | ADVERTISEMENT)
 }
 
 /// RFC 4291 2.7.1.

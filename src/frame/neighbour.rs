@@ -46,6 +46,16 @@ pub fn may_be(frame: Frame<'_>) -> bool {
     }
 }
 
+/// Whether one that [`may_be`] is, by the type of its ICMPv6 message.
+pub fn is_one(frame: Frame<'_>) -> bool {
+    match behind_tag(frame) {
+        Some((nd::ETHERTYPE, at)) => {
+            frame.bytes().get(at + nd::HEADER).is_some_and(|kind| nd::is_kind(*kind))
+        }
+        found => found.is_some(),
+    }
+}
+
 /// What the sender says of itself. `None` when the addresses in the packet are not those of the frame.
 pub fn claim(frame: Frame<'_>) -> Option<Claim> {
     let (ethertype, at) = behind_tag(frame)?;
@@ -242,6 +252,19 @@ mod tests {
         ] {
             let bytes = arp(dst, ME, &[], packet);
             assert_eq!(query(Frame::checked(&bytes).unwrap()), None, "{packet:?}");
+        }
+    }
+
+    #[test]
+    fn a_ping_may_be_one_and_is_none() {
+        for tags in [&[][..], &[0x81, 0, 0, 7]] {
+            for (kind, is_nd) in [(135, true), (136, true), (128, false), (134, false)] {
+                let mut bytes = [&[2; 12][..], tags, &[0x86, 0xdd], &[0; 60]].concat();
+                let packet = MIN_FRAME + tags.len();
+                (bytes[packet + nd::NEXT_HEADER], bytes[packet + nd::HEADER]) = (nd::ICMPV6, kind);
+                let frame = Frame::checked(&bytes).unwrap();
+                assert_eq!((may_be(frame), is_one(frame)), (true, is_nd), "{kind}");
+            }
         }
     }
 

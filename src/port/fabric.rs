@@ -330,6 +330,10 @@ impl<T: Tape> Batch<'_, T> {
     fn overhear(&mut self, frame: Frame<'_>, verdict: Verdict) -> bool {
         let (table, ingress, now) = (self.table, self.ingress, self.now);
         let clear = &frame.bytes()[..frame.bytes().len().min(neighbour::MAX_LEN)];
+        // Pings are ICMPv6 too.
+        if !Frame::checked(clear).is_some_and(neighbour::is_one) {
+            return false;
+        }
         if ingress.heard.admits(1, now.0) {
             self.fabric.heard.put(ingress.number, clear);
         }

@@ -123,6 +123,11 @@ impl Neighbours {
         }
     }
 
+    /// Whether what can be answered for is different from the last time.
+    pub fn has_news(&self) -> bool {
+        self.changed
+    }
+
     /// What can be answered for, when that is different from the last time.
     pub fn news(&mut self) -> Option<Known> {
         std::mem::take(&mut self.changed).then(|| self.known())

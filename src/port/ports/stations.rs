@@ -17,6 +17,9 @@ use crate::switch::neigh::Neighbours;
 
 /// Between looks at what was heard: a flood of it takes no more of the thread than that allows.
 const REST: Duration = Duration::from_millis(20);
+/// What questions are answered by is made anew as a whole, however little has changed: then so many times as long as
+/// that took it is left as it is.
+const SHARE: u32 = 20;
 /// Between looks at who is still there.
 const SWEEP: Duration = Duration::from_secs(15);
 
@@ -25,6 +28,7 @@ pub async fn listen(ports: Weak<Ports>) {
     let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
     let (mut heard, mut arrivals) = (Vec::new(), Vec::new());
     let mut rest = None;
+    let mut tell = Instant::now();
     let mut next = Instant::now() + SWEEP;
     loop {
         let due = tokio::select! {
@@ -42,7 +46,13 @@ pub async fn listen(ports: Weak<Ports>) {
         fabric.heard.take(&mut heard);
         ports.hear(&heard);
         rest = ports.announce(&mut arrivals);
-        ports.tell_known();
+        let now = Instant::now();
+        if now >= tell {
+            ports.tell_known();
+            tell = now + now.elapsed() * SHARE;
+        } else if rest.is_none() && ports.suppresses() && ports.neighbours().has_news() {
+            rest = Some(tell - now);
+        }
         drop(ports);
         sleep(REST).await;
     }
