@@ -111,24 +111,38 @@ fn what_the_file_says_anew_counts_and_a_port_that_cannot_be_had_costs_no_other()
     let host = Host::new();
     let text = |ports: &str| format!("[listen]\nenabled = false\n{ports}");
     let tap = |name: &str, more: &str| format!("[[port]]\ntype = 'tap'\ntarget = '{name}'\n{more}");
-    let config = host.file("etherws.toml", text(&[tap("t0", ""), tap("t1", "")].concat()));
+    let card = |name: &str| {
+        host.ok(&["ip", "link", "add", name, "type", "veth", "peer", "name", &format!("{name}-far")])
+    };
+    let netdev = "[[port]]\ntype = 'netdev'\ntarget = 'w0'\n";
+    card("v0");
+    card("w0");
+    let config =
+        host.file("etherws.toml", text(&[&tap("t0", ""), &tap("t1", ""), netdev].map(String::from).concat()));
     let a = start(&host, &["--config", &config]);
-    host.ok(&["ip", "link", "add", "v0", "type", "veth", "peer", "name", "v1"]);
     a.ctl_ok(&["addport", "netdev", "v0"]);
     a.ctl_ok(&["addport", "tap", "t2"]);
     a.ctl_ok(&["setport", "t0", "--access", "7"]);
     // One of the file goes, one changes, one comes; a card is taken out, a TAP is deleted.
-    host.file("etherws.toml", text(&[tap("t0", "rate = 1000000\n"), tap("t3", "")].concat()));
+    host.file(
+        "etherws.toml",
+        text(&[&tap("t0", "rate = 1000000\n"), &tap("t3", ""), netdev].map(String::from).concat()),
+    );
     host.ok(&["ip", "link", "del", "v0"]);
+    host.ok(&["ip", "link", "del", "w0"]);
     host.ok(&["ip", "link", "del", "t2"]);
     a.wait_state("t2", "failed");
     restart(&a);
     let ports: Vec<_> =
         a.entries("listPort").iter().map(|p| (p["port"].clone(), p["name"].clone())).collect();
-    let wanted = [(1, "t0"), (4, "t2"), (5, "t3")].map(|(port, name)| (json!(port), json!(name)));
+    let wanted = [(1, "t0"), (5, "t2"), (6, "t3")].map(|(port, name)| (json!(port), json!(name)));
     assert_eq!(ports, wanted, "{}", a.process.log());
     assert_eq!(a.port("t0")["vlan"], "access 7", "what was set by hand stays");
     assert_eq!(a.state("t2"), "up", "made anew");
-    assert!(a.process.log().contains("port 3 (netdev v0) is not back"), "{}", a.process.log());
+    assert!(a.process.log().contains("port 4 (netdev v0) is not back"), "{}", a.process.log());
     assert!(a.process.log().contains("port t0 changed: rate 1000000"), "{}", a.process.log());
+    // What the file wants and was not to be had is tried again.
+    card("w0");
+    a.ctl_ok(&["reload"]);
+    assert_eq!(a.state("w0"), "up", "{}", a.process.log());
 }

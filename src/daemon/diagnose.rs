@@ -9,7 +9,6 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::config::{Config, label};
 use crate::control::api::diagnosis::{CertificateFacts, Diagnosis, LinkFacts, SandboxFacts};
-use crate::control::api::without_credentials;
 use crate::control::http::{validity, validity_of};
 use crate::port::Ports;
 use crate::sys::sandbox;
@@ -44,9 +43,16 @@ pub fn diagnose(config: &Config, ports: &Ports) -> Diagnosis {
 fn proxies() -> BTreeMap<String, String> {
     let set = |name: &&str| {
         let value = std::env::var(name).ok().filter(|value| !value.is_empty())?;
-        Some(((*name).to_owned(), without_credentials(&value)))
+        Some(((*name).to_owned(), discreet(&value)))
     };
     PROXIES.iter().filter_map(set).collect()
+}
+
+/// A proxy without user and password, however it is written: hyper-util takes one without a scheme, and a password may
+/// have a slash in it.
+fn discreet(proxy: &str) -> String {
+    let (scheme, rest) = proxy.split_at(proxy.find("://").map_or(0, |at| at + 3));
+    format!("{scheme}{}", rest.rsplit_once('@').map_or(rest, |(_, host)| host))
 }
 
 fn certificates(config: &Config, ports: &Ports) -> Vec<CertificateFacts> {
@@ -90,3 +96,20 @@ fn told(place: String, file: String, found: Result<(i64, i64), String>) -> Certi
 const TUN: &str = "/dev/net/tun";
 const PROXIES: [&str; 7] =
     ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_shown_without_its_password() {
+        for (value, shown) in [
+            ("u:s3cret@h:1", "h:1"),
+            ("http://u:s/3c@ret@h:1/", "http://h:1/"),
+            ("socks5h://h:1", "socks5h://h:1"),
+            ("localhost,.example.com", "localhost,.example.com"),
+        ] {
+            assert_eq!(discreet(value), shown);
+        }
+    }
+}

@@ -18,16 +18,15 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::apply::{Running, plan, run};
+use super::apply::{Running, Step, plan, run};
 use super::config::label;
 use crate::frame::MacAddr;
 use crate::port::spec::{PortRef, PortSpec};
 use crate::port::{PortError, Ports};
 
-/// What a descriptor for us is called begins so. sd_notify(3) allows no colon.
-pub const PREFIX: &str = "etherws-";
+/// sd_notify(3) allows no colon in a name.
 const LIST: &str = "etherws-ports";
 const TAP: &str = "etherws-tap-";
 /// What is left is ours, but a mistake must not fill the memory.
@@ -53,7 +52,7 @@ pub async fn leave(ports: &Ports, file: &[PortSpec]) {
         return;
     }
     if let Err(e) = give(ports, file).await {
-        debug!("nothing is left to the next start: {e}");
+        warn!("ports are not kept over a restart: {e}");
     }
 }
 
@@ -70,7 +69,9 @@ async fn give(ports: &Ports, file: &[PortSpec]) -> io::Result<()> {
     memory.write_all(&serde_json::to_vec(&list)?)?;
     store(LIST, memory.as_fd())?;
     for (number, tap) in ports.taps() {
-        store(&format!("{TAP}{number}"), tap.as_fd())?;
+        if let Err(e) = store(&format!("{TAP}{number}"), tap.as_fd()) {
+            warn!("the TAP of port {number} is not kept over a restart: {e}");
+        }
     }
     // The manager lets go of the other end when it has taken what was sent before; by then this process may end.
     let (mut ours, theirs) = UnixStream::pair()?;
@@ -79,6 +80,11 @@ async fn give(ports: &Ports, file: &[PortSpec]) -> io::Result<()> {
     drop(theirs);
     let _ = timeout(PATIENCE, ours.read(&mut [0])).await;
     Ok(())
+}
+
+/// Whether a descriptor of this name is one that was left.
+pub fn is_ours(name: &str) -> bool {
+    name == LIST || name.strip_prefix(TAP).is_some_and(|number| number.parse::<u32>().is_ok())
 }
 
 /// With the name that it has, chosen or given.
@@ -97,7 +103,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// Of the descriptors passed whose names begin with [`PREFIX`]; `None` when nothing of use is among them.
+    /// Of the descriptors passed that [are ours](is_ours); `None` when nothing of use is among them.
     pub fn of(passed: Vec<(String, OwnedFd)>) -> Option<Self> {
         let mut list = None;
         let mut taps = BTreeMap::new();
@@ -116,17 +122,21 @@ impl Left {
     }
 
     /// Makes the ports that were there, and applies what `file`, the ports of the configuration now, says differently. What
-    /// cannot be made is told and left out: the others are worth having.
-    pub async fn take_up(self, ports: &Ports, file: &[PortSpec]) {
+    /// cannot be made is told, left out and returned: the others are worth having.
+    pub async fn take_up(self, ports: &Ports, file: &[PortSpec]) -> Vec<PortSpec> {
         let Self { list, mut taps } = self;
+        let mut missing = Vec::new();
         let all = list.ports.len();
         let mut back = 0;
         ports.number_from(list.next);
         for (number, spec) in list.ports {
             let (name, kind) = (label(&spec), spec.kind);
-            match ports.restore(number, spec, taps.remove(&number)).await {
+            match ports.restore(number, spec.clone(), taps.remove(&number)).await {
                 Ok(_) => back += 1,
-                Err(why) => warn!("port {number} ({kind} {name}) is not back: {why}"),
+                Err(why) => {
+                    warn!("port {number} ({kind} {name}) is not back: {why}");
+                    missing.push(spec);
+                }
             }
         }
         for (vid, mac, port) in list.fdb {
@@ -140,9 +150,15 @@ impl Left {
         for step in plan(&list.file, file, &Running::all(ports)) {
             match run(&step, ports).await {
                 Ok(()) => info!("restarted: {step}"),
-                Err(why) => warn!("could not apply \"{step}\": {why}"),
+                Err(why) => {
+                    warn!("could not apply \"{step}\": {why}");
+                    if let Step::Add(spec) | Step::Recreate { new: spec, .. } = step {
+                        missing.push(*spec);
+                    }
+                }
             }
         }
+        missing
     }
 }
 

@@ -17,10 +17,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::apply::{Running, apply};
+use super::check::same_line;
 use super::cli::Sw;
 use super::config::{Config, label};
 use super::diagnose::diagnose;
@@ -38,6 +39,10 @@ use crate::sys::passed;
 
 /// How long links are given to take their last frames and the Close.
 const DRAIN: Duration = Duration::from_secs(10);
+/// What the end takes besides.
+const HANDOVER: Duration = Duration::from_secs(5);
+/// How long a look at what is wrong waits for a reload or save.
+const DIAGNOSE_WAIT: Duration = Duration::from_secs(2);
 /// SIGHUPs within this time are one.
 const STORM: Duration = Duration::from_millis(100);
 /// `etherws sw`
@@ -133,7 +138,7 @@ fn inherited() -> Result<(Vec<TcpListener>, Named), String> {
     let mut passed = ListenFd::from_env();
     let (mut listeners, mut left) = (Vec::new(), Vec::new());
     for index in 0..passed.len() {
-        if let Some(name) = names.get(index).filter(|name| name.starts_with(handover::PREFIX)) {
+        if let Some(name) = names.get(index).filter(|name| handover::is_ours(name)) {
             let fd = passed.take_raw_fd(index).and_then(|fd| fd.map(passed::own).transpose());
             let fd = fd.map_err(|e| format!("inherited descriptor {index} ({name}): {e}"))?;
             left.extend(fd.map(|fd| ((*name).to_owned(), fd)));
@@ -227,12 +232,14 @@ impl Start {
         self.logs.begin()?;
         let Self { origin, config, logs, left, detached, self_test, .. } = self;
         let left = Left::of(left);
+        let has_left = left.is_some();
         let ports =
             Ports::start(config.switch.clone()).map_err(|e| format!("could not start the switch: {e}"))?;
         // Cancelled by a signal, a start leaves as little behind as a failed one.
         let daemon = tokio::select! {
             daemon = Daemon::start(origin, config.clone(), left, Arc::clone(&ports), door, logs) => daemon,
-            () = signals.end() => {
+            // But what was left to it, and is nowhere else now, is taken up first, and left again at the end.
+            () = signals.end(), if !has_left => {
                 ports.drain(Duration::from_secs(1)).await;
                 remove_files(&config);
                 return Ok(ExitCode::SUCCESS);
@@ -273,6 +280,9 @@ impl Start {
             Err(_) => drain_wait(&config),
         };
         if !self_test && !wait.is_zero() {
+            // Else it would be killed in the middle of it (TimeoutStopSec).
+            let needed = wait + DRAIN + HANDOVER;
+            notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(needed.as_micros()).unwrap_or(u32::MAX))]);
             info!("ending in {} s: no new links, /readyz says so", wait.as_secs());
             tokio::select! {
                 () = sleep(wait) => {}
@@ -315,7 +325,7 @@ impl Start {
 impl Daemon {
     async fn start(
         origin: Origin,
-        config: Config,
+        mut config: Config,
         left: Option<Left>,
         ports: Arc<Ports>,
         door: Arc<Door>,
@@ -323,7 +333,9 @@ impl Daemon {
     ) -> Result<Arc<Self>, String> {
         let fresh = if left.is_none() { config.ports.clone() } else { Vec::new() };
         if let Some(left) = left {
-            left.take_up(&ports, &config.ports).await;
+            let missing = left.take_up(&ports, &config.ports).await;
+            // What is not there differs from the file: the next reload tries it again.
+            config.ports.retain(|spec| !missing.iter().any(|gone| same_line(spec, gone)));
         }
         for spec in fresh {
             let name = label(&spec);
@@ -358,7 +370,9 @@ impl Daemon {
         Box::new(move || {
             let daemon = Arc::clone(&daemon);
             Box::pin(to_the_end(async move {
-                let config = daemon.config.lock().await.clone();
+                let config = timeout(DIAGNOSE_WAIT, daemon.config.lock()).await;
+                let config =
+                    config.map_err(|_| "a reload or save goes on and does not end; see the log")?.clone();
                 let ports = Arc::clone(&daemon.ports);
                 let facts = tokio::task::spawn_blocking(move || diagnose(&config, &ports)).await;
                 facts.map_err(|e| format!("could not look: {e}"))
