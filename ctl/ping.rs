@@ -16,6 +16,8 @@ use crate::server::Server;
 use crate::table::escaped;
 use crate::{Wrong, ask, print};
 
+const LEAST_INTERVAL: Duration = Duration::from_millis(10);
+
 #[derive(Args, Debug)]
 pub struct PingArgs {
     /// A port's number or name, or a station's MAC address: the link behind which it was heard.
@@ -94,6 +96,11 @@ pub async fn run(mut server: Server, args: &PingArgs, json: bool) -> Result<(), 
 fn question(args: &PingArgs) -> Result<Request, Wrong> {
     let timeout_ms = u32::try_from(args.timeout.as_millis()).ok().filter(|ms| (1..=MAX_PING_MS).contains(ms));
     let timeout_ms = timeout_ms.ok_or_else(|| Wrong::Usage("--timeout is 1ms to 60s".into()))?;
+    if args.interval < LEAST_INTERVAL {
+        return Err(Wrong::Usage(
+            "--interval is 10ms at least: a link is measured 100 times a second at most".into(),
+        ));
+    }
     let mut ping = PingPort { vid: args.vid, timeout_ms: Some(timeout_ms), ..PingPort::default() };
     match args.target.parse::<MacAddr>() {
         Ok(mac) => ping.mac = Some(mac),

@@ -114,8 +114,9 @@ impl Proxy {
             return Ok(answer);
         }
         let renewed = {
-            let mut server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
-            server.renew_token().then(|| server.clone())
+            let mut now = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+            // Of requests at a time the first one renews it for all.
+            (now.renew_token() || now.authorization() != server.authorization()).then(|| now.clone())
         };
         if let Some(server) = renewed {
             let answer = client::send(&server, request(), Full::new(body.clone())).await?;

@@ -123,7 +123,9 @@ impl Link {
         let mut wire = self.lock();
         let Some(wire) = wire.as_mut() else { return Err("not connected") };
         let mut pings = self.pings();
-        let (payload, answer) = pings.ask(tokio::time::Instant::now());
+        let Some((payload, answer)) = pings.ask(tokio::time::Instant::now()) else {
+            return Err("it is measured a hundred times in this second already");
+        };
         drop(pings);
         let said = wire.say(Opcode::Ping, &payload);
         // The socket may have blocked, or broken.
