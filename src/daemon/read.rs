@@ -49,6 +49,7 @@ const LISTEN: &[&str] = &[
     "proxy_protocol",
     "offload",
     "congestion",
+    "resume",
     "drain_wait",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
@@ -94,6 +95,7 @@ pub const OPTIONS: &[&str] = &[
     "insecure",
     "proxy",
     "ping",
+    "connections",
     "connect",
     "anonymous",
 ];
@@ -200,6 +202,7 @@ fn settings(top: &Table, layer: &mut Layer) {
             proxy_protocol = "listen.proxy_protocol",
             offload = "listen.offload",
             congestion = "listen.congestion",
+            resume = "listen.resume",
             drain_wait = "listen.drain_wait"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
@@ -296,6 +299,7 @@ fn options(table: &Table) -> LinkOptions {
         insecure: table.read("insecure").unwrap_or_default(),
         proxy: table.read("proxy"),
         ping: table.read("ping"),
+        connections: table.read("connections"),
         connect: table.read("connect").unwrap_or_default(),
         anonymous: table.read("anonymous").unwrap_or_default(),
     }

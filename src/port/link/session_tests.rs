@@ -44,6 +44,8 @@ impl Bench {
             fabric: self.fabric.clone(),
             slot: Slot(0),
             number: 1,
+            member: 0,
+            live: false,
             role: Role::Server,
             vnet: false,
             congestion: Congestion::System,
@@ -55,6 +57,10 @@ impl Bench {
             stop: self.stop.subscribe(),
         };
         (session, peer)
+    }
+
+    fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> T {
+        self.link.with(0, 1, work).unwrap()
     }
 
     /// Frames received by the port in `slot`.
@@ -262,9 +268,9 @@ fn serving(session: &Session, stream: Peer) -> Serving<'_> {
     let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
     let at = PortAt { slot: 0, number: 1, side: Side::Server };
     let prof = (session.fabric.prof.clone(), at);
-    *session.link.lock() =
-        Some(Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof));
-    Serving::new(session, socket, false)
+    let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
+    let count = session.link.connected(0, wire, &Congestion::System, false);
+    Serving::new(session, socket, false, (Arc::default(), count))
 }
 
 #[tokio::test]
@@ -347,12 +353,12 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let full = || -> bool {
         (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
         bench.link.flush(&mut ());
-        bench.link.lock().as_ref().unwrap().is_blocked() && bench.dropped(Reason::QueueFull) > 0
+        bench.wire(|wire| wire.is_blocked()) && bench.dropped(Reason::QueueFull) > 0
     };
     serving.socket.writable().await.unwrap();
     until("the queue is full", full).await;
     let stuck_since = Instant::now() - STUCK;
-    let taken = bench.link.lock().as_ref().unwrap().progress();
+    let taken = bench.wire(|wire| wire.progress());
     serving.progress = Progress { taken, since: stuck_since };
     assert!(matches!(serving.tick(), Err(Ended::Stuck)), "not a byte in 10 s");
     serving.progress = Progress { taken, since: stuck_since };
@@ -377,11 +383,12 @@ async fn bad_27_answers_to_a_peer_that_does_not_read_are_bounded() {
     until("the socket is blocked", || {
         (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
         bench.link.flush(&mut ());
-        bench.link.lock().as_ref().unwrap().is_blocked()
+        bench.wire(|wire| wire.is_blocked())
     })
     .await;
-    (0..100_000).for_each(|_| answer_text(&bench.link, b"ping:x"));
-    let waiting = bench.link.lock().as_ref().unwrap().memory();
+    let text = answer(b"ping:x").unwrap();
+    (0..100_000).for_each(|_| _ = bench.wire(|wire| wire.say(Opcode::Text, &text)));
+    let waiting = bench.wire(|wire| wire.memory());
     assert!(waiting < 6 << 20, "{waiting} bytes");
 }
 

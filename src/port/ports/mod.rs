@@ -4,10 +4,12 @@
 //! everything as it was.
 
 mod add;
+mod agreed;
 mod announce;
 mod change;
 mod client;
 mod entry;
+mod incoming;
 mod machines;
 mod rounds;
 mod seeing;
@@ -34,6 +36,7 @@ use super::egress::Handle;
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
+use super::resumable::{Linked, Resumables};
 use super::spec::{Congestion, GuardSettings, PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::tally::Tally;
@@ -112,6 +115,8 @@ pub struct Incoming {
     /// Its 101 said `etherws.vnet1`.
     pub vnet: bool,
     pub congestion: Congestion,
+    /// What it is to a link that others may join.
+    pub linked: Option<Linked>,
     /// Its place among the connections, let go when the link has ended.
     pub place: Box<dyn Send>,
 }
@@ -139,6 +144,8 @@ pub struct Ports {
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
+    /// Links that connections may join.
+    resumables: Resumables,
     /// Log lines about incoming links.
     arrivals: Throttle,
     /// Each connection that is not at its end holds one more of it.
@@ -175,6 +182,7 @@ impl Ports {
             suppresses: AtomicBool::new(false),
             events: Arc::default(),
             moved: watch::Sender::new(()),
+            resumables: Resumables::default(),
             arrivals: Throttle::default(),
             open: Arc::default(),
         });
@@ -205,6 +213,11 @@ impl Ports {
     /// What no port can count.
     pub fn tally(&self) -> &Tally {
         &self.fabric.tally
+    }
+
+    /// Links that connections may join.
+    pub fn resumables(&self) -> &Resumables {
+        &self.resumables
     }
 
     /// The ports, as the profiler shows them.
