@@ -188,7 +188,7 @@ fn unhex(text: &str) -> Vec<u8> {
 /// `Sec-WebSocket-Key` of [`ws::UPGRADE`].
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// By the words of docs/protocol.md, and nothing of the program's.
+/// By the words of docs/links.md, and nothing of the program's.
 fn join(terms: &Terms, member: u8, n: u64, live: bool, key: &str) -> String {
     let signed = [
         &b"etherws-link join"[..],

@@ -18,7 +18,7 @@ use crate::port::resumable::{Linked, Whose};
 use crate::port::spec::Congestion;
 use crate::port::tally::Event;
 use crate::ws::handshake;
-use crate::ws::joining::{Asked, JOINED, Malformed};
+use crate::ws::joining::{Asked, Malformed};
 
 /// A request that may become a link.
 pub struct Accepted {
@@ -87,13 +87,14 @@ pub async fn answer<B>(
     let protocol = handshake::choose(headers, listen.offload);
     let vnet = protocol == Some(handshake::SUPER);
     let whose = Whose { user: user.clone(), profile: profile.clone(), vnet };
-    let (linked, said) = linked(context, rules, listen, (headers, key), peer, whose)?;
+    let linked = linked(context, rules, listen, (headers, key), peer, whose).map_err(|reply| *reply)?;
+    let said = linked.as_ref().map(Linked::told);
     let reply = upgrade::switching(key, protocol, said.as_deref().map(String::as_str));
     let congestion = listen.congestion.clone();
     Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked })
 }
 
-/// What a connection is to be to its link, and what it is told of that; by now it is known whose it is.
+/// What a connection is to be to its link; by now it is known whose it is.
 fn linked(
     context: &Context,
     rules: &Rules,
@@ -101,34 +102,29 @@ fn linked(
     (headers, key): (&HeaderMap, &str),
     peer: SocketAddr,
     whose: Whose,
-) -> Result<(Option<Linked>, Option<Zeroizing<String>>), Reply> {
+) -> Result<Option<Linked>, Box<Reply>> {
     let links = &context.shared.links();
     match Asked::of(headers) {
-        Ok(None) => Ok((None, None)),
+        Ok(None) => Ok(None),
         Ok(Some(Asked::New { members })) => {
             let members = members.clamp(1, rules.settings.limits.link_connections);
             if members == 1 && listen.resume.is_zero() {
-                return Ok((None, None));
+                return Ok(None);
             }
             // Without randomness there is one connection.
-            let Ok(link) = links.offer(whose, members, listen.resume) else { return Ok((None, None)) };
-            let said = link.terms.value();
-            Ok((Some(Linked::New(link)), Some(said)))
+            Ok(links.offer(whose, members, listen.resume).ok().map(Linked::New))
         }
         Ok(Some(Asked::Join(join))) => match links.judge(&join, key, &whose) {
-            Ok(link) => {
-                let (member, live) = (join.member, join.live);
-                Ok((Some(Linked::Joins { link, member, live }), Some(Zeroizing::new(JOINED.to_owned()))))
-            }
+            Ok(link) => Ok(Some(Linked::Joins { link, member: join.member, live: join.live })),
             Err(refusal) => {
                 context.refused(peer, refusal.text(), refusal.event());
                 let status = if refusal.is_gone() { StatusCode::GONE } else { StatusCode::CONFLICT };
-                Err(text(status, refusal.told()))
+                Err(Box::new(text(status, refusal.told())))
             }
         },
         Err(Malformed) => {
             context.refused(peer, "says of its link what makes no sense", Event::JoinMalformed);
-            Err(text(StatusCode::BAD_REQUEST, "an Etherws-Link that makes no sense"))
+            Err(Box::new(text(StatusCode::BAD_REQUEST, "an Etherws-Link that makes no sense")))
         }
     }
 }

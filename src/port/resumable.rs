@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::spec::Profile;
 use super::tally::Event;
-use crate::ws::joining::{Id, Join, Terms};
+use crate::ws::joining::{Id, JOINED, Join, Terms};
 
 /// All of a switch.
 #[derive(Clone, Default)]
@@ -45,6 +45,16 @@ pub enum Linked {
         member: u8,
         live: bool,
     },
+}
+
+impl Linked {
+    /// What the answer says of it, which may be a secret.
+    pub fn told(&self) -> Zeroizing<String> {
+        match self {
+            Self::New(link) => link.terms.value(),
+            Self::Joins { .. } => Zeroizing::new(JOINED.to_owned()),
+        }
+    }
 }
 
 /// Why a connection may not join.

@@ -250,11 +250,16 @@ impl Link {
 
     /// For the connection that there is, and for those to come.
     pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
-        if *self.congestion() != *wanted {
-            self.members().try_for_each(|member| member.set_congestion(wanted))?;
-            self.congestion().clone_from(wanted);
+        // First, so that a connection that is just coming has it in any case.
+        let before = std::mem::replace(&mut *self.congestion(), wanted.clone());
+        if before == *wanted {
+            return Ok(());
         }
-        Ok(())
+        let outcome = self.members().try_for_each(|member| member.set_congestion(wanted));
+        if outcome.is_err() {
+            *self.congestion() = before;
+        }
+        outcome
     }
 
     /// Bits a second at most, for the connection that there is and for those to come.
