@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use lab::frames::{BROADCAST, Wire, frame, mac, mac_text, passes, payload};
 use lab::lossy::join_badly;
 use lab::relay::Relay;
+use lab::servers::{Ca, bulk_arrives_intact};
 use lab::switch::TwoHosts;
 use lab::{Host, SOON, Switch, join, wait_until};
 use rand::rngs::StdRng;
@@ -230,6 +231,40 @@ fn four_connections_over_a_lossy_path_carry_twice_what_one_does() {
     println!("one connection {one:.1} Mb/s, four {four:.1}: {:.2}; lost {lost} of {all}", four / one);
     assert!((0.005..0.03).contains(&(lost as f64 / all as f64)), "{lost} of {all}");
     assert!(four >= 2.0 * one, "one connection {one:.1} Mb/s, four {four:.1}");
+}
+
+/// Over TLS, with bulk each way: all connections are used, by threads of their own, and bytes arrive as they were sent.
+#[test]
+fn connections_over_tls_are_cut_in_the_middle_of_bulk() {
+    let hosts = TwoHosts::new();
+    let ca = Ca::new("lab");
+    let cert = ca.server(&hosts.b, "server", &["127.0.0.1"]);
+    let (tls_cert, tls_key) = (cert.cert.as_str(), cert.key.as_str());
+    let args =
+        ["--threads", "2", "--resume", "60s", "--port", "80", "--sslcert", tls_cert, "--sslkey", tls_key];
+    let b = Switch::start(&hosts.b, &args);
+    let a = Switch::start(&hosts.a, &["--no-listen", "--threads", "2"]);
+    for (switch, number) in [(&a, 1), (&b, 2)] {
+        switch.ctl_ok(&["addport", "tap", "t0", "--address", &format!("10.1.0.{number}/24")]);
+    }
+    let relay = Relay::start(&hosts.a, &format!("{}:80", hosts.link.b));
+    let (url, ca) = (relay.url().replace("ws:", "wss:"), hosts.a.file("ca.pem", &ca.pem));
+    a.ctl_ok(&["addport", "client", &url, "--name", "link", "--cacerts", &ca, "--connections", "3"]);
+    wait_up(&a, &b, 3);
+    assert!(a.port("link")["tls"].as_str().is_some_and(|tls| tls.contains("1.3")));
+    hosts.a.ping("10.1.0.2");
+    bulk_arrives_intact(&hosts.a, &hosts.b, "10.1.0.2", 4 << 20);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in [1, 2, 0] {
+                std::thread::sleep(Duration::from_millis(300));
+                relay.cut_one(n);
+            }
+        });
+        bulk_arrives_intact(&hosts.b, &hosts.a, "10.1.0.1", 16 << 20);
+    });
+    wait_up(&a, &b, 3);
+    assert_eq!(b.entries("listPort").len(), 2);
 }
 
 #[test]

@@ -20,6 +20,8 @@ struct Connection {
     near: TcpStream,
     far: TcpStream,
     alive: Arc<AtomicBool>,
+    /// The far end is to learn nothing.
+    silent: Arc<AtomicBool>,
     /// Bytes there and back.
     bytes: Arc<AtomicU64>,
 }
@@ -49,12 +51,13 @@ impl Relay {
                 let Ok(far) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { continue };
                 let _ = (near.set_nodelay(true), far.set_nodelay(true));
                 let (alive, bytes) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicU64>::default());
+                let silent = Arc::<AtomicBool>::default();
                 for (from, into) in [(&near, &far), (&far, &near)] {
                     let (from, into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
-                    let (alive, bytes) = (alive.clone(), bytes.clone());
-                    std::thread::spawn(move || pass(from, into, &alive, &bytes));
+                    let (alive, silent, bytes) = (alive.clone(), silent.clone(), bytes.clone());
+                    std::thread::spawn(move || pass(from, into, (&alive, &silent), &bytes));
                 }
-                connections.lock().unwrap().push(Connection { near, far, alive, bytes });
+                connections.lock().unwrap().push(Connection { near, far, alive, silent, bytes });
             }
         });
         relay
@@ -73,6 +76,15 @@ impl Relay {
     /// Ends all connections, without a word of what they carry.
     pub fn cut(&self) {
         self.connections.lock().unwrap().iter().for_each(Connection::cut);
+    }
+
+    /// Ends all connections at the near side alone.
+    pub fn cut_here(&self) {
+        for connection in self.connections.lock().unwrap().iter().filter(|c| c.is_alive()) {
+            connection.silent.store(true, Relaxed);
+            connection.alive.store(false, Relaxed);
+            let _ = connection.near.shutdown(Shutdown::Both);
+        }
     }
 
     /// Ends the `n`th of those that are alive, if there are so many.
@@ -112,7 +124,12 @@ impl Drop for Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut into: TcpStream, alive: &AtomicBool, bytes: &AtomicU64) {
+fn pass(
+    mut from: TcpStream,
+    mut into: TcpStream,
+    (alive, silent): (&AtomicBool, &AtomicBool),
+    bytes: &AtomicU64,
+) {
     let mut buffer = vec![0; 1 << 16];
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         if into.write_all(&buffer[..n]).is_err() {
@@ -121,5 +138,8 @@ fn pass(mut from: TcpStream, mut into: TcpStream, alive: &AtomicBool, bytes: &At
         bytes.fetch_add(n as u64, Relaxed);
     }
     alive.store(false, Relaxed);
+    if silent.load(Relaxed) {
+        return;
+    }
     let _ = (into.shutdown(Shutdown::Write), from.shutdown(Shutdown::Read));
 }

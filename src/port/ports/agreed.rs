@@ -95,11 +95,11 @@ impl Agreed {
             self.ticket.send_replace(None);
             return flush(ports, entry);
         };
-        let (resume, ports, entry) = (ticket.terms.resume, ports.clone(), entry.clone());
-        let connects = entry.life().connects;
+        let (resume, connects) = (ticket.terms.resume, entry.life().connects);
+        let (ports, entry) = (ports.clone(), Arc::downgrade(entry));
         tokio::spawn(async move {
             sleep(resume).await;
-            if entry.life().connects == connects {
+            if let Some(entry) = entry.upgrade().filter(|entry| entry.life().connects == connects) {
                 flush(&ports, &entry);
             }
         });
