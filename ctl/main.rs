@@ -144,8 +144,8 @@ fn serve(cli: Cli) -> Result<(), Wrong> {
         failure => failure.to_string(),
     });
     let result = commands::select(&cli.command, answer?)?;
-    if let Command::Listfdb { port: Some(port) } = &cli.command
-        && result["entries"].as_array().is_some_and(Vec::is_empty)
+    if let Command::Listfdb { port: Some(port) } | Command::Liststations { port: Some(port) } = &cli.command
+        && result.as_array().or(result["entries"].as_array()).is_some_and(Vec::is_empty)
     {
         must_exist(&mut server, port)?;
     }
