@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -50,13 +49,15 @@ pub const INTERNAL_ERROR: i32 = -32603;
 pub const FAILED: i32 = -32000;
 
 /// Parameters of a method that takes none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
 
 /// `setPort`: absent fields stay as they are. `access`, `trunk` and `native` replace the port's VLAN
 /// rule as a whole; `transparent` drops it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetPort {
     #[serde(deserialize_with = "port_ref")]
@@ -128,7 +129,8 @@ impl SetPort {
 }
 
 /// `delPort`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelPort {
     #[serde(deserialize_with = "port_ref")]
@@ -136,7 +138,8 @@ pub struct DelPort {
 }
 
 /// `setInterface`: absent fields stay as they are.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetInterface {
     #[serde(deserialize_with = "port_ref")]
@@ -160,7 +163,8 @@ pub struct SetInterface {
 pub struct Addresses(pub Vec<String>);
 
 /// `addFdb`: a static entry.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -172,7 +176,8 @@ pub struct AddFdb {
 }
 
 /// `delFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -182,7 +187,8 @@ pub struct DelFdb {
 }
 
 /// `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FlushFdb {
     /// Absent: all ports.
@@ -191,7 +197,8 @@ pub struct FlushFdb {
 }
 
 /// `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SaveConfig {
     /// A path on the daemon's host; absent: the file it was started with.
@@ -200,7 +207,8 @@ pub struct SaveConfig {
 }
 
 /// The result of everything that lists, adds, changes or deletes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Entries<T> {
     pub entries: Vec<T>,
 }
@@ -212,25 +220,29 @@ impl<T> From<T> for Entries<T> {
 }
 
 /// Result of `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flushed {
     pub flushed: u64,
 }
 
 /// Result of `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Saved {
     pub file: String,
 }
 
 /// Result of `reloadConfig`: a line for each difference applied.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Changes {
     pub changes: Vec<String>,
 }
 
 /// Result of `getVersion`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Version {
     pub version: String,
     pub name: String,
@@ -240,7 +252,8 @@ pub struct Version {
 }
 
 /// The error object of a JSON-RPC reply.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReply {
     pub code: i32,
     pub message: String,
@@ -281,7 +294,8 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
-impl JsonSchema for Addresses {
+#[cfg(test)]
+impl schemars::JsonSchema for Addresses {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Addresses".into()
     }
