@@ -279,13 +279,13 @@ mod tests {
             suppress: false,
         };
         let ports = Ports::start(settings).unwrap();
-        let broken = serve(ports.clone(), async { panic!("a bug of ours") }).await;
+        let broken = serve(ports.clone(), Box::pin(async { panic!("a bug of ours") })).await;
         assert!(
             matches!(&broken, Ended::Broken(e) if e.to_string().contains("internal error")),
             "{broken:?}"
         );
         // On the same thread, which goes on.
-        let next = serve(ports, async { Ended::Eof }).await;
+        let next = serve(ports, Box::pin(async { Ended::Eof })).await;
         assert!(matches!(next, Ended::Eof), "{next:?}");
     }
 }
