@@ -54,7 +54,7 @@ impl<T: Tape> Batch<'_, T> {
                 self.tape.leave(within);
                 let frames = u64::from(on_cable(bytes.len(), unfinished).0);
                 match copies {
-                    0 => self.ingress.counters.dropped_many(Reason::NoEgress, frames),
+                    0 => self.ingress.counters.dropped_many(flood.nobody(), frames),
                     1 => (),
                     _ => self.ingress.counters.copied((copies - 1) * frames),
                 }

@@ -362,7 +362,7 @@ impl<T: Tape> Batch<'_, T> {
     fn nowhere(&self, verdict: Verdict, frame: Frame<'_>) -> Option<Reason> {
         let Verdict::Flood(flood) = verdict else { return None };
         let nobody = self.table.flood(flood, frame.dst().is_reserved()).next().is_none();
-        nobody.then_some(Reason::NoEgress)
+        nobody.then_some(flood.nobody())
     }
 
     /// Finishes a frame and judges each of what it becomes by itself.
