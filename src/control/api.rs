@@ -22,7 +22,10 @@ use crate::port::dial;
 pub use super::dashboard;
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
-pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus};
+pub use crate::port::status::{
+    CounterStatus, FdbStatus, GroupPort, GroupStatus, GroupsStatus, InterfaceStatus, PortStatus,
+    StationStatus,
+};
 pub use check::{check_spec, did_you_mean, without_credentials};
 
 /// What every method but `rpc.discover` is prefixed with.
@@ -61,6 +64,7 @@ pub enum Method {
     DelFdb,
     FlushFdb,
     ListStations,
+    ListGroups,
     ListCounters,
     SaveConfig,
     ReloadConfig,
@@ -80,7 +84,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -92,6 +96,7 @@ impl Method {
         Self::DelFdb,
         Self::FlushFdb,
         Self::ListStations,
+        Self::ListGroups,
         Self::ListCounters,
         Self::SaveConfig,
         Self::ReloadConfig,
@@ -124,6 +129,7 @@ impl Method {
             Self::DelFdb => "etherws.control.delFdb",
             Self::FlushFdb => "etherws.control.flushFdb",
             Self::ListStations => "etherws.control.listStations",
+            Self::ListGroups => "etherws.control.listGroups",
             Self::ListCounters => "etherws.control.listCounters",
             Self::SaveConfig => "etherws.control.saveConfig",
             Self::ReloadConfig => "etherws.control.reloadConfig",
@@ -162,6 +168,9 @@ impl Method {
             Self::DelFdb => "Deletes an entry; the entry as it was",
             Self::FlushFdb => "Forgets the learned entries of one port or of all; how many",
             Self::ListStations => "The stations of the forwarding database, with their IP addresses",
+            Self::ListGroups => {
+                "The multicast groups that somebody wants, and where; who routes and who asks"
+            }
             Self::ListCounters => "Counters and drop reasons of every port and of the switch (port 0)",
             Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
             Self::ReloadConfig => "Applies the configuration file's differences; what changed",

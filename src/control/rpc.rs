@@ -132,6 +132,7 @@ fn entry(method: Method) -> Entry {
             Ok(api::Flushed { flushed })
         }),
         Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
+        Method::ListGroups => on(method, |c, NoParams {}| async move { Ok(c.ports.list_groups()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
         }),
@@ -360,6 +361,8 @@ mod tests {
             guard: Default::default(),
             announce: true,
             suppress: false,
+            snoop: false,
+            snoop_interval: Duration::from_secs(125),
         };
         let hooks = Hooks {
             save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),

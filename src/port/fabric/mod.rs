@@ -21,6 +21,7 @@ use super::handover::{Handover, Left};
 use super::suppress;
 use super::tally::Tally;
 use crate::frame::coalesce::Coalescer;
+use crate::frame::group::{self, Sort};
 use crate::frame::neighbour::{self, MAX_ANSWER};
 use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
 use crate::frame::{Frame, MIN_FRAME, Retag};
@@ -48,6 +49,8 @@ pub struct Fabric {
     pub returned: Handover<{ loops::MAX_LEN }>,
     /// Frames of ARP and ND that were forwarded.
     pub heard: Handover<{ neighbour::MAX_LEN }>,
+    /// Messages of IGMP and MLD that came in.
+    pub told: Handover<{ group::MAX_LEN }>,
     /// What questions are answered by instead of being flooded; absent: all are flooded.
     pub known: ArcSwapOption<Known>,
     start: Instant,
@@ -55,6 +58,8 @@ pub struct Fabric {
 
 /// What somebody said of his addresses.
 pub type Heard = Left<{ neighbour::MAX_LEN }>;
+/// What somebody said of multicast groups.
+pub type Told = Left<{ group::MAX_LEN }>;
 /// A probe of ours that came back.
 pub type Probe = Left<{ loops::MAX_LEN }>;
 
@@ -72,6 +77,7 @@ impl Fabric {
             tally: Tally::default(),
             returned: Handover::new(RETURNED),
             heard: Handover::new(HEARD),
+            told: Handover::new(TOLD),
             known: ArcSwapOption::empty(),
             start: Instant::now(),
         }
@@ -216,6 +222,12 @@ impl<T: Tape> Batch<'_, T> {
             Some(frame) if neighbour::may_be(frame) => _ = payload.peek(neighbour::MAX_LEN),
             _ => (),
         }
+        if self.table.snoops() && Frame::checked(payload.raw()).is_some_and(|frame| frame.dst().is_group()) {
+            payload.peek(group::HEAD);
+            if Frame::checked(payload.raw()).is_some_and(is_told) {
+                payload.peek(group::MAX_LEN);
+            }
+        }
         let head = self.tape.head(payload.raw());
         let arrived = match checked(payload.raw()) {
             Err(reason) => Err(reason),
@@ -308,6 +320,9 @@ impl<T: Tape> Batch<'_, T> {
                         reason
                     }
                     verdict => {
+                        if table.snoops() && is_told(frame) && ingress.asked.admits(1, now.0) {
+                            self.fabric.told.put(ingress.number, bytes);
+                        }
                         let may_be_asked = unfinished.is_none() && neighbour::may_be(frame);
                         if !(may_be_asked && self.overhear(frame, verdict)) {
                             if self.watch.is_some() {
@@ -399,6 +414,11 @@ pub fn checked(bytes: &[u8]) -> Result<Frame<'_>, Reason> {
     }
 }
 
+/// Whether the control side is to look at a frame for what it says of multicast groups.
+fn is_told(frame: Frame<'_>) -> bool {
+    frame.dst().is_group() && matches!(group::sort(frame), Some(Sort::Report { .. } | Sort::Notice))
+}
+
 /// What a frame of `len` bytes is on a cable: frames and bytes.
 fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
     unfinished.map_or((1, len as u32), |u| (u.count(len) as u32, u.bytes(len) as u32))
@@ -407,3 +427,4 @@ fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
 /// Frames that may wait for the control side.
 const RETURNED: usize = 64;
 const HEARD: usize = 512;
+const TOLD: usize = 256;
