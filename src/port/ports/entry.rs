@@ -301,8 +301,9 @@ impl Entry {
 /// Frames of ARP and ND from a port that are looked at in a second: twice as many at once, as when a thousand
 /// stations find each other.
 const HEARD: u32 = 500;
-/// Messages of IGMP and MLD from a port that are looked at in a second: a thousand hosts answer a question within ten.
-const ASKED: u32 = 250;
+/// Messages of IGMP and MLD from a port that are looked at in a second: ten thousand hosts answer a question
+/// within ten seconds.
+const ASKED: u32 = 1_000;
 
 /// The offloads that the kernel granted a device; none is `-`.
 fn granted(device: &Device) -> Option<String> {
