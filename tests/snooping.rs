@@ -78,11 +78,17 @@ fn packet(station: u32, group: &str) -> Vec<u8> {
 
 /// Which wires get a packet that is sent at one: what was sent behind it has come to all of them.
 fn who_gets(from: &Wire, wires: &[&Wire], packet: &[u8]) -> Vec<bool> {
+    who_gets_tagged(from, &[], wires, packet)
+}
+
+/// The same for a packet that is sent with a tag, and comes without.
+fn who_gets_tagged(from: &Wire, tag: &[u8], wires: &[&Wire], packet: &[u8]) -> Vec<bool> {
     let mut src = [0; 6];
     src.copy_from_slice(&packet[6..12]);
     let marker = frame(BROADCAST, src, &[], &payload(60));
-    from.send(packet);
-    from.send(&marker);
+    for bytes in [packet, &marker] {
+        from.send(&[&bytes[..12], tag, &bytes[12..]].concat());
+    }
     let gets = |wire: &&Wire| {
         let deadline = Instant::now() + LIMIT;
         let mut found = false;
@@ -183,6 +189,56 @@ fn multicast_goes_where_it_was_asked_for_until_nobody_does() {
     wait_until("nobody is listed", LIMIT, || {
         members(&switch, A).is_empty() && members(&switch, SIX).is_empty()
     });
+}
+
+#[test]
+fn each_vlan_is_asked_and_has_members_of_its_own() {
+    let host = Host::new();
+    let (switch, wires) = snooping(&host, &["--no-listen"], &["t0"]);
+    for (tap, vid) in [("t1", "7"), ("t2", "7"), ("t3", "8")] {
+        switch.ctl_ok(&["addport", "tap", tap, "--access", vid]);
+    }
+    let [t1, t2, t3] = ["t1", "t2", "t3"].map(|tap| Wire::open(&host, tap));
+    let _members = [join(&host, "t1", A), join(&host, "t3", A), join(&host, "t3", B)];
+    let gets =
+        |vid, to: &[&Wire], group| who_gets_tagged(&wires[0], &[0x81, 0, 0, vid], to, &packet(1, group));
+    wait_until("each goes where it was asked for", LIMIT, || {
+        gets(7, &[&t1, &t2], A) == [true, false]
+            && gets(7, &[&t1, &t2], B) == [false, false]
+            && gets(8, &[&t3], A) == [true]
+            && gets(8, &[&t3], B) == [true]
+            && gets(8, &[&t3], NOBODY) == [false]
+    });
+    let groups = groups(&switch);
+    let listed = groups["groups"].as_array().expect("groups").iter();
+    let listed = listed.map(|entry| [&entry["vlan"], &entry["group"], &entry["ports"][0]["name"]]);
+    let want =
+        [(7, A, "t1"), (8, A, "t3"), (8, B, "t3")].map(|(vlan, group, name)| json!([vlan, group, name]));
+    assert_eq!(listed.map(|entry| json!(entry)).collect::<Vec<_>>(), want);
+}
+
+#[test]
+fn a_reload_turns_it_on_and_off() {
+    let host = Host::new();
+    let text = "[listen]\nenabled = false\n[switch]\nsnoop = true\nsnoop_interval = 4\n";
+    let config = host.file("etherws.toml", text);
+    let switch = Switch::start(&host, &["--config", &config]);
+    let [t0, t1] = ["t0", "t1"].map(|tap| {
+        switch.ctl_ok(&["addport", "tap", tap]);
+        Wire::open(&host, tap)
+    });
+    goes_to(&t0, [&t1], 1, NOBODY, [false]);
+    std::fs::write(&config, text.replace("snoop = true", "snoop = false")).expect("write");
+    let said = switch.ctl_ok(&["reload"]);
+    assert!(said.contains("snoop false") && !said.contains("snoop_interval"), "{said}");
+    assert_eq!(groups(&switch)["snoops"], false);
+    goes_to(&t0, [&t1], 1, NOBODY, [true]);
+    std::fs::write(&config, text).expect("write");
+    assert!(switch.ctl_ok(&["reload"]).contains("snoop true"));
+    goes_to(&t0, [&t1], 1, NOBODY, [false]);
+    switch.ctl_ok(&["saveconf"]);
+    let saved = std::fs::read_to_string(&config).expect("saved");
+    assert!(saved.contains("snoop = true") && saved.contains("snoop_interval = 4"), "{saved}");
 }
 
 #[test]

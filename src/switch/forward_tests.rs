@@ -242,7 +242,7 @@ fn multicast_goes_to_who_wants_it_and_a_trace_says_so() {
     }
     let record = Record { group: [239, 1, 2, 3].into(), says: Says::Member { mute: false } };
     let report = Message::Report(Records::One(Some(record)));
-    groups.hear(0, 3, MacAddr::ZERO, report, Duration::from_secs(6));
+    groups.hear(0, (3, true), MacAddr::ZERO, report, Duration::from_secs(6));
     switch.set_members(groups.news(|port| Some(Slot(port - 1))).map(Arc::new));
     let table = switch.table().load();
     let packet = |[a, b, c, d]: [u8; 4]| {

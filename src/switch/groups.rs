@@ -10,9 +10,13 @@
 //! What is unsure is flooded.
 //!
 //! **Querier.** Of two the one with the lower address asks, the other keeps silent for as long as it hears that. This
-//! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which tell each other by
-//! an advertisement that they ask, it is the one with the lower MAC address. One that keeps silent has a router behind
-//! the port where it hears the other: all multicast goes there, and so whoever asks sees all members.
+//! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which say by an
+//! advertisement that they ask, it is the one with the lower MAC address. One that keeps silent has a router behind
+//! the port where it hears the other: all multicast goes there, and so whoever asks sees all members. Nobody takes that
+//! place by less than questions that all hosts hear, and answer: not from an isolated port, nor by an advertisement.
+//!
+//! **Reports** go to routers alone from the first question on, before anything else is told apart: a host of an older
+//! version that heard another's would not say anything itself.
 //!
 //! **Bounds.** A port has [`SHARE`] memberships at most, and all have [`LIMIT`]. A port for which there is no room gets
 //! everything until it could have said that it wants less: nobody goes without what he asked for because of others.
@@ -114,6 +118,8 @@ struct State {
     since: Duration,
     querier: Querier,
     routers: BTreeMap<u32, Duration>,
+    /// The last one to advertise itself that has no address.
+    switch: Option<MacAddr>,
     filters: bool,
 }
 
@@ -197,24 +203,27 @@ impl Groups {
         MacAddr::from_bits(0xfe << 40 | random & 0xff_ffff_ffff)
     }
 
-    /// What the station `src` says in a VLAN, heard on a port.
-    pub fn hear(&mut self, vid: u16, port: u32, src: MacAddr, message: Message<'_>, now: Duration) {
+    /// What the station `src` says in a VLAN, heard on a port; `to_all`: what comes in there goes to all others.
+    pub fn hear(
+        &mut self,
+        vid: u16,
+        (port, to_all): (u32, bool),
+        src: MacAddr,
+        message: Message<'_>,
+        now: Duration,
+    ) {
         if src == self.mac || !self.ports.contains_key(&port) {
             return;
         }
         match message {
             Message::Report(records) => self.report(vid, port, records, now),
-            Message::Query(query) => self.queried(vid, port, &query, now),
+            Message::Query(query) => self.queried(vid, (port, to_all), src, &query, now),
             Message::Router { source, advertised } => {
-                let (until, mac) = (now + self.timers.querier(), self.mac);
+                let until = now + self.timers.querier();
                 let Some(state) = self.area((vid, source.is_ipv6()), now) else { return };
                 let is_new = state.routers.insert(port, until).is_none();
-                let yields = match state.querier {
-                    Querier::Own { .. } => src < mac,
-                    Querier::Other { source, .. } => source.is_unspecified(),
-                };
-                if advertised && source.is_ipv4() && source.is_unspecified() && yields {
-                    state.querier = Querier::Other { source, port, until };
+                if advertised && source.is_unspecified() {
+                    state.switch = Some(src);
                 }
                 self.changed |= is_new;
             }
@@ -255,8 +264,10 @@ impl Groups {
         }
         let Some(vids) = vids else { return };
         let used: BTreeSet<Area> = self.members.keys().map(|(vid, group)| (*vid, group.is_ipv6())).collect();
+        let before = self.areas.len();
         self.areas
             .retain(|area, state| vids.contains(&area.0) || used.contains(area) || !state.routers.is_empty());
+        self.changed |= self.areas.len() != before;
     }
 
     /// The questions to be put now.
@@ -345,11 +356,11 @@ impl Groups {
         }
     }
 
-    fn queried(&mut self, vid: u16, port: u32, query: &Query, now: Duration) {
+    fn queried(&mut self, vid: u16, (port, to_all): (u32, bool), src: MacAddr, query: &Query, now: Duration) {
         let v6 = query.source.is_ipv6();
         let timers = self.timers;
         let until = now + timers.querier();
-        let own = v6.then(|| IpAddr::from(group::link_local(self.mac)));
+        let (mac, own) = (self.mac, v6.then(|| IpAddr::from(group::link_local(self.mac))));
         let Some(state) = self.area((vid, v6), now) else { return };
         if let Some(group) = query.group {
             let is_querier = matches!(state.querier, Querier::Other { port: its, .. } if its == port);
@@ -363,15 +374,20 @@ impl Groups {
             return;
         }
         // Whoever waits for longer than that would have members forgotten that are there.
-        if query.source.is_unspecified() || query.response >= timers.interval {
+        if query.response >= timers.interval {
             return;
         }
-        let is_new = state.routers.insert(port, until).is_none();
+        let is_switch = query.source.is_unspecified();
+        let is_new = !is_switch && state.routers.insert(port, until).is_none();
         let wins = match state.querier {
+            Querier::Own { .. } if is_switch => state.switch == Some(src) && src < mac,
             Querier::Own { .. } => own.is_none_or(|own| query.source < own),
+            Querier::Other { source, .. } if is_switch => {
+                source.is_unspecified() && state.switch == Some(src) && src < mac
+            }
             Querier::Other { source, .. } => source.is_unspecified() || query.source <= source,
         };
-        if wins {
+        if wins && to_all {
             state.querier = Querier::Other { source: query.source, port, until };
         }
         self.changed |= is_new;
@@ -382,11 +398,15 @@ impl Groups {
         if self.areas.len() >= AREAS && !self.areas.contains_key(&area) {
             return None;
         }
-        Some(self.areas.entry(area).or_insert_with(|| State {
-            since: now,
-            querier: Querier::Own { next: now, sent: 0 },
-            routers: BTreeMap::new(),
-            filters: false,
+        Some(self.areas.entry(area).or_insert_with(|| {
+            self.changed = true;
+            State {
+                since: now,
+                querier: Querier::Own { next: now, sent: 0 },
+                routers: BTreeMap::new(),
+                switch: None,
+                filters: false,
+            }
         }))
     }
 

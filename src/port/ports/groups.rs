@@ -128,7 +128,8 @@ impl Ports {
             let port = slot.and_then(|slot| table.get(slot)).filter(|port| port.number == left.port);
             let (Some(port), Some(frame)) = (port, Frame::checked(left.bytes())) else { continue };
             if let (Some(message), Ok(class)) = (group::message(frame), port.vlan.classify(frame)) {
-                groups.hear(class.vid, left.port, frame.src(), message, now);
+                let from = (left.port, !port.isolated);
+                groups.hear(class.vid, from, frame.src(), message, now);
             }
         }
     }
@@ -154,12 +155,13 @@ impl Ports {
         for Ask { vid, v6, group, port } in groups.asks() {
             let (vid, wanted) = (Vid::new(vid), |number: u32| port.is_none_or(|port| port == number));
             let response = if group.is_some() { timers.last() } else { timers.response() };
-            let query = group::query(mac, vid, v6, group, response, timers.interval);
-            self.fabric.send_in(&query, |port| wanted(port.number));
             if group.is_none() && !v6 {
+                // In front: by the question behind it another switch knows that this one really asks.
                 let advertisement = group::advertisement(mac, vid, timers.interval);
                 self.fabric.send_in(&advertisement, |port| wanted(port.number));
             }
+            let query = group::query(mac, vid, v6, group, response, timers.interval);
+            self.fabric.send_in(&query, |port| wanted(port.number));
         }
     }
 

@@ -12,8 +12,10 @@ use crate::switch::forward::Slot;
 #[derive(Default, Debug)]
 pub struct Members {
     pub(super) groups: HashMap<(u16, IpAddr), Only>,
-    /// Who gets what nobody has asked for, and what is for routers.
+    /// Who gets what nobody has asked for.
     pub(super) routers: HashMap<Area, Only>,
+    /// Who hears what hosts say to routers.
+    pub(super) reports: HashMap<Area, Only>,
     sets: Vec<Box<[Slot]>>,
 }
 
@@ -29,7 +31,7 @@ impl Members {
                 let found = self.groups.get(&(vid, group));
                 found.or_else(|| self.routers.get(&(vid, group.is_ipv6()))).copied()
             }
-            Sort::Report { v6 } => self.routers.get(&(vid, v6)).copied(),
+            Sort::Report { v6 } => self.reports.get(&(vid, v6)).copied(),
             Sort::Notice => None,
         }
     }
@@ -53,9 +55,14 @@ impl Groups {
         let gets_all = self.ports.iter().filter(|(_, port)| port.settles.or(port.full).is_some());
         let all: Vec<Slot> = gets_all.filter_map(|(port, _)| place(*port)).collect();
         let mut routers = BTreeMap::new();
-        for (area, state) in self.areas.iter().filter(|(_, state)| state.filters) {
-            let slots = state.routers.keys().filter_map(|port| place(*port));
-            let slots: Vec<Slot> = slots.chain(all.iter().copied()).collect();
+        for (area, state) in &self.areas {
+            let mut slots: Vec<Slot> = state.routers.keys().filter_map(|port| place(*port)).collect();
+            let only = found.put(slots.clone());
+            found.reports.insert(*area, only);
+            if !state.filters {
+                continue;
+            }
+            slots.extend(&all);
             let only = found.put(slots.clone());
             found.routers.insert(*area, only);
             routers.insert(*area, slots);

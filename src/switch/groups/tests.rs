@@ -52,12 +52,12 @@ impl Bench {
     fn says(&mut self, port: u32, group: &str, says: Says) {
         let record = Record { group: ip(group), says };
         let report = Message::Report(Records::One(Some(record)));
-        self.groups.hear(0, port, HOST, report, self.at());
+        self.groups.hear(0, (port, true), HOST, report, self.at());
         self.news();
     }
 
     fn hears(&mut self, port: u32, src: MacAddr, message: Message<'_>) {
-        self.groups.hear(0, port, src, message, self.at());
+        self.groups.hear(0, (port, true), src, message, self.at());
         self.news();
     }
 
@@ -123,6 +123,8 @@ fn until_everybody_has_been_asked_all_is_flooded() {
     assert_eq!(bench.gets(A), None);
     bench.until(SETTLED - 1);
     assert_eq!((bench.gets(A), bench.gets(B)), (None, None));
+    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).len());
+    assert_eq!(reports.collect::<Vec<_>>(), [0, 0], "but what is for routers is for them from the start");
     assert_eq!(bench.asked, both, "once more after 31 s, and then after 125");
     bench.until(SETTLED);
     assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
@@ -220,16 +222,23 @@ fn who_leaves_is_not_asked_for_by_two() {
 fn of_switches_the_lower_address_asks_and_both_hear_all_members() {
     let mut bench = Bench::new();
     let (lower, higher) = (MacAddr::new([0xfe, 0, 0, 0, 0, 8]), MacAddr::new([0xfe, 0, 0, 0, 0, 10]));
-    bench.hears(4, higher, query("0.0.0.0", None));
+    let asks = || query("0.0.0.0", None);
+    bench.hears(3, lower, asks());
     assert_eq!(bench.gets(B), Some(vec![]), "a question without an address says nothing");
     bench.hears(4, higher, advertised());
-    assert_eq!((bench.gets(B), bench.querier(false)), (Some(vec![4]), bench.querier(true)));
+    bench.hears(4, higher, asks());
+    assert_eq!(bench.gets(B), Some(vec![4]));
     bench.hears(3, lower, advertised());
+    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that does not ask is none");
+    bench.groups.hear(0, (3, false), lower, asks(), bench.at());
+    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that not everybody hears");
+    bench.hears(3, lower, asks());
     assert!(matches!(bench.querier(false), Querier::Other { port: 3, .. }));
     assert_eq!(bench.gets(B), Some(vec![3, 4]));
     // A router is before both, and a switch not before a router.
     bench.hears(2, HOST, query("10.0.0.1", None));
     bench.hears(3, lower, advertised());
+    bench.hears(3, lower, asks());
     assert!(matches!(bench.querier(false), Querier::Other { port: 2, .. }));
     // In IPv6 all have addresses.
     let address = |mac| group::link_local(mac).to_string();
@@ -240,6 +249,7 @@ fn of_switches_the_lower_address_asks_and_both_hear_all_members() {
     // Our own that come back count for nothing.
     let before = bench.groups.areas(bench.at());
     bench.hears(1, ME, advertised());
+    bench.hears(1, ME, asks());
     assert_eq!(bench.groups.areas(bench.at()), before);
 }
 
@@ -269,7 +279,7 @@ fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() 
     bench.says(2, A, MEMBER);
     let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
     let join = |n| Message::Report(Records::One(Some(Record { group: group(n), says: MEMBER })));
-    (0..100_000).for_each(|n| bench.groups.hear(0, 1, HOST, join(n), bench.at()));
+    (0..100_000).for_each(|n| bench.groups.hear(0, (1, true), HOST, join(n), bench.at()));
     bench.news();
     assert_eq!((bench.groups.total, bench.groups.members.len()), (SHARE + 1, SHARE + 1));
     // It gets all of them, and more; others what they asked for.
@@ -281,7 +291,7 @@ fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() 
     bench.up = (1..=44).map(|port| (port, 1)).collect();
     bench.until(SETTLED + 1);
     for n in 0..60_000 {
-        bench.groups.hear(0, 5 + n % 40, HOST, join(n), bench.at());
+        bench.groups.hear(0, (5 + n % 40, true), HOST, join(n), bench.at());
     }
     assert_eq!(bench.groups.total, LIMIT);
     bench.says(4, B, MEMBER);
@@ -289,7 +299,13 @@ fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() 
     // And leaves of all of it at once do not make as many questions.
     for n in 0..60_000 {
         let record = Record { group: group(n), says: Says::Leaves };
-        bench.groups.hear(0, 5 + n % 40, HOST, Message::Report(Records::One(Some(record))), bench.at());
+        bench.groups.hear(
+            0,
+            (5 + n % 40, true),
+            HOST,
+            Message::Report(Records::One(Some(record))),
+            bench.at(),
+        );
     }
     assert_eq!(bench.groups.asks().len(), ASKS);
     bench.until(SETTLED + 300);
@@ -301,7 +317,7 @@ fn there_are_so_many_vlans_and_others_are_flooded() {
     let mut bench = Bench::new();
     for vid in 0..4_000 {
         let record = Record { group: ip(A), says: MEMBER };
-        bench.groups.hear(vid, 1, HOST, Message::Report(Records::One(Some(record))), bench.at());
+        bench.groups.hear(vid, (1, true), HOST, Message::Report(Records::One(Some(record))), bench.at());
     }
     assert_eq!(bench.groups.areas.len(), AREAS);
     assert_eq!(bench.groups.total, AREAS - 1, "one is of IPv6");
