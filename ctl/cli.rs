@@ -100,6 +100,8 @@ pub enum Command {
         #[arg(long, value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
+    /// List the multicast groups that somebody wants, and behind which ports (etherws sw --snoop).
+    Listgroups,
     /// Add a static entry to the forwarding database.
     Addfdb {
         /// The station.

@@ -173,6 +173,7 @@ fn discovery_describes_every_method() {
         "delFdb",
         "flushFdb",
         "listStations",
+        "listGroups",
         "listCounters",
         "saveConfig",
         "reloadConfig",

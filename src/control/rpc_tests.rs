@@ -20,6 +20,8 @@ fn served() -> Methods {
         guard: Default::default(),
         announce: true,
         suppress: false,
+        snoop: false,
+        snoop_interval: Duration::from_secs(125),
     };
     let hooks = Hooks {
         save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),

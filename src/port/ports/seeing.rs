@@ -113,7 +113,7 @@ impl Ports {
         let reason = match trace.verdict {
             Some(Verdict::Drop(reason)) => Some(reason.name()),
             // As `Batch::deliver` counts it: what a port then refuses is that port's drop.
-            Some(Verdict::Flood(_)) if !ways.iter().any(|(goes, _)| *goes) => Some(Reason::NoEgress.name()),
+            Some(Verdict::Flood(flood)) if !ways.iter().any(|(goes, _)| *goes) => Some(flood.nobody().name()),
             _ => None,
         };
         traced.verdict = match (trace.verdict, reason) {
