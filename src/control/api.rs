@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -24,7 +23,8 @@ pub use super::dashboard;
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{
-    Connections, CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus,
+    Connections, CounterStatus, FdbStatus, GroupPort, GroupStatus, GroupsStatus, InterfaceStatus, PortStatus,
+    StationStatus,
 };
 pub use check::{check_spec, did_you_mean, without_credentials};
 pub use method::Method;
@@ -52,13 +52,15 @@ pub const INTERNAL_ERROR: i32 = -32603;
 pub const FAILED: i32 = -32000;
 
 /// Parameters of a method that takes none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
 
 /// `setPort`: absent fields stay as they are. `access`, `trunk` and `native` replace the port's VLAN
 /// rule as a whole; `transparent` drops it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetPort {
     #[serde(deserialize_with = "port_ref")]
@@ -130,7 +132,8 @@ impl SetPort {
 }
 
 /// `delPort`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelPort {
     #[serde(deserialize_with = "port_ref")]
@@ -138,7 +141,8 @@ pub struct DelPort {
 }
 
 /// `setInterface`: absent fields stay as they are.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetInterface {
     #[serde(deserialize_with = "port_ref")]
@@ -162,7 +166,8 @@ pub struct SetInterface {
 pub struct Addresses(pub Vec<String>);
 
 /// `addFdb`: a static entry.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -174,7 +179,8 @@ pub struct AddFdb {
 }
 
 /// `delFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -184,7 +190,8 @@ pub struct DelFdb {
 }
 
 /// `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FlushFdb {
     /// Absent: all ports.
@@ -193,7 +200,8 @@ pub struct FlushFdb {
 }
 
 /// `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SaveConfig {
     /// A path on the daemon's host; absent: the file it was started with.
@@ -202,7 +210,8 @@ pub struct SaveConfig {
 }
 
 /// The result of everything that lists, adds, changes or deletes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Entries<T> {
     pub entries: Vec<T>,
 }
@@ -214,25 +223,29 @@ impl<T> From<T> for Entries<T> {
 }
 
 /// Result of `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flushed {
     pub flushed: u64,
 }
 
 /// Result of `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Saved {
     pub file: String,
 }
 
 /// Result of `reloadConfig`: a line for each difference applied.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Changes {
     pub changes: Vec<String>,
 }
 
 /// Result of `getVersion`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Version {
     pub version: String,
     pub name: String,
@@ -242,7 +255,8 @@ pub struct Version {
 }
 
 /// The error object of a JSON-RPC reply.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReply {
     pub code: i32,
     pub message: String,
@@ -283,7 +297,8 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
-impl JsonSchema for Addresses {
+#[cfg(test)]
+impl schemars::JsonSchema for Addresses {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Addresses".into()
     }
@@ -371,8 +386,10 @@ where
     };
     let options = LinkOptions { cacerts, insecure, ..LinkOptions::default() };
     let target = dial::Target::parse(&format!("wss://{authority}/"), &options)?;
-    // The rules' hints speak of links' options.
-    dial::secure(&target, stream).await.map_err(|e| e.to_string().replace("--cacerts", "--ctlsslcert"))
+    // The rules' hints speak of links.
+    let of_control =
+        |hint: String| hint.replace("--cacerts", "--ctlsslcert").replace("a ws:// service", "http:// there");
+    dial::secure(&target, stream).await.map_err(|e| of_control(e.to_string()))
 }
 
 /// The file, beside a control socket, with the token for control on TCP.

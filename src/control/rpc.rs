@@ -8,7 +8,6 @@ use std::sync::Arc;
 use futures_util::future::{BoxFuture, FutureExt};
 use jsonrpsee::types::ErrorObjectOwned;
 use jsonrpsee::{Methods, RpcModule};
-use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -16,7 +15,7 @@ use serde_json::Value;
 use super::api::{self, Entries, Method, NoParams, check};
 use super::cpu_prof;
 use super::events;
-use super::openrpc::{self, Described};
+use super::openrpc::{self, Shape};
 use super::prof;
 use super::seeing;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
@@ -39,9 +38,9 @@ pub struct Hooks {
 /// Every method of the contract, ready to be served. Must be called, and served, within a tokio runtime.
 pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
     let mut module = RpcModule::new(Context { ports, hooks });
-    for Entry { described, call } in table() {
+    for Entry { method, call, .. } in table() {
         let registered =
-            module.register_async_method(described.name, move |params, context, _| {
+            module.register_async_method(method.name(), move |params, context, _| {
                 let params = params.as_str().map(str::to_owned);
                 // In a task of its own: a client that hangs up must not leave a change half made, and a
                 // panic ends this call alone.
@@ -51,7 +50,7 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
                 }
             });
         // Only a name registered twice is refused, and the table has each Method once (tested).
-        debug_assert!(registered.is_ok(), "{} registered twice", described.name);
+        debug_assert!(registered.is_ok(), "{} registered twice", method.name());
     }
     let subscribed = module.register_subscription(
         api::prof::SUBSCRIBE,
@@ -101,7 +100,9 @@ pub type Reply<R> = Result<R, ErrorObjectOwned>;
 type Call = Arc<dyn Fn(Arc<Context>, Option<String>) -> BoxFuture<'static, Reply<Value>> + Send + Sync>;
 
 struct Entry {
-    described: Described,
+    method: Method,
+    #[cfg(test)]
+    described: openrpc::made::Described,
     call: Call,
 }
 
@@ -132,6 +133,7 @@ fn entry(method: Method) -> Entry {
             Ok(api::Flushed { flushed })
         }),
         Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
+        Method::ListGroups => on(method, |c, NoParams {}| async move { Ok(c.ports.list_groups()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
         }),
@@ -174,42 +176,14 @@ fn entry(method: Method) -> Entry {
         Method::PingPort => {
             on(method, |c, ping: api::seeing::PingPort| async move { seeing::ping(&c.ports, ping).await })
         }
-        Method::Discover => on(method, |_, NoParams {}| async move { Ok(discover()) }),
+        Method::Discover => on(method, |_, NoParams {}| async move { Ok(openrpc::document()) }),
     }
-}
-
-/// The OpenRPC document of all methods.
-pub fn discover() -> Value {
-    let subscriptions = [
-        Described::named::<api::prof::SubscribeProf, String>(
-            api::prof::SUBSCRIBE,
-            "Over WebSocket: snapshots of the profiler as notifications (etherws.control.prof); their number",
-        ),
-        Described::named::<[String; 1], bool>(api::prof::UNSUBSCRIBE, "Ends the subscription of that number"),
-        Described::named::<api::events::SubscribeEvents, String>(
-            api::events::SUBSCRIBE,
-            "Over WebSocket: what happens to ports as notifications (etherws.control.event); their number",
-        ),
-        Described::named::<[String; 1], bool>(
-            api::events::UNSUBSCRIBE,
-            "Ends the subscription of that number",
-        ),
-        Described::named::<api::seeing::SubscribeCapture, String>(
-            api::seeing::SUBSCRIBE,
-            "Over WebSocket: frames at ports as notifications (etherws.control.capture); their number",
-        ),
-        Described::named::<[String; 1], bool>(
-            api::seeing::UNSUBSCRIBE,
-            "Ends the subscription of that number",
-        ),
-    ];
-    openrpc::document(table().into_iter().map(|entry| entry.described).chain(subscriptions))
 }
 
 fn on<P, R, Fun, Fut>(method: Method, handler: Fun) -> Entry
 where
-    P: DeserializeOwned + JsonSchema + Send + 'static,
-    R: Serialize + JsonSchema + Send + 'static,
+    P: DeserializeOwned + Shape + Send + 'static,
+    R: Serialize + Shape + Send + 'static,
     Fun: Fn(Arc<Context>, P) -> Fut + Clone + Send + Sync + 'static,
     Fut: Future<Output = Reply<R>> + Send + 'static,
 {
@@ -221,7 +195,12 @@ where
         }
         .boxed()
     };
-    Entry { described: Described::new::<P, R>(method), call: Arc::new(call) }
+    Entry {
+        method,
+        #[cfg(test)]
+        described: openrpc::made::Described::new::<P, R>(method),
+        call: Arc::new(call),
+    }
 }
 
 async fn add_port(context: Arc<Context>, spec: PortSpec) -> Reply<Entries<PortStatus>> {

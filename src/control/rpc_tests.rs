@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::control::openrpc::made::{self, Described};
 use crate::port::ports::SwitchSettings;
 
 fn served() -> Methods {
@@ -19,6 +20,8 @@ fn served() -> Methods {
         guard: Default::default(),
         announce: true,
         suppress: false,
+        snoop: false,
+        snoop_interval: Duration::from_secs(125),
     };
     let hooks = Hooks {
         save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
@@ -54,7 +57,7 @@ fn all_names() -> Vec<&'static str> {
 
 #[test]
 fn the_description_has_every_method_once() {
-    let document = discover();
+    let document = described();
     let described: Vec<_> = document["methods"]
         .as_array()
         .unwrap()
@@ -74,7 +77,58 @@ async fn what_is_served_is_what_is_described() {
     let methods = served();
     let served: BTreeSet<_> = methods.method_names().collect();
     assert_eq!(served, all_names().into_iter().collect());
-    assert_eq!(ask(&methods, Method::Discover, "[]").await["result"], discover());
+    assert_eq!(
+        ask(&methods, Method::Discover, "[]").await["result"],
+        described(),
+        "make openrpc writes it anew"
+    );
+}
+
+/// The document as the table has it.
+fn described() -> Value {
+    let subscriptions = [
+        Described::named::<api::prof::SubscribeProf, String>(
+            api::prof::SUBSCRIBE,
+            "Over WebSocket: snapshots of the profiler as notifications (etherws.control.prof); their number",
+        ),
+        Described::named::<[String; 1], bool>(api::prof::UNSUBSCRIBE, "Ends the subscription of that number"),
+        Described::named::<api::events::SubscribeEvents, String>(
+            api::events::SUBSCRIBE,
+            "Over WebSocket: what happens to ports as notifications (etherws.control.event); their number",
+        ),
+        Described::named::<[String; 1], bool>(
+            api::events::UNSUBSCRIBE,
+            "Ends the subscription of that number",
+        ),
+        Described::named::<api::seeing::SubscribeCapture, String>(
+            api::seeing::SUBSCRIBE,
+            "Over WebSocket: frames at ports as notifications (etherws.control.capture); their number",
+        ),
+        Described::named::<[String; 1], bool>(
+            api::seeing::UNSUBSCRIBE,
+            "Ends the subscription of that number",
+        ),
+    ];
+    made::document(table().into_iter().map(|entry| entry.described).chain(subscriptions))
+}
+
+/// `make openrpc`. A line for each method and type, so that changes can be read.
+#[test]
+#[ignore = "writes docs/openrpc.json"]
+fn write_openrpc() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openrpc.json");
+    let mut document = described();
+    let schemas = document["components"]["schemas"].take();
+    let lines = |all: Vec<String>| all.join(",\n");
+    let methods = document["methods"].take();
+    let methods = lines(methods.as_array().unwrap().iter().map(Value::to_string).collect());
+    let named = |(name, schema)| format!("\"{name}\": {schema}");
+    let schemas = lines(schemas.as_object().unwrap().iter().map(named).collect());
+    let (info, version) = (&document["info"], &document["openrpc"]);
+    let text = format!(
+        "{{\"openrpc\": {version}, \"info\": {info},\n\"methods\": [\n{methods}\n],\n\"components\": {{\"schemas\": {{\n{schemas}\n}}}}}}\n"
+    );
+    std::fs::write(path, text).unwrap();
 }
 
 #[tokio::test]
@@ -128,7 +182,7 @@ async fn bad_55_wrong_parameters_are_refused_by_name() {
         (Method::TraceFrame, r#"{"frame":"02 00"}"#, &["port", "--from"]),
         (Method::TraceFrame, r#"{"port":9,"dst":"02:00:00:00:00:01"}"#, &["no port 9"]),
         (Method::PingPort, r#"{}"#, &["port", "mac"]),
-        (Method::PingPort, r#"{"mac":"02:00:00:00:00:01"}"#, &["02:00:00:00:00:01", "listFdb"]),
+        (Method::PingPort, r#"{"mac":"02:00:00:00:00:01"}"#, &["02:00:00:00:00:01", "listfdb"]),
         (Method::PingPort, r#"{"port":1,"timeout_ms":0}"#, &["timeout_ms", "60000"]),
     ] {
         let data = refusal(&methods, method, params).await;

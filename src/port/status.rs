@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::spec::PortKind;
 
 /// One entry of `listPort`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortStatus {
     pub port: u32,
     #[serde(rename = "type")]
@@ -82,7 +82,8 @@ pub struct PortStatus {
 }
 
 /// How many connections a link has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Connections {
     /// Now.
     pub up: u8,
@@ -91,7 +92,8 @@ pub struct Connections {
 }
 
 /// One entry of `listInterface`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceStatus {
     pub port: u32,
     #[serde(rename = "type")]
@@ -119,7 +121,8 @@ pub struct InterfaceStatus {
 }
 
 /// One entry of `listFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FdbStatus {
     pub vid: u16,
     pub mac: String,
@@ -133,7 +136,8 @@ pub struct FdbStatus {
 }
 
 /// One entry of `listStations`: a station of the FDB and what it says of itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StationStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -146,8 +150,68 @@ pub struct StationStatus {
     pub age: u64,
 }
 
-/// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
+/// Result of `listGroups`: who gets which multicast.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct GroupsStatus {
+    /// false: everybody gets all, and the rest is empty.
+    pub snoops: bool,
+    /// In the order of VLAN and group, IPv4 first.
+    pub groups: Vec<GroupStatus>,
+    /// Ports with multicast routers, which get all of it.
+    pub routers: Vec<RoutersStatus>,
+    /// Who asks for members, in each VLAN.
+    pub queriers: Vec<QuerierStatus>,
+    /// Ports that asked for more groups than there is room for, and get all of them.
+    pub full: Vec<GroupPort>,
+}
+
+/// A multicast group and the ports that it goes to.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GroupStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    pub group: String,
+    pub ports: Vec<GroupPort>,
+}
+
+/// A port, and for how many seconds it counts without being heard of again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GroupPort {
+    pub port: u32,
+    pub name: String,
+    pub expires: u64,
+}
+
+/// The routers of a VLAN.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RoutersStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    pub ports: Vec<GroupPort>,
+}
+
+/// Who asks in a VLAN for the members of groups.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QuerierStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Groups are told apart; false: all is flooded, for not everybody has been asked yet.
+    pub filters: bool,
+    /// Somebody else; null: this switch. `0.0.0.0` is another switch.
+    pub address: Option<String>,
+    /// Where it was heard.
+    pub port: Option<u32>,
+    /// Seconds until this switch asks itself, unless it is heard again.
+    pub expires: Option<u64>,
+}
+
+/// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CounterStatus {
     pub port: u32,
     pub name: String,
@@ -166,7 +230,8 @@ pub struct CounterStatus {
 }
 
 /// Result of `traceFrame`: what the switch would do with a frame, and why.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traced {
     /// Where it would come in.
     pub port: u32,
@@ -188,10 +253,11 @@ pub struct Traced {
 }
 
 /// One step of a decision.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TracedStep {
     /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`,
-    /// `egress` or `neighbours`; `length` of what is no frame.
+    /// `egress`, `groups` or `neighbours`; `length` of what is no frame.
     pub check: String,
     /// Why the frame would be dropped here; absent: it passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +267,8 @@ pub struct TracedStep {
 }
 
 /// A port that a frame could leave by.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TracedWay {
     pub port: u32,
     pub name: String,
@@ -213,7 +280,8 @@ pub struct TracedWay {
 }
 
 /// Result of `pingPort`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PingStatus {
     pub port: u32,
     pub name: String,

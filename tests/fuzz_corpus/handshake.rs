@@ -54,7 +54,9 @@ pub fn run(data: &[u8]) {
     assert_eq!(choose(&fields, true), has(SUPER).then_some(SUPER).or(classic));
 
     // What is said of a link, by either end, is the same when it is said again.
-    let again = |value: &str| HeaderMap::from_iter([(joining::FIELD, HeaderValue::from_str(value).expect("a value"))]);
+    let again = |value: &str| {
+        HeaderMap::from_iter([(joining::FIELD, HeaderValue::from_str(value).expect("a value"))])
+    };
     if let Ok(Some(asked)) = Asked::of(&fields) {
         assert_eq!(Asked::of(&again(&asked.value())), Ok(Some(asked)));
     }

@@ -110,7 +110,7 @@ pub struct Session {
     pub congestion: Congestion,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
-    pub tls: Option<rustls::Connection>,
+    pub tls: Option<Box<rustls::Connection>>,
     pub early: Bytes,
     /// Silence before a PING.
     pub ping: Duration,
@@ -150,7 +150,8 @@ impl Session {
         let count = self.link.connected(self.member, wire, &self.congestion, self.live);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down { link: self.link.clone(), member: self.member, count };
-        let mut serving = Serving::new(self, socket, has_tls, (stuck, count));
+        let early = std::mem::take(&mut self.early);
+        let mut serving = Serving { early, ..Serving::new(self, socket, has_tls, (stuck, count)) };
         let outcome = serving.forward_until_the_end().await;
         let Err(ended) = outcome;
         if matches!(ended, Ended::Replaced { live: false }) {
@@ -220,7 +221,7 @@ impl<'a> Serving<'a> {
             count,
             stuck,
             has_tls,
-            early: session.early.clone(),
+            early: Bytes::new(),
             held: (!session.link.is_over(&turn)).then_some(turn),
             parked: false,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
@@ -578,7 +579,8 @@ impl<'a> Serving<'a> {
 pub async fn linger(socket: &Stream) {
     let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
     let discard = async {
-        let mut bytes = [0; 4096];
+        // On the heap: no session is to carry it along for all its time.
+        let mut bytes = vec![0; 4096];
         while socket.readable().await.is_ok() {
             match socket.try_read(&mut bytes) {
                 Ok(0) => return,

@@ -1,6 +1,7 @@
 //! The life of a port that dials: dial, serve, wait, for ever.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -86,14 +87,15 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
                 let ended = match reached {
                     Reached::Switch { dialed, made_with, ping } => {
                         let of = (member, stop, &answers);
-                        match session(&ports, entry, *dialed, made_with, ping, of) {
-                            Ok(session) => serve(ports, session.run()).await,
+                        let session = session(&ports, entry, *dialed, made_with, ping, of);
+                        match session.map(|session| Box::pin(session.run())) {
+                            Ok(session) => serve(ports, session).await,
                             Err(error) => Ended::Broken(error),
                         }
                     }
                     Reached::Qemu(socket, _) => {
-                        let session = vm_session(&ports, entry, socket);
-                        serve(ports, session.run()).await
+                        let session = Box::pin(vm_session(&ports, entry, socket).run());
+                        serve(ports, session).await
                     }
                 };
                 if since.elapsed() >= Backoff::CEILING {
@@ -211,7 +213,7 @@ fn session(
         vnet: dialed.protocol.as_deref() == Some(SUPER),
         congestion,
         stream: Some(dialed.stream.into_std()?),
-        tls: dialed.tls.map(Into::into),
+        tls: dialed.tls.map(|tls| Box::new(tls.into())),
         early: dialed.early,
         ping: ping.unwrap_or_else(|| ports.ping()),
         answers: answers.clone(),
@@ -258,8 +260,11 @@ impl Patience {
     }
 }
 
+/// A session about to run. In a box of its own: whoever waits for it would be as large, for as long as it lasts.
+pub type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
 /// Runs a session on a data thread and waits for its end.
-pub async fn serve(ports: Arc<Ports>, session: impl Future<Output = Ended> + Send + 'static) -> Ended {
+pub async fn serve(ports: Arc<Ports>, session: Running) -> Ended {
     let (seat, open) = (ports.threads.seat(), ports.open.clone());
     drop(ports);
     let whole = async move {
@@ -305,3 +310,33 @@ fn set_state(entry: &Entry, state: State, reason: Option<String>) {
 
 const SETTLE: Duration = Duration::from_millis(200);
 const RESTLESS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::ports::SwitchSettings;
+
+    #[tokio::test]
+    async fn bad_77_a_session_that_panics_costs_its_connection_alone() {
+        let settings = SwitchSettings {
+            node: None,
+            ageout: Duration::from_secs(300),
+            fdb_limit: 16,
+            threads: 1,
+            ping: None,
+            prof: Default::default(),
+            guard: Default::default(),
+            announce: true,
+            suppress: false,
+        };
+        let ports = Ports::start(settings).unwrap();
+        let broken = serve(ports.clone(), Box::pin(async { panic!("a bug of ours") })).await;
+        assert!(
+            matches!(&broken, Ended::Broken(e) if e.to_string().contains("internal error")),
+            "{broken:?}"
+        );
+        // On the same thread, which goes on.
+        let next = serve(ports, Box::pin(async { Ended::Eof })).await;
+        assert!(matches!(next, Ended::Eof), "{next:?}");
+    }
+}

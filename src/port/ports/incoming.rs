@@ -108,8 +108,8 @@ impl Ports {
         let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
         let prof = (self.fabric.prof.clone(), at);
         let stream = Arc::new(Stream::Tcp(stream));
-        let mut wire =
-            Wire::new(stream.clone(), tls.map(Into::into), Role::Server, false, Arc::default(), prof);
+        let tls = tls.map(|tls| Box::new(tls.into()));
+        let mut wire = Wire::new(stream.clone(), tls, Role::Server, false, Arc::default(), prof);
         wire.close(Some(code), &why.to_string());
         wire.end_tls();
         let open = self.open.clone();
@@ -176,7 +176,7 @@ impl Ports {
             vnet,
             congestion,
             stream: Some(stream),
-            tls: tls.map(Into::into),
+            tls: tls.map(|tls| Box::new(tls.into())),
             early,
             ping,
             answers: Arc::default(),
@@ -190,9 +190,10 @@ impl Ports {
         }
         entry.sessions.fetch_add(1, Relaxed);
         let Some(ports) = self.me.upgrade() else { return };
+        let session = Box::pin(session.run());
         tokio::spawn(async move {
             let weak = Arc::downgrade(&ports);
-            let ended = serve(ports, session.run()).await;
+            let ended = serve(ports, session).await;
             if told.is_some() {
                 info!(port = entry.number, %peer, user = entry.user, member, "link ended: {ended}");
             }

@@ -9,6 +9,7 @@ mod announce;
 mod change;
 mod client;
 mod entry;
+mod groups;
 mod incoming;
 mod machines;
 mod rounds;
@@ -45,6 +46,7 @@ use super::throttle::Throttle;
 use crate::frame::MacAddr;
 use crate::prof::snapshot::PortName;
 use crate::prof::{Profiler, Want};
+use crate::switch::groups::Groups;
 use crate::switch::neigh::Neighbours;
 use crate::switch::{Counters, Fdb};
 
@@ -98,6 +100,10 @@ pub struct SwitchSettings {
     pub announce: bool,
     /// Questions who has an address are answered by the switch, where it knows.
     pub suppress: bool,
+    /// Multicast goes to those who asked for it.
+    pub snoop: bool,
+    /// How often they are asked.
+    pub snoop_interval: Duration,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -141,6 +147,8 @@ pub struct Ports {
     announces: AtomicBool,
     /// Questions who has an address are answered from what is known.
     suppresses: AtomicBool,
+    /// Who wants which multicast group; `None`: everybody gets all.
+    groups: Mutex<Option<Groups>>,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -180,6 +188,7 @@ impl Ports {
             announcer: Mutex::default(),
             announces: AtomicBool::new(settings.announce),
             suppresses: AtomicBool::new(false),
+            groups: Mutex::default(),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             resumables: Resumables::default(),
@@ -188,10 +197,12 @@ impl Ports {
         });
         ports.fabric.switch.arrivals.want(settings.announce);
         ports.suppress(settings.suppress);
+        ports.snoop(settings.snoop, settings.snoop_interval);
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         tokio::spawn(stations::listen(Arc::downgrade(&ports)));
+        tokio::spawn(groups::listen(Arc::downgrade(&ports)));
         Ok(ports)
     }
 
@@ -240,6 +251,9 @@ impl Ports {
         self.fabric.switch.arrivals.want(settings.announce);
         if self.suppresses.load(Relaxed) != settings.suppress {
             self.suppress(settings.suppress);
+        }
+        if self.snoops() != settings.snoop.then_some(settings.snoop_interval) {
+            self.snoop(settings.snoop, settings.snoop_interval);
         }
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);
