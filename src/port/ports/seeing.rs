@@ -158,7 +158,7 @@ impl Ports {
         let entries = self.entries();
         let entry = entries.values().find(|entry| Some(entry.slot) == slot).cloned();
         entry.ok_or_else(|| {
-            PortError::NotFound(format!("no port is known to have {mac}; listFdb names those that are"))
+            PortError::NotFound(format!("no port is known to have {mac}; listfdb shows those that are"))
         })
     }
 
