@@ -151,7 +151,8 @@ pub struct StationStatus {
 }
 
 /// Result of `listGroups`: who gets which multicast.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupsStatus {
     /// false: everybody gets all, and the rest is empty.
     pub snoops: bool,
@@ -166,7 +167,8 @@ pub struct GroupsStatus {
 }
 
 /// A multicast group and the ports that it goes to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -175,7 +177,8 @@ pub struct GroupStatus {
 }
 
 /// A port, and for how many seconds it counts without being heard of again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupPort {
     pub port: u32,
     pub name: String,
@@ -183,7 +186,8 @@ pub struct GroupPort {
 }
 
 /// The routers of a VLAN.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RoutersStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -193,7 +197,8 @@ pub struct RoutersStatus {
 }
 
 /// Who asks in a VLAN for the members of groups.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct QuerierStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
