@@ -9,6 +9,7 @@ mod change;
 mod client;
 mod entry;
 mod machines;
+mod names;
 mod rounds;
 mod seeing;
 mod stations;
@@ -29,6 +30,7 @@ use tracing::{info, warn};
 
 use self::announce::Announcer;
 use self::entry::{Entry, State};
+use self::names::Names;
 pub use self::seeing::{Example, Whose};
 use super::egress::Handle;
 use super::events::{Event as Happened, Events};
@@ -123,6 +125,7 @@ pub struct Ports {
     fabric: Arc<Fabric>,
     threads: Threads,
     entries: Mutex<BTreeMap<u32, Arc<Entry>>>,
+    named: Mutex<Names>,
     next_number: AtomicU32,
     /// Held while ports change.
     changing: tokio::sync::Mutex<()>,
@@ -164,6 +167,7 @@ impl Ports {
             fabric: Arc::new(Fabric::new(fdb, prof)),
             threads,
             entries: Mutex::default(),
+            named: Mutex::default(),
             next_number: AtomicU32::new(1),
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
@@ -411,12 +415,12 @@ impl Ports {
     }
 
     fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {
-        let entries = self.entries();
-        let found = match port {
-            PortRef::Number(number) => entries.get(number),
-            PortRef::Name(name) => entries.values().find(|entry| entry.name() == *name),
+        let number = match port {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => self.named().owner(name),
         };
-        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
+        let found = number.and_then(|number| self.entries().get(&number).cloned());
+        found.ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {
