@@ -299,6 +299,13 @@ impl Ports {
         listed
     }
 
+    /// How many [`Ports::fdb`] lists.
+    pub fn fdb_len(&self) -> usize {
+        let table = self.fabric.table();
+        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
+        stations.iter().filter(|station| table.get(station.slot).is_some()).count()
+    }
+
     /// A static entry. `vid` 0 is untagged.
     pub fn add_fdb(&self, vid: u16, mac: MacAddr, port: &PortRef) -> Result<FdbStatus, PortError> {
         check_vid(vid)?;
