@@ -64,13 +64,18 @@ pub struct Port<E> {
     pub egress: E,
 }
 
-/// All ports at one moment.
+/// All ports at one moment. Where there are ten thousand, links come and go all the time: a table shares with the one
+/// before it all but the page that changed.
 #[derive(Debug)]
 pub struct Table<E> {
-    slots: Vec<Option<Arc<Port<E>>>>,
+    pages: Vec<Arc<Page<E>>>,
     /// MAC addresses of this host's own devices, sorted.
     own: Vec<MacAddr>,
 }
+
+/// The ports of so many slots in a row.
+type Page<E> = [Option<Arc<Port<E>>>; PAGE];
+const PAGE: usize = 64;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,7 +109,7 @@ pub struct Switch<E> {
 
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
-        let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new() });
+        let table = ArcSwap::from_pointee(Table { pages: Vec::new(), own: Vec::new() });
         Self { fdb, probe_source: None, arrivals: Arrivals::default(), table, leaving: Mutex::default() }
     }
 
@@ -117,12 +122,13 @@ impl<E> Switch<E> {
     pub fn put(&self, port: Port<E>) {
         self.fdb.limit_port(port.slot, port.max_macs);
         self.update(|table, leaving| {
-            let index = port.slot.index();
-            if table.slots.len() <= index {
-                table.slots.resize_with(index + 1, || None);
+            let page = port.slot.index() / PAGE;
+            while table.pages.len() <= page {
+                table.pages.push(Arc::new([const { None }; PAGE]));
             }
+            let place = &mut Arc::make_mut(&mut table.pages[page])[port.slot.index() % PAGE];
             // Whoever still reads the one before keeps the slot from being given away, as after `remove`.
-            leaving.extend(table.slots[index].replace(Arc::new(port)).map(|before| Arc::downgrade(&before)));
+            leaving.extend(place.replace(Arc::new(port)).map(|before| Arc::downgrade(&before)));
         });
     }
 
@@ -130,9 +136,10 @@ impl<E> Switch<E> {
     /// port.
     pub fn remove(&self, slot: Slot) {
         self.update(|table, leaving| {
-            if let Some(port) = table.slots.get_mut(slot.index()).and_then(Option::take) {
-                leaving.push(Arc::downgrade(&port));
-            }
+            let page = table.pages.get_mut(slot.index() / PAGE).map(Arc::make_mut);
+            leaving.extend(
+                page.and_then(|page| page[slot.index() % PAGE].take()).map(|port| Arc::downgrade(&port)),
+            );
         });
         self.fdb.forget_port(slot);
     }
@@ -307,11 +314,11 @@ impl Flood {
 
 impl<E> Table<E> {
     pub fn get(&self, slot: Slot) -> Option<&Arc<Port<E>>> {
-        self.slots.get(slot.index())?.as_ref()
+        self.pages.get(slot.index() / PAGE)?[slot.index() % PAGE].as_ref()
     }
 
     pub fn ports(&self) -> impl Iterator<Item = &Arc<Port<E>>> {
-        self.slots.iter().flatten()
+        self.pages.iter().flat_map(|page| page.iter().flatten())
     }
 
     /// The ports a flooded frame goes out of, and its tag there.
@@ -378,7 +385,7 @@ fn list_of(allowed: &[impl ToString]) -> String {
 
 impl<E> Clone for Table<E> {
     fn clone(&self) -> Self {
-        Self { slots: self.slots.clone(), own: self.own.clone() }
+        Self { pages: self.pages.clone(), own: self.own.clone() }
     }
 }
 
