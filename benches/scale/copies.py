@@ -1,10 +1,11 @@
 """What a frame to many costs, each a process: `copies.py WHAT ARGUMENTS`.
 
-    flood NETNS DEVICE NETNS PORT N FLOODS SIZE   FLOODS broadcasts of SIZE bytes into DEVICE, of which N copies come to the
-                                                  other namespace from PORT; prints the seconds until the first and the last
-    send N ADDRESS PORT FLOODS SIZE               FLOODS times SIZE bytes to each of N connections, by nobody but the kernel;
-                                                  prints the CPU time of a send
-    take N ADDRESS PORT                           the N connections for that, which are never read; until the end of its input
+    flood PID NETNS DEVICE NETNS PORT N FLOODS SIZE   FLOODS broadcasts of SIZE bytes into DEVICE, of which N copies come to
+                                                      the other namespace from PORT; prints the CPU time of process PID a copy,
+                                                      and the seconds until the first and the last
+    send N ADDRESS PORT FLOODS SIZE                   FLOODS times SIZE bytes to each of N connections, by nobody but the
+                                                      kernel; prints the CPU time of a send
+    take N ADDRESS PORT                               the N connections for that, which are never read; until its input ends
 
 The first two print JSON. A copy has come when its packet is at the other host's kernel: nobody there has to run for that.
 """
@@ -51,18 +52,19 @@ def watch(port, least):
     return sock
 
 
-def flood(source, device, sink, port, count, floods, size):
+def flood(pid, source, device, sink, port, count, floods, size):
     count, size = int(count), int(size)
+    clock = ~int(pid) << 3 | 2  # clock_getcpuclockid(3)
     enter(sink)
     copies = watch(int(port), size)
     enter(source)
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     tap.bind((device, 0))
     frame = b"\xff" * 6 + b"\x02\0\0\0\xaa\2" + b"\x88\xb5" + bytes(size - 14)
-    first, last, lost = [], [], 0
+    first, last, lost, spent = [], [], 0, 0
     for _ in range(int(floods)):
         time.sleep(PAUSE)
-        sent, times = time.time_ns(), []
+        begin, sent, times = time.clock_gettime_ns(clock), time.time_ns(), []
         tap.send(frame)
         deadline = time.monotonic() + PATIENCE
         while len(times) < count and time.monotonic() < deadline:
@@ -74,12 +76,13 @@ def flood(source, device, sink, port, count, floods, size):
                     times.append(seconds * 10**9 + nanoseconds - sent)
             except BlockingIOError:
                 pass
+        spent += time.clock_gettime_ns(clock) - begin
         lost += max(count - len(times), 0)
         if times:
             first.append(min(times) / 1e9)
             last.append(max(times) / 1e9)
-    print(json.dumps({"first": statistics.median(first) if first else None, "last": statistics.median(last) if last else None,
-                      "lost": lost}))
+    middle = lambda times: statistics.median(times) if times else None
+    print(json.dumps({"first": middle(first), "last": middle(last), "lost": lost, "us": spent / 1e3 / count / int(floods)}))
 
 
 def room():

@@ -2,8 +2,8 @@
 """What a switch with many links costs (make bench-scale): benches/scale/run.py [--quick] | --table FILE
 
 Root. Two hosts as in the lab; on B a switch for ws and one for wss, on A idle links to them, from 10 to 10,000 each. At each
-step handshakes, broadcasts, a link that works and what control answers are measured beside the idle ones, and when all has
-come to rest the idle ones themselves. Prints tables, and writes benches/results/scale.json. --table prints those of a file.
+step, when all has come to rest, the idle ones are measured, and beside them broadcasts, what control answers, handshakes and a
+link that works. Prints tables, and writes benches/results/scale.json. --table prints those of a file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from tunnels import certificate  # noqa: E402
 LINKS, FEW = (10, 30, 100, 300, 1_000, 3_000, 10_000), (10, 100, 1_000)
 STATIONS, FEW_STATIONS = (1_000, 10_000, 100_000, 1_000_000), (1_000, 100_000)
 PORTS = {"ws": 8080, "wss": 8443}
-EACH = {"descriptors": 2, "kib": 400}  # of a link, with its other end, both kernels' sockets and what waits there
+KIB = 400  # of a link, with its other end, both kernels' sockets and what waits there
 ROOM = ("[limits]\nconnections = 40000\nconnections_per_address = 40000\n"
         "unauthenticated = 20000\nunauthenticated_per_address = 20000\n")
 
@@ -47,7 +47,7 @@ class Settings:
 
 def room_for(links):
     """Why so many links to each of the two switches cannot be had here, if so."""
-    most = 2 * links * EACH["descriptors"] + 1_000
+    most = links + 1_000  # of a process
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft < most:
@@ -56,8 +56,8 @@ def room_for(links):
         return f"{most:,} descriptors are not allowed (ulimit -Hn, fs.nr_open)"
     with open("/proc/meminfo", encoding="ascii") as file:
         free = next(int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    if free < 2 * links * EACH["kib"]:
-        return f"{free >> 10:,} MiB of memory are free, {2 * links * EACH['kib'] >> 10:,} may be needed"
+    if free < 2 * links * KIB:
+        return f"{free >> 10:,} MiB of memory are free, {2 * links * KIB >> 10:,} may be needed"
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         first, last = map(int, file.read().split())
     if last - first < links + 1_000:
@@ -86,25 +86,24 @@ def start(lab, row):
 
 
 def step(lab, row, crowds, settings, links):
-    """All figures of so many links."""
+    """All figures of so many links, once they have come to rest."""
     meanwhile, found = Disturbance(lab), {"links": links, "ws": {}, "wss": {}}
     for scheme, crowd in crowds.items():
         say(f"{links:,} links, {scheme}")
         found[scheme]["came"] = crowd.grow(links)
-    grown = time.monotonic()
+    time.sleep(settings.settle)
+    for scheme, at_rest in costs.idle({name: crowd.server for name, crowd in crowds.items()}, settings.idle).items():
+        found[scheme]["idle"] = at_rest
     for scheme, crowd in crowds.items():
         figures = {
-            "handshakes": lambda: costs.handshakes(row, crowd.server, crowd.port, crowd.cert, settings.handshakes),
             # The link that works is one more, and on the same path.
             "flood": lambda: costs.flood(lab, row, crowd, {"ws": "t2", "wss": "t1"}[scheme], links + (scheme == "wss"), scheme),
-            "control": lambda: costs.control(row, scheme)}
+            "control": lambda: costs.control(row, scheme),
+            "handshakes": lambda: costs.handshakes(row, crowd.server, crowd.port, crowd.cert, settings.handshakes)}
         if scheme == "wss":
             figures["unicast"] = lambda: costs.unicast(lab, row, crowd.server, settings.seconds)
         for name, figure in figures.items():
             found[scheme][name] = figure()
-    time.sleep(max(0.0, grown + settings.settle - time.monotonic()))
-    for scheme, at_rest in costs.idle({name: crowd.server for name, crowd in crowds.items()}, settings.idle).items():
-        found[scheme]["idle"] = at_rest
     return found | {"others": round(meanwhile.share(), 3)}
 
 

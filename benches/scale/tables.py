@@ -8,7 +8,7 @@ def text(data):
     parts = [head, *(f"**{what}** could not be had: {why}" for what, why in data["missing"])]
     for title, table in (("Idle links", idle), ("Handshakes", handshakes), ("A broadcast to all links", floods),
                          ("One link that works beside them", unicast), ("What control answers", control),
-                         ("Logins", logins), ("Stations", stations)):
+                         ("Keys and passwords", logins), ("Stations", stations), ("Reckoned from these", reckoned)):
         rows = table(data)
         if len(rows) > 1:
             parts += [f"### {title}", markdown(rows)]
@@ -50,7 +50,7 @@ def floods(data):
     rows = [["links", "", "us of CPU a copy", "of a bare send", "beyond it", "first copy after", "last copy after", "lost"]]
     for links, scheme, found in each(data, "flood"):
         first, last = (f"{found[key] * 1e3:,.2f} ms" if found[key] else "-" for key in ("first", "last"))
-        rows.append([f"{links:,}", scheme, f"{found['cpu']:.2f}", f"{found['bare']:.2f}", f"{found['cpu'] - found['bare']:.2f}",
+        rows.append([f"{links:,}", scheme, f"{found['us']:.2f}", f"{found['bare']:.2f}", f"{found['us'] - found['bare']:.2f}",
                      first, last, str(found["lost"])])
     return rows
 
@@ -93,4 +93,31 @@ def stations(data):
         rows.append([f"{found['stations']:,}", f"{found['known']:,}", f"{found['empty'] / 1024:.1f}", f"{found['rss'] / 1024:.1f}",
                      f"{bytes_each:,.0f}", f"{found['ns'] / 1e3:.2f}", listed["refused"] or answer(listed),
                      answer(found["metrics"])])
+    return rows
+
+
+NODES = 100
+
+
+def reckoned(data):
+    """On paper: a node with 10,000 links, and a hundred of those, from what the largest crowd over TLS cost."""
+    whole = [step["wss"] for step in data["steps"] if "idle" in step.get("wss", {})]
+    links = max((step["links"] for step in data["steps"] if step.get("wss") in whole), default=0)
+    rows = [["what", "reckoning", "a node of 10,000", f"{NODES} nodes"]]
+    if not whole:
+        return rows
+    last, empty, each_node = whole[-1], data["empty"]["wss"], 10_000
+    kib, idle_us = ((last["idle"][key] - empty[key]) / links for key in ("rss", "cpu"))
+    copy, handshake = last["flood"]["us"], last["handshakes"]["cpu"]
+
+    def row(what, how, value, unit, digits=0, all_nodes=True):
+        rows.append([what, how, f"{value:,.{digits}f} {unit}", f"{value * NODES:,.{digits}f} {unit}" if all_nodes else "the same"])
+
+    row("memory of the switch", f"10,000 x {kib:.1f} KiB", each_node * kib / 2**20, "GiB", 1)
+    row("idle: PINGs and probes", f"10,000 x {idle_us:.1f} us a second", each_node * idle_us / 1e6, "cores", 2)
+    row("all links come, one after the other", f"10,000 x {handshake / 1e3:.2f} ms", each_node * handshake / 1e6, "s", 0, False)
+    row("those of a dead node come to the others", f"10,000 / {NODES - 1} x {handshake / 1e3:.2f} ms",
+        each_node / (NODES - 1) * handshake / 1e6, "s", 2, False)
+    row("a broadcast to every link", f"10,000 x {copy:.1f} us", each_node * copy / 1e3, "ms of a core")
+    row("broadcasts a second that fill a core", f"1 s / (10,000 x {copy:.1f} us)", 1e6 / (each_node * copy), "a second", 1, False)
     return rows
