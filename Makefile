@@ -6,7 +6,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin:/usr/local/sbin:/usr/sbin:/sbin
 TEST_THREADS ?= 2
 KILLS ?= 3
 
-.PHONY: help demo demo-fabric test test-vm test-fabric check autobahn fuzz soak pictures build release deb test-deb static clean
+.PHONY: help demo demo-fabric openrpc test test-vm test-fabric check autobahn fuzz soak pictures build release deb test-deb static clean
 .PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick bench-scale bench-scale-quick
 
 help:
@@ -65,6 +65,10 @@ soak: release
 pictures:
 	@scripts/browser.sh
 	$(CARGO) test --locked --test dashboard -- --ignored pictures
+
+# The JSON-RPC contract's description, after a change of it.
+openrpc:
+	$(CARGO) test --locked --lib -- --ignored write_openrpc
 
 build:
 	$(CARGO) build --locked

@@ -7,13 +7,13 @@
 
 use std::path::{Path, PathBuf};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub mod check;
 pub mod diagnosis;
 pub mod events;
+mod method;
 pub mod prof;
 pub mod seeing;
 
@@ -24,6 +24,7 @@ pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus};
 pub use check::{check_spec, did_you_mean, without_credentials};
+pub use method::Method;
 
 /// What every method but `rpc.discover` is prefixed with.
 pub const NAMESPACE: &str = "etherws.control";
@@ -47,151 +48,16 @@ pub const INTERNAL_ERROR: i32 = -32603;
 /// The kernel, the file system or the peer refused: message and `data` say what.
 pub const FAILED: i32 = -32000;
 
-/// Every method there is. Dispatch, description and client all match on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Method {
-    ListPort,
-    AddPort,
-    SetPort,
-    DelPort,
-    ListInterface,
-    SetInterface,
-    ListFdb,
-    AddFdb,
-    DelFdb,
-    FlushFdb,
-    ListStations,
-    ListCounters,
-    SaveConfig,
-    ReloadConfig,
-    GetVersion,
-    Diagnose,
-    StartProf,
-    StopProf,
-    GetProf,
-    ResetProf,
-    ShowProf,
-    LeaseProf,
-    SlowProf,
-    CpuProf,
-    TraceFrame,
-    PingPort,
-    Discover,
-}
-
-impl Method {
-    pub const ALL: [Self; 27] = [
-        Self::ListPort,
-        Self::AddPort,
-        Self::SetPort,
-        Self::DelPort,
-        Self::ListInterface,
-        Self::SetInterface,
-        Self::ListFdb,
-        Self::AddFdb,
-        Self::DelFdb,
-        Self::FlushFdb,
-        Self::ListStations,
-        Self::ListCounters,
-        Self::SaveConfig,
-        Self::ReloadConfig,
-        Self::GetVersion,
-        Self::Diagnose,
-        Self::StartProf,
-        Self::StopProf,
-        Self::GetProf,
-        Self::ResetProf,
-        Self::ShowProf,
-        Self::LeaseProf,
-        Self::SlowProf,
-        Self::CpuProf,
-        Self::TraceFrame,
-        Self::PingPort,
-        Self::Discover,
-    ];
-
-    /// The name on the wire.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ListPort => "etherws.control.listPort",
-            Self::AddPort => "etherws.control.addPort",
-            Self::SetPort => "etherws.control.setPort",
-            Self::DelPort => "etherws.control.delPort",
-            Self::ListInterface => "etherws.control.listInterface",
-            Self::SetInterface => "etherws.control.setInterface",
-            Self::ListFdb => "etherws.control.listFdb",
-            Self::AddFdb => "etherws.control.addFdb",
-            Self::DelFdb => "etherws.control.delFdb",
-            Self::FlushFdb => "etherws.control.flushFdb",
-            Self::ListStations => "etherws.control.listStations",
-            Self::ListCounters => "etherws.control.listCounters",
-            Self::SaveConfig => "etherws.control.saveConfig",
-            Self::ReloadConfig => "etherws.control.reloadConfig",
-            Self::GetVersion => "etherws.control.getVersion",
-            Self::Diagnose => "etherws.control.diagnose",
-            Self::StartProf => "etherws.control.startProf",
-            Self::StopProf => "etherws.control.stopProf",
-            Self::GetProf => "etherws.control.getProf",
-            Self::ResetProf => "etherws.control.resetProf",
-            Self::ShowProf => "etherws.control.showProf",
-            Self::LeaseProf => "etherws.control.leaseProf",
-            Self::SlowProf => "etherws.control.slowProf",
-            Self::CpuProf => "etherws.control.cpuProf",
-            Self::TraceFrame => "etherws.control.traceFrame",
-            Self::PingPort => "etherws.control.pingPort",
-            Self::Discover => "rpc.discover",
-        }
-    }
-
-    pub const fn summary(self) -> &'static str {
-        match self {
-            Self::ListPort => "The ports, in number order",
-            Self::AddPort => "Adds a TAP, network device, client link or qemu port; the entry made",
-            Self::SetPort => {
-                "Changes a port, and the machines of a qemu port that listens; the entry after the change"
-            }
-            Self::DelPort => {
-                "Deletes a port, and the machines of a qemu port that listens; the entry as it was"
-            }
-            Self::ListInterface => "The interfaces of TAP and network device ports",
-            Self::SetInterface => {
-                "Sets addresses, MTU or MAC of a TAP or network device; the entry after the change"
-            }
-            Self::ListFdb => "The forwarding database",
-            Self::AddFdb => "Adds a static entry; the entry made",
-            Self::DelFdb => "Deletes an entry; the entry as it was",
-            Self::FlushFdb => "Forgets the learned entries of one port or of all; how many",
-            Self::ListStations => "The stations of the forwarding database, with their IP addresses",
-            Self::ListCounters => "Counters and drop reasons of every port and of the switch (port 0)",
-            Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
-            Self::ReloadConfig => "Applies the configuration file's differences; what changed",
-            Self::GetVersion => "Name and version of the program",
-            Self::Diagnose => "What the switch knows of where it runs, for `etherctl doctor` to judge",
-            Self::StartProf => "Raises the profiler's level until stopProf; the state after it",
-            Self::StopProf => "Takes the profiler's level back to what the daemon was started with",
-            Self::GetProf => "The profiler's level, and who holds it up",
-            Self::ResetProf => {
-                "Counts from now on: the zero of showProf and slowProf, writers go on undisturbed"
-            }
-            Self::ShowProf => "What frames cost: counters of every stage",
-            Self::LeaseProf => "A profiler level for as long as it is renewed",
-            Self::SlowProf => "The slowest whole frames that were traced",
-            Self::CpuProf => "Function stacks of the daemon, sampled by CPU time",
-            Self::TraceFrame => "What the switch would do with a frame, and why; nothing is sent or learned",
-            Self::PingPort => "Measures the round trip of a port's link; no frame goes anywhere",
-            Self::Discover => "This description, in OpenRPC",
-        }
-    }
-}
-
 /// Parameters of a method that takes none.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NoParams {}
 
 /// `setPort`: absent fields stay as they are. `access`, `trunk` and `native` replace the port's VLAN
 /// rule as a whole; `transparent` drops it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetPort {
     #[serde(deserialize_with = "port_ref")]
@@ -263,7 +129,8 @@ impl SetPort {
 }
 
 /// `delPort`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelPort {
     #[serde(deserialize_with = "port_ref")]
@@ -271,7 +138,8 @@ pub struct DelPort {
 }
 
 /// `setInterface`: absent fields stay as they are.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SetInterface {
     #[serde(deserialize_with = "port_ref")]
@@ -295,7 +163,8 @@ pub struct SetInterface {
 pub struct Addresses(pub Vec<String>);
 
 /// `addFdb`: a static entry.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -307,7 +176,8 @@ pub struct AddFdb {
 }
 
 /// `delFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelFdb {
     /// 1 to 4094; 0, or absent, is untagged.
@@ -317,7 +187,8 @@ pub struct DelFdb {
 }
 
 /// `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct FlushFdb {
     /// Absent: all ports.
@@ -326,7 +197,8 @@ pub struct FlushFdb {
 }
 
 /// `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SaveConfig {
     /// A path on the daemon's host; absent: the file it was started with.
@@ -335,7 +207,8 @@ pub struct SaveConfig {
 }
 
 /// The result of everything that lists, adds, changes or deletes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Entries<T> {
     pub entries: Vec<T>,
 }
@@ -347,25 +220,29 @@ impl<T> From<T> for Entries<T> {
 }
 
 /// Result of `flushFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Flushed {
     pub flushed: u64,
 }
 
 /// Result of `saveConfig`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Saved {
     pub file: String,
 }
 
 /// Result of `reloadConfig`: a line for each difference applied.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Changes {
     pub changes: Vec<String>,
 }
 
 /// Result of `getVersion`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Version {
     pub version: String,
     pub name: String,
@@ -375,7 +252,8 @@ pub struct Version {
 }
 
 /// The error object of a JSON-RPC reply.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorReply {
     pub code: i32,
     pub message: String,
@@ -416,7 +294,8 @@ impl<'de> Deserialize<'de> for Addresses {
     }
 }
 
-impl JsonSchema for Addresses {
+#[cfg(test)]
+impl schemars::JsonSchema for Addresses {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Addresses".into()
     }

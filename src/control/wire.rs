@@ -40,13 +40,12 @@ impl Wire {
     /// decrypted are put behind it.
     pub fn take(self, early: Bytes) -> io::Result<Taken> {
         match self.stream {
-            Stream::Tcp(stream) => Ok((stream, None, early, self.place)),
+            Stream::Tcp(stream) => Ok((stream, None, Bytes::copy_from_slice(&early), self.place)),
             Stream::Tls(stream) => {
                 let (stream, mut tls) = stream.into_inner();
                 let decrypted = decrypted(&mut tls)?;
-                let early =
-                    if decrypted.is_empty() { early } else { [&early[..], &decrypted].concat().into() };
-                Ok((stream, Some(tls), early, self.place))
+                let early = [&early[..], &decrypted].concat();
+                Ok((stream, Some(tls), early.into(), self.place))
             }
             Stream::Unix(_) => Err(io::Error::other("a Unix socket carries no link")),
         }

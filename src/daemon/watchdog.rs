@@ -48,14 +48,7 @@ mod tests {
             counter.fetch_add(1, Relaxed);
         };
         tokio::spawn(watch(Arc::clone(&ports), timeout, feed));
-        let more = async || {
-            let (before, start) = (fed.load(Relaxed), Instant::now());
-            while fed.load(Relaxed) == before {
-                assert!(start.elapsed() < Duration::from_secs(30), "not fed");
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        more().await;
+        more(&fed).await;
         // One of the two hangs.
         let (release, hangs) = channel::<()>();
         let hangs = Arc::new(Mutex::new(Some(hangs)));
@@ -72,6 +65,14 @@ mod tests {
             }
         }
         drop(release);
-        more().await;
+        more(&fed).await;
+    }
+
+    async fn more(fed: &AtomicU32) {
+        let (before, start) = (fed.load(Relaxed), Instant::now());
+        while fed.load(Relaxed) == before {
+            assert!(start.elapsed() < Duration::from_secs(30), "not fed");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }

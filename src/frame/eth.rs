@@ -395,6 +395,7 @@ macro_rules! serde_as_text {
                 text.parse().map_err(de::Error::custom)
             }
         }
+        #[cfg(test)]
         impl schemars::JsonSchema for $type {
             fn schema_name() -> std::borrow::Cow<'static, str> {
                 stringify!($type).into()
@@ -424,6 +425,7 @@ impl<'de> Deserialize<'de> for Vid {
     }
 }
 
+#[cfg(test)]
 impl schemars::JsonSchema for Vid {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Vid".into()

@@ -1,9 +1,9 @@
 //! EtherTypes as people write them: by name or number.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -87,8 +87,9 @@ impl<'de> Deserialize<'de> for EtherType {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for EtherType {
-    fn schema_name() -> Cow<'static, str> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "EtherType".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

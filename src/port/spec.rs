@@ -6,7 +6,6 @@ use std::ops::Deref;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -19,7 +18,8 @@ mod congestion;
 mod storm;
 
 /// The kinds of port. `Server` ports come from incoming links and cannot be asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum PortKind {
     Tap,
@@ -42,7 +42,8 @@ impl fmt::Display for PortKind {
 }
 
 /// A port as asked for, complete: what `addPort` takes and `saveconf` writes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
     #[serde(rename = "type")]
@@ -94,7 +95,7 @@ pub struct PortSpec {
     pub bridge: Option<String>,
     /// Addresses with prefix length, IPv4 and IPv6, of a TAP or network device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(with = "Vec<String>")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
     pub address: Vec<IpNet>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
@@ -146,7 +147,8 @@ impl PortSpec {
 }
 
 /// What happens to reserved multicast, 01:80:c2:00:00:0x.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Bpdu {
     #[default]
@@ -155,21 +157,22 @@ pub enum Bpdu {
 }
 
 /// How a client link is dialled and whom it trusts; of a qemu port `connect` and `anonymous`, and nothing else.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LinkOptions {
     /// Basic auth user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub passwd: Option<Secret>,
     /// File whose first line is the password; read again at each connection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passwd_file: Option<String>,
     /// Bearer token, instead of user and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub token: Option<Secret>,
     /// CA certificates: a path, or PEM text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,7 +182,7 @@ pub struct LinkOptions {
     pub cert: Option<String>,
     /// Client key: a path, or PEM text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub key: Option<Secret>,
     /// No check of the server's certificate.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -259,7 +262,8 @@ impl fmt::Debug for LinkOptions {
 }
 
 /// A port named by its number or its name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum PortRef {
     Number(u32),

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::spec::PortKind;
 
 /// One entry of `listPort`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortStatus {
     pub port: u32,
     #[serde(rename = "type")]
@@ -78,7 +78,8 @@ pub struct PortStatus {
 }
 
 /// One entry of `listInterface`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct InterfaceStatus {
     pub port: u32,
     #[serde(rename = "type")]
@@ -106,7 +107,8 @@ pub struct InterfaceStatus {
 }
 
 /// One entry of `listFdb`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FdbStatus {
     pub vid: u16,
     pub mac: String,
@@ -120,7 +122,8 @@ pub struct FdbStatus {
 }
 
 /// One entry of `listStations`: a station of the FDB and what it says of itself.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StationStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -134,7 +137,8 @@ pub struct StationStatus {
 }
 
 /// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CounterStatus {
     pub port: u32,
     pub name: String,
@@ -153,7 +157,8 @@ pub struct CounterStatus {
 }
 
 /// Result of `traceFrame`: what the switch would do with a frame, and why.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Traced {
     /// Where it would come in.
     pub port: u32,
@@ -175,7 +180,8 @@ pub struct Traced {
 }
 
 /// One step of a decision.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TracedStep {
     /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`,
     /// `egress` or `neighbours`; `length` of what is no frame.
@@ -188,7 +194,8 @@ pub struct TracedStep {
 }
 
 /// A port that a frame could leave by.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TracedWay {
     pub port: u32,
     pub name: String,
@@ -200,7 +207,8 @@ pub struct TracedWay {
 }
 
 /// Result of `pingPort`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PingStatus {
     pub port: u32,
     pub name: String,

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stage::Dir;
 
 /// How closely it is looked.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Level {
@@ -47,7 +47,8 @@ impl std::str::FromStr for Level {
 }
 
 /// What a stage's time is taken with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Clock {
@@ -60,7 +61,8 @@ pub enum Clock {
 
 /// Everything counted in `elapsed_ns`. All numbers of cells and spans are estimates for all frames: what
 /// was measured, times one in how many were.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// `etherws-prof`: how a file of this kind is told from others.
     pub format: String,
@@ -91,7 +93,8 @@ pub struct Snapshot {
 }
 
 /// A port, as it is called.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PortName {
     pub port: u32,
     pub name: String,
@@ -100,7 +103,8 @@ pub struct PortName {
 }
 
 /// A thread, and its CPU time.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Thread {
     pub name: String,
     /// All its CPU time (CLOCK_THREAD_CPUTIME_ID).
@@ -110,7 +114,8 @@ pub struct Thread {
 }
 
 /// One port's batches on one thread.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Batches {
     pub thread: String,
     pub port: u32,
@@ -122,7 +127,8 @@ pub struct Batches {
 }
 
 /// Own time of one place in the tree, for one port, direction and size class.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Cell {
     pub thread: String,
     /// 0: no port's (the runtime, control).
@@ -138,7 +144,8 @@ pub struct Cell {
 }
 
 /// How one place's times are spread, for one port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Span {
     pub thread: String,
     pub port: u32,

@@ -242,9 +242,8 @@ const TREE: ([[u8; Stage::ALL.len()]; CONTEXTS.len()], usize) = {
 };
 
 /// Which way a frame goes over a link.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[repr(u8)]
 pub enum Dir {
     /// From the side that dialled, whose frames are masked.

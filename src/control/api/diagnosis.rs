@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Result of `diagnose`. Facts; what they mean is the client's business.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Diagnosis {
     pub pid: u32,
     /// User that the process is.
@@ -31,7 +31,8 @@ pub struct Diagnosis {
     pub links: Vec<LinkFacts>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SandboxFacts {
     pub capabilities: Vec<String>,
     /// What should be enforced and is not, and why.
@@ -40,7 +41,8 @@ pub struct SandboxFacts {
 }
 
 /// The first certificate of a file that the configuration or a port names.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CertificateFacts {
     /// Who names it: `listen.sslcert`, `port far: cacerts`.
     pub place: String,
@@ -56,7 +58,8 @@ pub struct CertificateFacts {
 }
 
 /// A link that is connected, by TCP.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LinkFacts {
     pub port: u32,
     /// The largest segment that the path takes, in bytes (TCP_MAXSEG).

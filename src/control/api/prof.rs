@@ -1,6 +1,5 @@
 //! The profiler's part of the contract.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::prof::profiler::SAMPLE;
@@ -17,7 +16,8 @@ pub const NOTIFICATION: &str = "etherws.control.prof";
 
 /// `startProf`: the level that stays until `stopProf`, viewers or not. Counts from now on, unless stages
 /// were measured already.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StartProf {
     /// Absent: stage.
@@ -32,7 +32,8 @@ pub struct StartProf {
 }
 
 /// `leaseProf`: a level that lasts only as long as somebody renews it.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LeaseProf {
     /// A lease to renew or, with `ttl_ms` 0, to give back; absent: a new one. One that has run out is taken anew
@@ -54,14 +55,16 @@ pub struct LeaseProf {
 }
 
 /// Result of `leaseProf`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Leased {
     pub lease: u64,
     pub ttl_ms: u32,
 }
 
 /// Since when a snapshot counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Since {
     /// The last `resetProf`, or the daemon's start.
@@ -72,7 +75,8 @@ pub enum Since {
 }
 
 /// `showProf`.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ShowProf {
     #[serde(default)]
@@ -81,7 +85,8 @@ pub struct ShowProf {
 
 /// `subscribeProf`: a snapshot every `interval_ms`, each counting since the one before;
 /// the subscription holds a lease for as long as its connection lives.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SubscribeProf {
     /// 100 to 60,000; absent: 1,000.
@@ -96,7 +101,8 @@ pub struct SubscribeProf {
 }
 
 /// `slowProf`: the slowest whole frames that level `trace` has kept since the last `resetProf`.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SlowProf {
     /// Only those that took so many microseconds or more; absent: 0.
@@ -108,7 +114,8 @@ pub struct SlowProf {
 }
 
 /// A frame that was watched from its read to its last copy.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlowFrame {
     /// Nanoseconds since 1970.
     pub unix_ns: u64,
@@ -127,7 +134,8 @@ pub struct SlowFrame {
 }
 
 /// `cpuProf`: function stacks of the whole daemon, sampled by CPU time. Answers when it is done.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CpuProf {
     /// 1 to 300; absent: 5.
@@ -139,7 +147,8 @@ pub struct CpuProf {
 }
 
 /// Result of `cpuProf`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpuProfile {
     /// Name and version of the program.
     pub program: String,
@@ -157,7 +166,8 @@ pub struct CpuProfile {
 
 /// Functions from the outermost in, and how often they were found so. One without a name is `module+0xoffset`, which
 /// `addr2line -f -i -e MODULE` takes; `[cut off]` stands for outer functions that could not be found.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpuStack {
     pub thread: String,
     pub stack: Vec<String>,
@@ -165,7 +175,8 @@ pub struct CpuStack {
 }
 
 /// Result of `startProf`, `stopProf`, `resetProf` and `getProf`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProfStatus {
     /// In force: the closest look that anybody wants.
     pub level: Level,
@@ -185,7 +196,8 @@ pub struct ProfStatus {
 }
 
 /// A lease that has not run out.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LeaseStatus {
     pub lease: u64,
     pub level: Level,

@@ -1,6 +1,5 @@
 //! Captures, traces and pings as part of the contract.
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{EtherType, MacAddr, PortRef, maybe_port_ref};
@@ -20,7 +19,8 @@ pub const MAX_PING_MS: u32 = 60_000;
 
 /// `subscribeCapture`: frames from now on, as ports let them in, send or drop them. A reader that is too slow loses
 /// frames and is told how many (`lost`); one that reads nothing for 10 s is cut off.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SubscribeCapture {
     /// At this port only; absent: all.
@@ -36,7 +36,8 @@ pub struct SubscribeCapture {
 }
 
 /// What was captured since the last one. The first comes at once, and one at least every second.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Captured {
     /// Ports that were not told of before.
     pub ports: Vec<PortName>,
@@ -46,7 +47,8 @@ pub struct Captured {
 }
 
 /// A frame at a port.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Packet {
     /// Nanoseconds since 1970.
     pub unix_ns: u64,
@@ -68,7 +70,8 @@ pub struct Packet {
 }
 
 /// Which way a frame goes at a port, seen from the switch.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Way {
     In,
@@ -76,7 +79,8 @@ pub enum Way {
 }
 
 /// `traceFrame`: `frame`, or `dst` with what else matters.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TraceFrame {
     /// Where it comes in; absent: where its source was heard last.
@@ -99,7 +103,8 @@ pub struct TraceFrame {
 }
 
 /// `pingPort`: `port`, or `mac`. One PING of the port's link; answers when its PONG has come, or the time is up.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PingPort {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "maybe_port_ref")]

@@ -87,7 +87,7 @@ pub struct Session {
     pub congestion: Congestion,
     /// Non-blocking; taken when the session starts.
     pub stream: Option<std::net::TcpStream>,
-    pub tls: Option<rustls::Connection>,
+    pub tls: Option<Box<rustls::Connection>>,
     pub early: Bytes,
     /// Silence before a PING.
     pub ping: Duration,
@@ -125,8 +125,9 @@ impl Session {
         self.link.connected(wire, &self.congestion);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down(self.link.clone());
+        let early = std::mem::take(&mut self.early);
         let mut serving = Serving::new(self, socket, has_tls);
-        let outcome = serving.forward_until_the_end().await;
+        let outcome = serving.forward_until_the_end(early).await;
         let Err(ended) = outcome;
         serving.part(&ended).await;
         Err(ended)
@@ -181,17 +182,18 @@ impl<'a> Serving<'a> {
         }
     }
 
-    async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
+    async fn forward_until_the_end(&mut self, early: Bytes) -> Result<std::convert::Infallible, Ended> {
         let session = self.session;
         let link = session.link.clone();
         let mut stop = session.stop.clone();
-        for piece in session.early.chunks(READ) {
+        for piece in early.chunks(READ) {
             with_scratch(|scratch| {
                 let len = self.put_rest(scratch, piece.len());
                 scratch.plain[len - piece.len()..len].copy_from_slice(piece);
                 with_tape!(session.fabric.prof, |tape| self.forward(&mut scratch.plain[..len], tape))
             })?;
         }
+        drop(early);
         // TLS may have records that it has not been asked for.
         let mut waiting = self.has_tls;
         let mut turns = 0u32;
@@ -473,7 +475,8 @@ impl<'a> Serving<'a> {
 pub async fn linger(socket: &Stream) {
     let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
     let discard = async {
-        let mut bytes = [0; 4096];
+        // On the heap: no session is to carry it along for all its time.
+        let mut bytes = vec![0; 4096];
         while socket.readable().await.is_ok() {
             match socket.try_read(&mut bytes) {
                 Ok(0) => return,

@@ -438,7 +438,7 @@ fn bytes_behind_a_close_notify_end_the_session() {
             let bench = Bench::new();
             let (mut session, mut peer) = bench.session();
             let (server, mut client) = tls_pair();
-            session.tls = Some(server.into());
+            session.tls = Some(Box::new(server.into()));
             client.writer().write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
             client.send_close_notify();
             let mut bytes = Vec::new();

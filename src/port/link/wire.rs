@@ -32,7 +32,7 @@ use crate::ws::mask::Key;
 /// One connection's way out, under the link's lock.
 pub struct Wire {
     socket: Arc<Stream>,
-    tls: Option<rustls::Connection>,
+    tls: Option<Box<rustls::Connection>>,
     keys: Option<Keys>,
     /// Frames go with a virtio_net_hdr in front.
     vnet: bool,
@@ -69,7 +69,7 @@ pub struct Wire {
 impl Wire {
     pub fn new(
         socket: Arc<Stream>,
-        mut tls: Option<rustls::Connection>,
+        mut tls: Option<Box<rustls::Connection>>,
         role: Role,
         vnet: bool,
         counters: Arc<Counters>,
@@ -574,7 +574,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
         socket.writable().await.unwrap();
-        let tls = tls_pair().0.into();
+        let tls = Box::new(tls_pair().0.into());
         let prof = Profiler::new(crate::prof::Want::default());
         let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Server };
         let mut wire = Wire::new(socket, Some(tls), Role::Server, true, Arc::default(), (prof, at));

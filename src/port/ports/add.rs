@@ -93,8 +93,14 @@ impl Ports {
                 let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
                 let prof = (self.fabric.prof.clone(), at);
                 let stream = Arc::new(Stream::Tcp(stream));
-                let mut wire =
-                    Wire::new(stream.clone(), tls.map(Into::into), Role::Server, false, Arc::default(), prof);
+                let mut wire = Wire::new(
+                    stream.clone(),
+                    tls.map(|tls| Box::new(tls.into())),
+                    Role::Server,
+                    false,
+                    Arc::default(),
+                    prof,
+                );
                 wire.close(Some(code), &error.to_string());
                 wire.end_tls();
                 let open = self.open.clone();
@@ -153,7 +159,7 @@ impl Ports {
             vnet,
             congestion,
             stream: Some(stream),
-            tls: tls.map(Into::into),
+            tls: tls.map(|tls| Box::new(tls.into())),
             early,
             ping: ping.unwrap_or(PING),
             answers: Arc::default(),
@@ -166,10 +172,11 @@ impl Ports {
             info!(port = entry.number, %peer, user = entry.user, kept_back, "link accepted");
         }
         let status = entry.status();
+        let session = Box::pin(session.run());
         if let Some(ports) = self.me.upgrade() {
             tokio::spawn(async move {
                 let weak = Arc::downgrade(&ports);
-                let ended = serve(ports, session.run()).await;
+                let ended = serve(ports, session).await;
                 drop(place);
                 if told.is_some() {
                     info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");

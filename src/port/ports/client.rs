@@ -1,6 +1,7 @@
 //! The life of a port that dials: dial, serve, wait, for ever.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -71,14 +72,15 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
                 }
                 let ended = match reached {
                     Reached::Switch { dialed, made_with, ping } => {
-                        match session(&ports, entry, *dialed, made_with, ping, &answers) {
-                            Ok(session) => serve(ports, session.run()).await,
+                        let session = session(&ports, entry, *dialed, made_with, ping, &answers);
+                        match session.map(|session| Box::pin(session.run())) {
+                            Ok(session) => serve(ports, session).await,
                             Err(error) => Ended::Broken(error),
                         }
                     }
                     Reached::Qemu(socket, _) => {
-                        let session = vm_session(&ports, entry, socket);
-                        serve(ports, session.run()).await
+                        let session = Box::pin(vm_session(&ports, entry, socket).run());
+                        serve(ports, session).await
                     }
                 };
                 if since.elapsed() >= Backoff::CEILING {
@@ -164,7 +166,7 @@ fn session(
         vnet: dialed.protocol.as_deref() == Some(SUPER),
         congestion,
         stream: Some(dialed.stream.into_std()?),
-        tls: dialed.tls.map(Into::into),
+        tls: dialed.tls.map(|tls| Box::new(tls.into())),
         early: dialed.early,
         ping: ping.unwrap_or_else(|| ports.ping()),
         answers: answers.clone(),
@@ -211,8 +213,11 @@ impl Patience {
     }
 }
 
+/// A session about to run. In a box of its own: whoever waits for it would be as large, for as long as it lasts.
+pub type Running = Pin<Box<dyn Future<Output = Ended> + Send>>;
+
 /// Runs a session on a data thread and waits for its end.
-pub async fn serve(ports: Arc<Ports>, session: impl Future<Output = Ended> + Send + 'static) -> Ended {
+pub async fn serve(ports: Arc<Ports>, session: Running) -> Ended {
     let (seat, open) = (ports.threads.seat(), ports.open.clone());
     drop(ports);
     let whole = async move {

@@ -109,7 +109,7 @@ impl Ports {
         };
         let entry = self.enter(slot, vlan, parts);
         listener.life().connects += 1;
-        let session = vm_session(self, &entry, socket);
+        let session = Box::pin(vm_session(self, &entry, socket).run());
         let told = self.arrivals.allow(Instant::now());
         if let Some(kept_back) = told {
             info!(
@@ -124,7 +124,7 @@ impl Ports {
         if let Some(ports) = self.me.upgrade() {
             tokio::spawn(async move {
                 let weak = Arc::downgrade(&ports);
-                let ended = serve(ports, session.run()).await;
+                let ended = serve(ports, session).await;
                 if told.is_some() {
                     info!(port = entry.number, name = entry.name(), peer, "virtual machine gone: {ended}");
                 }

@@ -1,9 +1,9 @@
 //! The congestion control of a link as it is asked for: `"default"`, or the name of one of the kernel's algorithms.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -52,8 +52,9 @@ impl<'de> Deserialize<'de> for Congestion {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for Congestion {
-    fn schema_name() -> Cow<'static, str> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "Congestion".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {

@@ -1,9 +1,9 @@
 //! The storm limit of a port as it is asked for: `"default"`, `"off"`, or frames a second by kind.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(test)]
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -21,7 +21,8 @@ pub enum StormLimit {
 }
 
 /// Frames a second, bursts of twice as many; a kind that is absent is limited as the switch has it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Rates {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,8 +136,9 @@ impl<'de> Deserialize<'de> for StormLimit {
     }
 }
 
+#[cfg(test)]
 impl JsonSchema for StormLimit {
-    fn schema_name() -> Cow<'static, str> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
         "StormLimit".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
