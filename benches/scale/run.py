@@ -99,7 +99,8 @@ def step(lab, row, crowds, settings, links):
             # The link that works is one more, and on the same path.
             "flood": lambda: costs.flood(lab, row, crowd, {"ws": "t2", "wss": "t1"}[scheme], links + (scheme == "wss"), scheme),
             "control": lambda: costs.control(row, scheme),
-            "handshakes": lambda: costs.handshakes(row, crowd.server, crowd.port, crowd.cert, settings.handshakes)}
+            "handshakes": lambda: costs.handshakes(row, crowd.server, crowd.port, crowd.cert, settings.handshakes,
+                                                   rest=found[scheme]["idle"]["cpu"])}
         if scheme == "wss":
             figures["unicast"] = lambda: costs.unicast(lab, row, crowd.server, settings.seconds)
         for name, figure in figures.items():
@@ -110,8 +111,6 @@ def step(lab, row, crowds, settings, links):
 def measure(lab, settings, data):
     with Row(lab) as row:
         crowds = start(lab, row)
-        time.sleep(2)
-        data["empty"] = costs.idle({name: crowd.server for name, crowd in crowds.items()}, 3)
         for links in settings.links:
             why = room_for(links)
             if why:
@@ -137,8 +136,8 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     began = time.monotonic()
-    data = {"machine": report.machine(), "quick": options.quick, "load": os.getloadavg()[0], "missing": [], "empty": {},
-            "steps": [], "logins": [], "stations": []}
+    data = {"machine": report.machine(), "quick": options.quick, "load": os.getloadavg()[0], "missing": [], "steps": [],
+            "logins": [], "stations": []}
     # What the children are given at their start.
     room_for(max(LINKS))
     try:

@@ -27,14 +27,20 @@ def each(data, what):
             if what in step.get(scheme, {})]
 
 
+def a_link(data, scheme, step):
+    """KiB, and microseconds of CPU in a second, of each link more than there were at the first step."""
+    first = data["steps"][0]
+    more = step["links"] - first["links"]
+    return [(step[scheme]["idle"][key] - first[scheme]["idle"][key]) / more for key in ("rss", "cpu")] if more else None
+
+
 def idle(data):
-    """Of each step what it has more than the empty switch."""
-    rows = [["links", "", "resident MiB", "KiB a link", "CPU of a core", "us a link and second"]]
-    for links, scheme, found in each(data, "idle"):
-        empty = data["empty"][scheme]
-        more = [(found[key] - empty[key]) / links for key in ("rss", "cpu")]
-        rows.append([f"{links:,}", scheme, f"{found['rss'] / 1024:.1f}", f"{more[0]:.1f}", f"{found['cpu'] / 1e4:.2f} %",
-                     f"{more[1]:.1f}"])
+    rows = [["links", "", "resident MiB", "CPU of a core", "KiB a link more", "us a second and link more"]]
+    for scheme in ("ws", "wss"):
+        for step in data["steps"]:
+            found, more = step[scheme]["idle"], a_link(data, scheme, step)
+            rows.append([f"{step['links']:,}", scheme, f"{found['rss'] / 1024:.1f}", f"{found['cpu'] / 1e4:.2f} %",
+                         *(f"{value:.1f}" if more else "-" for value in more or (0, 0))])
     return rows
 
 
@@ -101,14 +107,12 @@ NODES = 100
 
 def reckoned(data):
     """On paper: a node with 10,000 links, and a hundred of those, from what the largest crowd over TLS cost."""
-    whole = [step["wss"] for step in data["steps"] if "idle" in step.get("wss", {})]
-    links = max((step["links"] for step in data["steps"] if step.get("wss") in whole), default=0)
     rows = [["what", "reckoning", "a node of 10,000", f"{NODES} nodes"]]
-    if not whole:
+    if len(data["steps"]) < 2:
         return rows
-    last, empty, each_node = whole[-1], data["empty"]["wss"], 10_000
-    kib, idle_us = ((last["idle"][key] - empty[key]) / links for key in ("rss", "cpu"))
-    copy, handshake = last["flood"]["us"], last["handshakes"]["cpu"]
+    last, each_node = data["steps"][-1], 10_000
+    kib, idle_us = a_link(data, "wss", last)
+    copy, handshake = last["wss"]["flood"]["us"], last["wss"]["handshakes"]["cpu"]
 
     def row(what, how, value, unit, digits=0, all_nodes=True):
         rows.append([what, how, f"{value:,.{digits}f} {unit}", f"{value * NODES:,.{digits}f} {unit}" if all_nodes else "the same"])
