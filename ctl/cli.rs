@@ -100,6 +100,8 @@ pub enum Command {
         #[arg(long, value_parser = port, add = ArgValueCandidates::new(ports))]
         port: Option<PortRef>,
     },
+    /// List the multicast groups that somebody wants, and behind which ports (etherws sw --snoop).
+    Listgroups,
     /// Add a static entry to the forwarding database.
     Addfdb {
         /// The station.
@@ -307,7 +309,7 @@ pub struct Words<T>(pub Vec<T>);
 #[command(next_help_heading = "Device or link")]
 pub struct InterfaceArgs {
     /// Address with prefix length, IPv4 or IPv6 (repeatable).
-    #[arg(long, value_name = "A/LEN")]
+    #[arg(long, value_name = "A/LEN", value_parser = prefixed)]
     pub address: Vec<IpNet>,
     /// 576 to 65535.
     #[arg(long, value_parser = mtu())]
@@ -444,6 +446,10 @@ fn words<T: FromStr<Err = String>>(text: &str) -> Result<Words<T>, String> {
     }
 }
 
+fn prefixed(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| "expected an address with prefix length, such as 192.0.2.1/24".into())
+}
+
 /// Checked here, sent as written.
 fn address(text: &str) -> Result<String, String> {
     match text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() {
@@ -493,6 +499,7 @@ mod tests {
             ("setif 1 --netmask 24", "--netmask"),
             ("setif 1 --address x", "--address"),
             ("addport server x", "server"),
+            ("addport tap t0 --address 192.0.2.1", "with prefix length"),
             ("addport client ws://h --passwd x", "--user"),
             ("addport client ws://h --user u --passwd x --passwd-file y", "--passwd-file"),
             ("addport client ws://h --cert c", "--key"),

@@ -122,7 +122,7 @@ async fn exchange(server: &Server, request: &Request, stream: Box<dyn Stream>) -
         .await
         .map_err(|e| broken(url, &e))?
         .to_bytes();
-    reply(url, status, &body)
+    reply(server, status, &body)
 }
 
 /// Sends a request, whatever its path, to where `server` takes calls; the answer as it comes.
@@ -155,17 +155,23 @@ async fn send_over(
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(url, &e))?;
     tokio::spawn(connection.with_upgrades());
-    sender.send_request(request).await.map_err(|e| broken(url, &e))
+    sender.send_request(request).await.map_err(|e| match url {
+        Url::Tcp { tls: false, .. } if e.is_parse() => {
+            broken(url, &"what came is not HTTP (is it https:// there?)")
+        }
+        _ => broken(url, &e),
+    })
 }
 
 fn broken(url: &Url, e: &dyn fmt::Display) -> Failure {
     Failure::Unreachable(format!("no answer from {url}: {}", escaped(&e.to_string())))
 }
 
-fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
+fn reply(server: &Server, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
     if status == StatusCode::UNAUTHORIZED {
-        return Err(unauthorized(url, body));
+        return Err(unauthorized(server, body));
     }
+    let url = &server.url;
     let unexpected = || {
         let said = said(body).map(|said| format!(": {said}")).unwrap_or_default();
         let hint = if status == StatusCode::NOT_FOUND { " (is the path right?)" } else { "" };
@@ -182,8 +188,11 @@ fn reply(url: &Url, status: StatusCode, body: &[u8]) -> Result<Value, Failure> {
 }
 
 /// What a 401 means, and says.
-pub fn unauthorized(url: &Url, body: &[u8]) -> Failure {
-    let mut text = format!("{url} wants a user and a password (--ctluser and --ctlpasswd)");
+pub fn unauthorized(server: &Server, body: &[u8]) -> Failure {
+    let mut text = match server.is_user() {
+        true => format!("{} does not take this user and password", server.url),
+        false => format!("{} wants a user and a password (--ctluser and --ctlpasswd)", server.url),
+    };
     if let Some(said) = said(body) {
         text.push_str(&format!("; it says: {said}"));
     }

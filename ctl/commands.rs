@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use etherws::control::api::{
-    self, Addresses, CounterStatus, Entries, FdbStatus, InterfaceStatus, LinkOptions, Method, PortKind,
-    PortRef, PortSpec, PortStatus, StationStatus,
+    self, Addresses, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus, InterfaceStatus,
+    LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -35,6 +35,7 @@ impl Request {
             Command::Listif => bare(Method::ListInterface),
             Command::Listfdb { .. } => bare(Method::ListFdb),
             Command::Liststations { .. } => bare(Method::ListStations),
+            Command::Listgroups => bare(Method::ListGroups),
             Command::Counters { .. } => bare(Method::ListCounters),
             Command::Reload => bare(Method::ReloadConfig),
             Command::Version => bare(Method::GetVersion),
@@ -248,6 +249,7 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             fdb(&read::<Entries<FdbStatus>>(result)?.entries)
         }
         Command::Liststations { .. } => stations(&read::<Vec<StationStatus>>(result)?),
+        Command::Listgroups => groups(&read(result)?),
         Command::Counters { .. } => counters(&read::<Entries<CounterStatus>>(result)?.entries),
         Command::Flushfdb { .. } => match read::<api::Flushed>(result)?.flushed {
             1 => "flushed 1 entry\n".into(),
@@ -407,6 +409,44 @@ fn stations(entries: &[StationStatus]) -> String {
         ]
     });
     listing(&["Port", "VLAN", "MAC", "Age", "Name", "IP"], rows, 6)
+}
+
+/// A line for each group; the routers and who asks below.
+fn groups(status: &GroupsStatus) -> String {
+    if !status.snoops {
+        return "multicast goes to everybody; etherws sw --snoop sends it to those who ask for it\n".into();
+    }
+    let vlan = |vlan: Option<u16>| vlan.map_or_else(|| "-".to_owned(), |vlan| vlan.to_string());
+    let port = |port: &GroupPort| match port.name.as_str() {
+        "" => port.port.to_string(),
+        name => format!("{} ({name})", port.port),
+    };
+    let ports = |ports: &[GroupPort]| ports.iter().map(port).collect::<Vec<_>>().join(", ");
+    let last = |ports: &[GroupPort]| ports.iter().map(|port| port.expires).max().unwrap_or(0).to_string();
+    let line = |of: Option<u16>, what: &str, whose: &[GroupPort]| {
+        vec![vlan(of), what.to_owned(), last(whose), ports(whose)]
+    };
+    let groups = status.groups.iter().map(|group| line(group.vlan, &group.group, &group.ports));
+    let routers = status
+        .routers
+        .iter()
+        .map(|routers| line(routers.vlan, &format!("routers of {}", routers.family), &routers.ports));
+    let full = (!status.full.is_empty()).then(|| line(None, "more than there is room for", &status.full));
+    let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(full), 4);
+    for querier in &status.queriers {
+        let who = match (&querier.address, querier.port) {
+            (Some(address), Some(port)) if address == "0.0.0.0" => format!("another switch at port {port}"),
+            (Some(address), Some(port)) => format!("{} at port {port}", escaped(address)),
+            _ => "this switch".to_owned(),
+        };
+        let until = if querier.filters { "" } else { "; not everybody has been asked yet, all is flooded" };
+        text += &format!(
+            "{} in VLAN {} is asked for by {who}{until}\n",
+            escaped(&querier.family),
+            vlan(querier.vlan)
+        );
+    }
+    text
 }
 
 fn counters(entries: &[CounterStatus]) -> String {

@@ -42,7 +42,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use etherws::control::api::{Entries, Method, PortRef, PortStatus};
+use etherws::control::api::{Entries, METHOD_NOT_FOUND, Method, PortRef, PortStatus};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -136,9 +136,16 @@ fn serve(cli: Cli) -> Result<(), Wrong> {
     let request = Request::of(&cli.command)?;
     let mut server = server_of(cli.server)?;
     let answer = runtime()?.block_on(ask(&mut server, &request, client::TIME_LIMIT));
-    let result = commands::select(&cli.command, answer.map_err(|failure| failure.to_string())?)?;
-    if let Command::Listfdb { port: Some(port) } = &cli.command
-        && result["entries"].as_array().is_some_and(Vec::is_empty)
+    let answer = answer.map_err(|failure| match failure {
+        Failure::Refused(error) if error.code == METHOD_NOT_FOUND => {
+            let name = request.method.name().rsplit('.').next().unwrap_or_default();
+            format!("the switch at {} is too old for that: it has no {name}", server.url)
+        }
+        failure => failure.to_string(),
+    });
+    let result = commands::select(&cli.command, answer?)?;
+    if let Command::Listfdb { port: Some(port) } | Command::Liststations { port: Some(port) } = &cli.command
+        && result.as_array().or(result["entries"].as_array()).is_some_and(Vec::is_empty)
     {
         must_exist(&mut server, port)?;
     }

@@ -56,7 +56,8 @@ pub async fn run(server: Server, command: &Prof, json: bool) -> Result<(), Strin
             if let Some(interval) = interval {
                 switch.trace(*interval).await?;
             }
-            slow(&mut switch, &SlowProf { us: Some(*us), limit: Some(*limit) }, json).await?
+            let ask = SlowProf { us: Some(*us), limit: Some(*limit) };
+            slow(&mut switch, &ask, interval.is_some(), json).await?
         }
         Prof::Record(record) => return record::run(&mut switch, record, json).await,
         // Needs no switch, and was done without one.
@@ -83,7 +84,7 @@ async fn called(switch: &mut Switch, calls: &Calls, callers: bool, json: bool) -
     Ok(show::header(&snapshot, &[Column::Way], note.as_deref()) + &places::calls(&snapshot, calls, callers))
 }
 
-async fn slow(switch: &mut Switch, ask: &SlowProf, json: bool) -> Result<String, String> {
+async fn slow(switch: &mut Switch, ask: &SlowProf, traced: bool, json: bool) -> Result<String, String> {
     let slow: Entries<SlowFrame> = switch.ask(Method::SlowProf, ask).await?;
     if json {
         return as_json(&slow);
@@ -92,7 +93,8 @@ async fn slow(switch: &mut Switch, ask: &SlowProf, json: bool) -> Result<String,
         let names = switch.snapshot(Default::default()).await?;
         return Ok(places::slow(&slow.entries, &names));
     }
-    let level = switch.status().await?.level;
+    // Back at what it was before, perhaps.
+    let level = if traced { Level::Trace } else { switch.status().await?.level };
     Ok(match level {
         Level::Trace => "no frame took so long\n".into(),
         level => format!(

@@ -130,6 +130,11 @@ impl Server {
         self.authorization.as_deref()
     }
 
+    /// True when somebody has said who they are; a token is the switch's own.
+    pub fn is_user(&self) -> bool {
+        self.authorization.as_deref().is_some_and(|header| !header.starts_with("Bearer "))
+    }
+
     /// Reads the local token again, which is another after the switch was started again; whether it is.
     pub fn renew_token(&mut self) -> bool {
         let Some(old) = self.authorization.as_deref().filter(|header| header.starts_with("Bearer ")) else {
@@ -145,8 +150,7 @@ impl Server {
 
     /// True when nobody has said who they are and somebody is there to ask.
     pub fn may_prompt(&self) -> bool {
-        let anonymous = self.authorization.as_deref().is_none_or(|header| header.starts_with("Bearer "));
-        anonymous && io::stdin().is_terminal() && io::stderr().is_terminal()
+        !self.is_user() && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
     pub fn prompt(&mut self) -> Result<(), Wrong> {

@@ -71,7 +71,7 @@ async fn ask_for(
     }
     let (mut socket, _) = client_async(request, stream).await.map_err(|e| match e {
         Error::Http(answer) if answer.status() == http::StatusCode::UNAUTHORIZED => {
-            unauthorized(url, answer.body().as_deref().unwrap_or_default())
+            unauthorized(server, answer.body().as_deref().unwrap_or_default())
         }
         Error::Http(answer) => unexpected(answer.status().as_str()),
         other => Failure::Unreachable(format!("no answer from {url}: {}", escaped(&other.to_string()))),

@@ -42,6 +42,9 @@ fn explain(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end());
+    if error.kind() == ErrorKind::InvalidSubcommand {
+        complain("the commands for a running switch are etherctl's (etherctl --help)");
+    }
     ExitCode::from(2)
 }
 

@@ -142,6 +142,7 @@ fn exit_codes_and_messages() {
         ),
         (&["sw", "--sslkey", "k"], 2, vec!["etherws: --sslkey: given without sslcert".to_owned()]),
         (&["sw", "--nonsense"], 2, vec!["etherws: unexpected argument '--nonsense'".to_owned()]),
+        (&["listport"], 2, vec!["'listport'".to_owned(), "etherctl's (etherctl --help)".to_owned()]),
         (&[], 2, vec!["Usage: etherws".to_owned()]),
         (&["--version"], 0, vec!["etherws 2".to_owned()]),
     ] {

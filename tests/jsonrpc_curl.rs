@@ -173,6 +173,7 @@ fn discovery_describes_every_method() {
         "delFdb",
         "flushFdb",
         "listStations",
+        "listGroups",
         "listCounters",
         "saveConfig",
         "reloadConfig",
@@ -374,6 +375,37 @@ fn bad_51_a_form_cannot_post_and_no_foreign_page_may() {
         assert_eq!(post(&[json, &format!("Origin: {origin}")]), 403, "{origin}");
     }
     assert!(matches!(post(&[json, "Host: evil.example"]), 400 | 403), "bad_50: a rebound name");
+}
+
+/// A browser adds the login that it remembers to whatever a page makes it send.
+#[test]
+fn bad_51_a_remembered_login_helps_no_foreign_page() {
+    let host = Host::new();
+    let htpasswd = host.file("htpasswd", sh(&["htpasswd", "-nbs", "admin", "pw"]));
+    let _switch = Switch::start(&host, &["--no-listen", "--ctlport", "7867", "--ctlhtpasswd", &htpasswd]);
+    let url = "http://127.0.0.1:7867/ctl";
+    let body = r#"{"jsonrpc":"2.0","id":1,"method":"etherws.control.listPort","params":{}}"#;
+    // Body and head, for a header that lets other pages read it.
+    let answer = |headers: &[&str]| {
+        let mut how = vec!["-u", "admin:pw", "-D", "-"];
+        how.extend(headers.iter().flat_map(|header| ["-H", header]));
+        how.push(url);
+        curl(&host, &how, body)
+    };
+    let json = "Content-Type: application/json";
+    assert_eq!(answer(&[json]).0, 200);
+    for (headers, refused) in [
+        (&["Content-Type: text/plain"][..], 415),
+        (&["Content-Type: application/x-www-form-urlencoded"], 415),
+        (&["Content-Type: multipart/form-data; boundary=x"], 415),
+        (&[json, "Origin: http://evil.example"], 403),
+        (&[json, "Origin: null"], 403),
+        (&[json, "Sec-Fetch-Site: cross-site"], 403),
+    ] {
+        let (status, text) = answer(headers);
+        assert_eq!(status, refused, "{headers:?}: {text}");
+        assert!(!text.to_lowercase().contains("access-control-"), "{headers:?}: {text}");
+    }
 }
 
 #[test]

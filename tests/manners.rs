@@ -131,6 +131,7 @@ fn errors_say_what_to_do_next() {
         (&["delport", "nosuch"], "listport names them"),
         (&["counters", "nosuch"], "listport names them"),
         (&["listfdb", "--port", "nosuch"], "listport names them"),
+        (&["liststations", "--port", "nosuch"], "listport names them"),
         (&["delfdb", "02:00:00:00:00:01"], "listfdb shows them"),
         (&["addport", "netdev", "nosuch"], "ip link shows them"),
         (&["addport", "tap", "t0"], "delport lets it go"),

@@ -27,6 +27,8 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
             guard: Default::default(),
             announce: true,
             suppress: false,
+            snoop: false,
+            snoop_interval: Duration::from_secs(125),
         };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {

@@ -159,6 +159,7 @@ fn switch(far_at: Slot) -> Switch<()> {
             ethertypes: Vec::new(),
             storm: None,
             heard: Arc::new(Policer::of_frames(1)),
+            asked: Arc::new(Policer::of_frames(1)),
             max_macs: u32::MAX,
             gate: Arc::default(),
             counters: Arc::default(),

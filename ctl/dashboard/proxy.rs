@@ -126,7 +126,7 @@ impl Proxy {
         }
         // Never the browser's business: it would ask for a password that it has no use for.
         let said = Limited::new(answer.into_body(), MAX_BODY).collect().await;
-        Err(unauthorized(&server.url, &said.map(|body| body.to_bytes()).unwrap_or_default()))
+        Err(unauthorized(&server, &said.map(|body| body.to_bytes()).unwrap_or_default()))
     }
 
     /// Says when the switch goes, and when it is back.

@@ -208,6 +208,7 @@ fn port(slot: u32, link: Arc<Link>) -> Port<Egress> {
         ethertypes: Vec::new(),
         storm: None,
         heard: Arc::new(Policer::of_frames(1)),
+        asked: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: link.counters.clone(),

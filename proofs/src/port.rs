@@ -8,7 +8,7 @@ mod capture;
 mod congestion;
 #[path = "../../src/port/egress.rs"]
 pub mod egress;
-#[path = "../../src/port/fabric.rs"]
+#[path = "../../src/port/fabric/mod.rs"]
 pub mod fabric;
 #[path = "../../src/port/handover.rs"]
 mod handover;

@@ -22,7 +22,10 @@ use crate::port::dial;
 pub use super::dashboard;
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
-pub use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus, StationStatus};
+pub use crate::port::status::{
+    CounterStatus, FdbStatus, GroupPort, GroupStatus, GroupsStatus, InterfaceStatus, PortStatus,
+    StationStatus,
+};
 pub use check::{check_spec, did_you_mean, without_credentials};
 pub use method::Method;
 
@@ -383,8 +386,10 @@ where
     };
     let options = LinkOptions { cacerts, insecure, ..LinkOptions::default() };
     let target = dial::Target::parse(&format!("wss://{authority}/"), &options)?;
-    // The rules' hints speak of links' options.
-    dial::secure(&target, stream).await.map_err(|e| e.to_string().replace("--cacerts", "--ctlsslcert"))
+    // The rules' hints speak of links.
+    let of_control =
+        |hint: String| hint.replace("--cacerts", "--ctlsslcert").replace("a ws:// service", "http:// there");
+    dial::secure(&target, stream).await.map_err(|e| of_control(e.to_string()))
 }
 
 /// The file, beside a control socket, with the token for control on TCP.

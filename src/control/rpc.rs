@@ -133,6 +133,7 @@ fn entry(method: Method) -> Entry {
             Ok(api::Flushed { flushed })
         }),
         Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
+        Method::ListGroups => on(method, |c, NoParams {}| async move { Ok(c.ports.list_groups()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
         }),

@@ -20,6 +20,8 @@ fn served() -> Methods {
         guard: Default::default(),
         announce: true,
         suppress: false,
+        snoop: false,
+        snoop_interval: Duration::from_secs(125),
     };
     let hooks = Hooks {
         save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
@@ -180,7 +182,7 @@ async fn bad_55_wrong_parameters_are_refused_by_name() {
         (Method::TraceFrame, r#"{"frame":"02 00"}"#, &["port", "--from"]),
         (Method::TraceFrame, r#"{"port":9,"dst":"02:00:00:00:00:01"}"#, &["no port 9"]),
         (Method::PingPort, r#"{}"#, &["port", "mac"]),
-        (Method::PingPort, r#"{"mac":"02:00:00:00:00:01"}"#, &["02:00:00:00:00:01", "listFdb"]),
+        (Method::PingPort, r#"{"mac":"02:00:00:00:00:01"}"#, &["02:00:00:00:00:01", "listfdb"]),
         (Method::PingPort, r#"{"port":1,"timeout_ms":0}"#, &["timeout_ms", "60000"]),
     ] {
         let data = refusal(&methods, method, params).await;

@@ -204,6 +204,8 @@ mod tests {
             guard: Default::default(),
             announce: true,
             suppress: false,
+            snoop: false,
+            snoop_interval: Duration::from_secs(125),
         };
         let hooks = Hooks {
             save: Box::new(|_| async { Err(String::new()) }.boxed()),

@@ -321,6 +321,12 @@ pub async fn apply(
         if current.switch.suppress != new.switch.suppress {
             lines.push(format!("suppress {}", new.switch.suppress));
         }
+        if current.switch.snoop != new.switch.snoop {
+            lines.push(format!("snoop {}", new.switch.snoop));
+        }
+        if current.switch.snoop_interval != new.switch.snoop_interval {
+            lines.push(format!("snoop_interval {} s", new.switch.snoop_interval.as_secs()));
+        }
         if current.switch.guard != new.switch.guard {
             lines.push("guards of all ports changed".to_owned());
         }

@@ -97,6 +97,12 @@ pub struct Sw {
     /// Answer ARP and ND for stations that are known, instead of flooding the question
     #[arg(long)]
     pub suppress: bool,
+    /// Send multicast to those who asked for it (IGMP and MLD snooping), instead of to everybody
+    #[arg(long)]
+    pub snoop: bool,
+    /// Seconds between questions who wants which multicast, where no router asks [default: 125]
+    #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(4..=3600))]
+    pub snoop_interval: Option<u32>,
     /// Data threads [default: one for two processors, at most 4]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=256))]
     pub threads: Option<usize>,
@@ -227,6 +233,8 @@ impl Sw {
             fdb_limit: self.fdb_limit,
             announce: self.no_announce.then_some(false),
             suppress: some(self.suppress),
+            snoop: some(self.snoop),
+            snoop_interval: self.snoop_interval,
             threads: self.threads,
             ping: self.ping,
             prof: self.prof,

@@ -58,6 +58,9 @@ pub struct Layer {
     pub loop_guard: Option<bool>,
     pub announce: Option<bool>,
     pub suppress: Option<bool>,
+    pub snoop: Option<bool>,
+    /// Seconds.
+    pub snoop_interval: Option<u32>,
     pub threads: Option<usize>,
     pub ping: Option<u32>,
     pub prof: Option<Level>,
@@ -136,7 +139,7 @@ impl Layer {
                 }
             };
         }
-        merge!(node ageout fdb_limit max_macs storm loop_guard announce suppress threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
+        merge!(node ageout fdb_limit max_macs storm loop_guard announce suppress snoop snoop_interval threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
             tokens origin trusted_proxy proxy_protocol offload congestion drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
@@ -190,6 +193,8 @@ impl Layer {
         range("switch.threads", threads as u64, 1, 256);
         let ping = self.ping.map(|ping| Duration::from_secs(u64::from(ping)));
         range("switch.ping", u64::from(self.ping.unwrap_or(15)), 1, 3600);
+        let snoop_interval = self.snoop_interval.unwrap_or(125);
+        range("switch.snoop_interval", snoop_interval.into(), 4, 3600);
         let drain_wait = self.drain_wait.unwrap_or_default();
         range("listen.drain_wait", drain_wait.into(), 0, 3600);
         let usual = GuardSettings::default();
@@ -329,6 +334,8 @@ impl Layer {
                 },
                 announce: self.announce.unwrap_or(true),
                 suppress: self.suppress.unwrap_or_default(),
+                snoop: self.snoop.unwrap_or_default(),
+                snoop_interval: Duration::from_secs(snoop_interval.into()),
             },
             log: self.log,
             door: DoorSettings {

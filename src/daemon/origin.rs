@@ -116,5 +116,6 @@ mod tests {
             failure.code == 1 && failure.lines[0].starts_with("/nonexistent/etherws.toml: "),
             "{failure:?}"
         );
+        assert!(failure.lines[0].ends_with("; it may be empty, but has to be there"), "{failure:?}");
     }
 }

@@ -29,6 +29,8 @@ const SWITCH: &[&str] = &[
     "loop_guard",
     "announce",
     "suppress",
+    "snoop",
+    "snoop_interval",
     "threads",
     "ping",
     "prof",
@@ -127,7 +129,10 @@ pub fn file(path: &Path) -> Result<Layer, Vec<String>> {
 /// The text of a configuration file.
 pub fn text(path: &Path) -> Result<Zeroizing<String>, String> {
     let fail = |why: &dyn std::fmt::Display| format!("{}: could not be read: {why}", path.display());
-    let io_fail = |e: std::io::Error| fail(&format!("{e}{}", hint(path, &e, Want::Read)));
+    let io_fail = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => fail(&format!("{e}; it may be empty, but has to be there")),
+        _ => fail(&format!("{e}{}", hint(path, &e, Want::Read))),
+    };
     let meta = std::fs::metadata(path).map_err(io_fail)?;
     if !meta.is_file() {
         return Err(fail(&"not a regular file"));
@@ -177,6 +182,8 @@ fn settings(top: &Table, layer: &mut Layer) {
             loop_guard = "switch.loop_guard",
             announce = "switch.announce",
             suppress = "switch.suppress",
+            snoop = "switch.snoop",
+            snoop_interval = "switch.snoop_interval",
             threads = "switch.threads",
             ping = "switch.ping",
             prof = "switch.prof",

@@ -162,6 +162,40 @@ fn keys_are_those_of_the_structs() {
     assert_eq!(sorted(OPTIONS), properties::<LinkOptions>());
 }
 
+/// What is commented out there can be said as it stands, and nothing that can be said is left out.
+#[test]
+fn the_sample_has_every_key() {
+    let sample = include_str!("../../systemd/etherws.toml");
+    let is_setting = |text: &&str| text.starts_with(|c: char| c == '[' || c.is_ascii_lowercase());
+    let lines: Vec<_> =
+        sample.lines().map(|line| line.strip_prefix('#').filter(is_setting).unwrap_or(line)).collect();
+    parse("sample", &lines.join("\n")).unwrap();
+    for (table, keys) in [
+        ("[switch]", SWITCH),
+        ("[listen]", LISTEN),
+        ("[control]", &["sock"]),
+        ("[control.tcp]", TCP),
+        ("[metrics]", METRICS),
+        ("[limits]", limits::KEYS),
+        ("[sandbox]", SANDBOX),
+        ("[[port]]", PORT),
+        ("[port.options]", OPTIONS),
+        ("[[user]]", USER),
+    ] {
+        let mut here = false;
+        let mut words = std::collections::BTreeSet::new();
+        for line in &lines {
+            here = if line.starts_with('[') { *line == table } else { here };
+            if here {
+                words.extend(line.split(|c: char| !c.is_ascii_lowercase() && c != '_'));
+            }
+        }
+        for key in keys.iter().filter(|key| **key != "options") {
+            assert!(words.contains(key), "{key} of {table}");
+        }
+    }
+}
+
 #[test]
 fn mistakes_are_told_with_place_key_and_hint() {
     let tap = "[[port]]\ntype='tap'\ntarget='t'\n";

@@ -36,13 +36,23 @@ pub fn render(
     let default = Layer::default().resolve().map_err(|_| foreign())?;
     let mut document: DocumentMut =
         existing.unwrap_or_default().parse().map_err(|e: toml_edit::TomlError| e.to_string())?;
+    // What stands in a file of comments alone is above what comes.
+    let mut head = String::new();
+    if document.is_empty() && document.trailing().as_str().is_some_and(|text| text.contains('#')) {
+        head = document.trailing().as_str().unwrap_or_default().to_owned();
+        document.set_trailing("");
+    }
     settings(&mut document, config, &theirs, &default);
     if theirs.door.users != config.door.users {
         let tables = config.door.users.iter().map(user_table);
         document.insert("user", Item::ArrayOfTables(tables.collect()));
     }
     ports(&mut document, &theirs, running);
-    let text = document.to_string();
+    let mut text = document.to_string();
+    if !head.is_empty() {
+        let between = if text.is_empty() || head.ends_with("\n\n") { "" } else { "\n" };
+        text = format!("{head}{between}{}", text.trim_start_matches('\n'));
+    }
     // What cannot be read back must not replace what can.
     read::parse(name, &text).map_err(|errors| format!("could not be saved: {}", errors.join("; ")))?;
     Ok(text)
@@ -288,6 +298,16 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_comments_alone_keeps_them_at_its_head() {
+        for head in ["# mine\n", "# mine\n\n", "\n# mine\n# and more\n"] {
+            let text = "[[port]]\ntype = \"tap\"\ntarget = \"tap0\"\n";
+            let saved = render("f", Some(head), &config(text), &running(text)).unwrap();
+            assert_eq!(saved, format!("{}\n\n{text}", head.trim_end()), "{saved}");
+            assert_eq!(render("f", Some(head), &config(""), &[]).unwrap(), head);
+        }
+    }
+
+    #[test]
     fn ports_are_updated_added_and_removed_around_the_comments() {
         let mut ports = running(FILE);
         ports[1].spec.options.passwd = Some("new".into());
@@ -365,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_replaced_at_once_and_kept_private() {
+    fn bad_58_the_file_is_replaced_at_once_and_kept_private() {
         let directory = Directory::new("replace");
         let (file, link) = (directory.0.join("a.toml"), directory.0.join("link.toml"));
         fs::write(&file, "old").unwrap();

@@ -1,5 +1,5 @@
 //! Ethernet as bytes: views, addresses, checksums, the virtio header, super-frames split and
-//! put together; flows; who has which address; filters. Pure.
+//! put together; flows; who has which address; who wants which group; filters. Pure.
 
 pub mod arp;
 pub mod bpf;
@@ -8,6 +8,9 @@ pub mod coalesce;
 pub mod eth;
 mod ethertype;
 pub mod flow;
+pub mod group;
+mod igmp;
+mod mld;
 pub mod nd;
 pub mod neighbour;
 pub mod offload;

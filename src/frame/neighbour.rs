@@ -170,7 +170,7 @@ const RARP: u16 = 0x8035;
 const RARP_REQUEST: u8 = 3;
 
 /// The EtherType behind one tag at most, and where its payload begins.
-fn behind_tag(frame: Frame<'_>) -> Option<(u16, usize)> {
+pub(super) fn behind_tag(frame: Frame<'_>) -> Option<(u16, usize)> {
     match frame.ethertype() {
         tpid if is_tpid(tpid) => Some((frame.inner_ethertype_of_one_tag()?, MIN_FRAME + Tag::LEN)),
         ethertype => Some((ethertype, MIN_FRAME)),

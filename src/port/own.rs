@@ -26,6 +26,15 @@ impl Fabric {
         egress.for_each(|(port, retag)| self.send_alone(port, frame, retag));
     }
 
+    /// Sends a finished frame of the switch's own to those ports of its VLAN that are open and `wanted`.
+    pub fn send_in(&self, bytes: &[u8], wanted: impl Fn(&Port<Egress>) -> bool) {
+        let table = self.table();
+        let Some(frame) = Frame::checked(bytes) else { return };
+        let Some(flood) = Flood::own(frame) else { return };
+        let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
+        egress.for_each(|(port, retag)| self.send_alone(port, frame, retag));
+    }
+
     /// Sends a frame that belongs to no batch.
     fn send_alone(&self, port: &Port<Egress>, frame: Frame<'_>, retag: Retag) {
         let departing = Departing::new(frame, retag, None);

@@ -136,6 +136,65 @@ pub struct StationStatus {
     pub age: u64,
 }
 
+/// Result of `listGroups`: who gets which multicast.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct GroupsStatus {
+    /// false: everybody gets all, and the rest is empty.
+    pub snoops: bool,
+    /// In the order of VLAN and group, IPv4 first.
+    pub groups: Vec<GroupStatus>,
+    /// Ports with multicast routers, which get all of it.
+    pub routers: Vec<RoutersStatus>,
+    /// Who asks for members, in each VLAN.
+    pub queriers: Vec<QuerierStatus>,
+    /// Ports that asked for more groups than there is room for, and get all of them.
+    pub full: Vec<GroupPort>,
+}
+
+/// A multicast group and the ports that it goes to.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GroupStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    pub group: String,
+    pub ports: Vec<GroupPort>,
+}
+
+/// A port, and for how many seconds it counts without being heard of again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GroupPort {
+    pub port: u32,
+    pub name: String,
+    pub expires: u64,
+}
+
+/// The routers of a VLAN.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RoutersStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    pub ports: Vec<GroupPort>,
+}
+
+/// Who asks in a VLAN for the members of groups.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QuerierStatus {
+    /// null: untagged.
+    pub vlan: Option<u16>,
+    /// `ipv4` or `ipv6`.
+    pub family: String,
+    /// Groups are told apart; false: all is flooded, for not everybody has been asked yet.
+    pub filters: bool,
+    /// Somebody else; null: this switch. `0.0.0.0` is another switch.
+    pub address: Option<String>,
+    /// Where it was heard.
+    pub port: Option<u32>,
+    /// Seconds until this switch asks itself, unless it is heard again.
+    pub expires: Option<u64>,
+}
+
 /// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -184,7 +243,7 @@ pub struct Traced {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TracedStep {
     /// `state`, `probe`, `source`, `macs`, `own`, `rate`, `ethertypes`, `vlan`, `reserved`, `storm`, `learning`, `lookup`,
-    /// `egress` or `neighbours`; `length` of what is no frame.
+    /// `egress`, `groups` or `neighbours`; `length` of what is no frame.
     pub check: String,
     /// Why the frame would be dropped here; absent: it passes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -14,18 +14,18 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Whether to log now; how many were kept back before.
-    pub fn allow(&self, now: Instant) -> Option<u32> {
+    /// Whether to log now; how many were kept back before, if any (tracing leaves a `None` out).
+    pub fn allow(&self, now: Instant) -> Option<Option<u32>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *state {
             Some((since, count)) if now.saturating_duration_since(*since) < Duration::from_secs(1) => {
                 *count += 1;
-                (*count <= PER_SECOND).then_some(0)
+                (*count <= PER_SECOND).then_some(None)
             }
             other => {
                 let kept_back = other.map_or(0, |(_, count)| count.saturating_sub(PER_SECOND));
                 *other = Some((now, 1));
-                Some(kept_back)
+                Some((kept_back > 0).then_some(kept_back))
             }
         }
     }
@@ -54,7 +54,7 @@ mod tests {
     fn ten_a_second() {
         let (throttle, start) = (Throttle::default(), Instant::now());
         assert_eq!((0..100).filter(|_| throttle.allow(start).is_some()).count(), 10);
-        assert_eq!(throttle.allow(start + Duration::from_secs(1)), Some(90));
-        assert_eq!(throttle.allow(start + Duration::from_secs(1)), Some(0));
+        assert_eq!(throttle.allow(start + Duration::from_secs(1)), Some(Some(90)));
+        assert_eq!(throttle.allow(start + Duration::from_secs(1)), Some(None));
     }
 }

@@ -71,6 +71,8 @@ reasons! {
     PortShut = "port-shut",
     /// A question for a station's address that was answered from what is known, instead of being flooded.
     Suppressed = "suppressed",
+    /// For a multicast group that no other port has asked for, or for routers where there is none.
+    Snooped = "snooped",
     /// Nobody to send it to.
     NoEgress = "no-egress",
     /// More than the port's rate.

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use super::arrivals::{Arrival, Arrivals};
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
+use super::groups::{Members, Only};
 use super::guard::{Gate, Policer, Storm, loops};
 use super::trace::{Act, ForGood};
 use super::vlan::{Class, VlanRule};
@@ -57,6 +58,8 @@ pub struct Port<E> {
     pub storm: Option<Arc<Storm>>,
     /// How much of what its stations say of their addresses is listened to.
     pub heard: Arc<Policer>,
+    /// How much of what they say of the groups that they want.
+    pub asked: Arc<Policer>,
     /// Stations that may be learned.
     pub max_macs: u32,
     pub gate: Arc<Gate>,
@@ -71,6 +74,8 @@ pub struct Table<E> {
     pages: Vec<Arc<Page<E>>>,
     /// MAC addresses of this host's own devices, sorted.
     own: Vec<MacAddr>,
+    /// Who gets which multicast group; `None`: everybody gets all.
+    members: Option<Arc<Members>>,
 }
 
 /// The ports of so many slots in a row.
@@ -92,6 +97,8 @@ pub struct Flood {
     class: Class,
     ingress: Slot,
     isolated: bool,
+    /// To these ports alone.
+    only: Option<Only>,
 }
 
 /// The forwarding database and the table of ports.
@@ -109,7 +116,7 @@ pub struct Switch<E> {
 
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
-        let table = ArcSwap::from_pointee(Table { pages: Vec::new(), own: Vec::new() });
+        let table = ArcSwap::from_pointee(Table { pages: Vec::new(), own: Vec::new(), members: None });
         Self { fdb, probe_source: None, arrivals: Arrivals::default(), table, leaving: Mutex::default() }
     }
 
@@ -148,6 +155,11 @@ impl<E> Switch<E> {
     pub fn set_own(&self, mut own: Vec<MacAddr>) {
         own.sort_unstable();
         self.update(|table, _| table.own = own);
+    }
+
+    /// Who gets which multicast group from now on.
+    pub fn set_members(&self, members: Option<Arc<Members>>) {
+        self.update(|table, _| table.members = members);
     }
 
     /// The lowest free slot, `None` when all are taken. Whoever asks fills it before asking again.
@@ -271,9 +283,16 @@ impl<E> Switch<E> {
             Learned::Held => format!("{src} moves too often and is held elsewhere"),
         })?;
         act.mark(Stage::SwLearn);
-        let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated };
+        let flood = Flood { class, ingress: ingress.slot, isolated: ingress.isolated, only: None };
         if dst.is_group() {
-            return Ok(Verdict::Flood(flood));
+            let Some(members) = &table.members else { return Ok(Verdict::Flood(flood)) };
+            let only = members.only(class.vid, frame);
+            act.mark(Stage::SwLookup);
+            act.step("groups", Ok(()), || match only {
+                Some(only) => format!("for ports that want it: {}", numbers(table, members.slots(only))),
+                None => "for everybody".to_owned(),
+            })?;
+            return Ok(Verdict::Flood(Flood { only, ..flood }));
         }
         let slot = self.fdb.lookup(class.vid, dst, now.seconds());
         act.mark(Stage::SwLookup);
@@ -308,7 +327,18 @@ impl Flood {
     /// Of a frame that is sent in the name of a station behind `port`; in no VLAN that its tag does not say.
     pub fn of<E>(frame: Frame<'_>, port: &Port<E>) -> Option<Self> {
         let class = VlanRule::Transparent.classify(frame).ok()?;
-        Some(Self { class, ingress: port.slot, isolated: port.isolated })
+        Some(Self { class, ingress: port.slot, isolated: port.isolated, only: None })
+    }
+
+    /// Of a frame of the switch's own.
+    pub fn own(frame: Frame<'_>) -> Option<Self> {
+        let class = VlanRule::Transparent.classify(frame).ok()?;
+        Some(Self { class, ingress: NOWHERE, isolated: false, only: None })
+    }
+
+    /// Why the frame comes to nobody, if it does not.
+    pub fn nobody(self) -> Reason {
+        if self.only.is_some() { Reason::Snooped } else { Reason::NoEgress }
     }
 }
 
@@ -321,9 +351,24 @@ impl<E> Table<E> {
         self.pages.iter().flat_map(|page| page.iter().flatten())
     }
 
+    /// Whether multicast groups are told apart.
+    pub fn snoops(&self) -> bool {
+        self.members.is_some()
+    }
+
     /// The ports a flooded frame goes out of, and its tag there.
     pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
-        self.ways(flood, reserved).filter_map(|(port, way)| Some((port, way.ok()?)))
+        let (all, some) = match flood.only {
+            Some(only) => (&[][..], self.only(only)),
+            None => (&self.pages[..], &[][..]),
+        };
+        let all = all.iter().flat_map(|page| page.iter().flatten());
+        let ports = all.chain(some.iter().filter_map(|slot| self.get(*slot)));
+        ports.filter_map(move |port| Some((port, flood.leaves_by(port, reserved).ok()?)))
+    }
+
+    fn only(&self, only: Only) -> &[Slot] {
+        self.members.as_ref().map_or(&[], |members| members.slots(only))
     }
 
     /// All ports, and the tag of a flooded frame there, or why it does not go there.
@@ -332,7 +377,12 @@ impl<E> Table<E> {
         flood: Flood,
         reserved: bool,
     ) -> impl Iterator<Item = (&Arc<Port<E>>, Result<Retag, Reason>)> {
-        self.ports().map(move |port| (port, flood.leaves_by(port, reserved)))
+        let only = flood.only.map(|only| self.only(only));
+        let wants = move |slot| only.is_none_or(|slots| slots.binary_search(slot).is_ok());
+        self.ports().map(move |port| {
+            let way = flood.leaves_by(port, reserved);
+            (port, way.and_then(|retag| if wants(&port.slot) { Ok(retag) } else { Err(Reason::Snooped) }))
+        })
     }
 }
 
@@ -375,6 +425,16 @@ fn unless(wrong: bool, reason: Reason) -> Result<(), Reason> {
     if wrong { Err(reason) } else { Ok(()) }
 }
 
+/// Where frames of the switch's own come in.
+const NOWHERE: Slot = Slot(u32::MAX);
+
+/// The numbers of ports, for people.
+fn numbers<E>(table: &Table<E>, slots: &[Slot]) -> String {
+    let numbers = slots.iter().filter_map(|slot| Some(table.get(*slot)?.number.to_string()));
+    let numbers: Vec<_> = numbers.collect();
+    if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") }
+}
+
 /// For people.
 fn list_of(allowed: &[impl ToString]) -> String {
     match allowed {
@@ -385,7 +445,7 @@ fn list_of(allowed: &[impl ToString]) -> String {
 
 impl<E> Clone for Table<E> {
     fn clone(&self) -> Self {
-        Self { pages: self.pages.clone(), own: self.own.clone() }
+        Self { pages: self.pages.clone(), own: self.own.clone(), members: self.members.clone() }
     }
 }
 

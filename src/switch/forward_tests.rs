@@ -1,7 +1,11 @@
 //! Tests of [`super`].
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::frame::Vid;
+use crate::frame::group::{Message, Record, Records, Says};
+use crate::switch::groups::{Groups, Timers};
 use crate::switch::guard::StormRates;
 
 const NOW: Now = Now(Duration::from_secs(1));
@@ -29,6 +33,7 @@ fn port(slot: u32) -> Port<()> {
         ethertypes: Vec::new(),
         storm: None,
         heard: Arc::new(Policer::of_frames(1)),
+        asked: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: Arc::default(),
@@ -244,4 +249,41 @@ fn access_ports_of_two_vlans_do_not_meet() {
     let switch = switch(|port| port.vlan = VlanRule::Access(Vid::new(10 + port.slot.0 as u16 % 2).unwrap()));
     assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);
     assert_eq!(flooded(&switch, send(&switch, 1, X, Y)), [0u32; 0]);
+}
+
+#[test]
+fn multicast_goes_to_who_wants_it_and_a_trace_says_so() {
+    let switch = switch(|_| ());
+    let mut groups = Groups::new(Timers { interval: Duration::from_secs(4) }, MacAddr::BROADCAST);
+    for second in 0..7 {
+        let up = (1..4).map(|port| (port, 1));
+        groups.tick(Duration::from_secs(second), up, Some(&BTreeSet::from([0])));
+    }
+    let record = Record { group: [239, 1, 2, 3].into(), says: Says::Member { mute: false } };
+    let report = Message::Report(Records::One(Some(record)));
+    groups.hear(0, (3, true), MacAddr::ZERO, report, Duration::from_secs(6));
+    switch.set_members(groups.news(|port| Some(Slot(port - 1))).map(Arc::new));
+    let table = switch.table().load();
+    let packet = |[a, b, c, d]: [u8; 4]| {
+        let head = [&[1, 0, 0x5e, b, c, d, 2, 0, 0, 0, 0, 0x0a, 8, 0, 0x45][..], &[0; 15]].concat();
+        [&head[..], &[a, b, c, d], &[0; 26]].concat()
+    };
+    for (to, ingress, want, nobody) in [
+        ([239, 1, 2, 3], 0, &[2][..], Reason::Snooped),
+        ([239, 1, 2, 3], 2, &[], Reason::Snooped),
+        ([239, 1, 2, 4], 0, &[], Reason::Snooped),
+        ([224, 0, 0, 251], 0, &[1, 2], Reason::NoEgress),
+    ] {
+        let bytes = packet(to);
+        let (ingress, frame) = (table.get(Slot(ingress)).unwrap(), Frame::checked(&bytes).unwrap());
+        let verdict = switch.forward(&table, ingress, frame, 1, NOW, &mut ());
+        assert_eq!(flooded(&switch, verdict), want, "{to:?}");
+        let Verdict::Flood(flood) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(flood.nobody(), nobody);
+        let traced = switch.trace(&table, ingress, frame, 1, NOW);
+        let goes = traced.ways.iter().filter(|(_, way)| way.is_ok()).map(|(slot, _)| slot.0);
+        assert_eq!((traced.verdict, goes.collect::<Vec<_>>()), (Some(verdict), want.to_vec()));
+        assert_eq!(traced.steps.last().map(|step| step.check), Some("groups"));
+    }
+    assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [1, 2]);
 }

@@ -5,6 +5,7 @@ pub mod arrivals;
 pub mod counters;
 pub mod fdb;
 mod forward;
+pub mod groups;
 pub mod guard;
 #[cfg(test)]
 mod model_tests;

@@ -184,6 +184,7 @@ fn port(slot: u32, rule: Rule) -> Port<()> {
         ethertypes: Vec::new(),
         storm: None,
         heard: Arc::new(Policer::of_frames(1)),
+        asked: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Default::default(),
         counters: Default::default(),

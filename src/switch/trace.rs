@@ -172,6 +172,7 @@ mod tests {
                 ethertypes: Vec::new(),
                 storm: Some(Arc::new(Storm::new(one))),
                 heard: Arc::new(Policer::of_frames(1)),
+                asked: Arc::new(Policer::of_frames(1)),
                 max_macs: 2,
                 gate: Arc::default(),
                 counters: Arc::default(),

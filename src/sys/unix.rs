@@ -23,7 +23,8 @@ impl UnixSocket {
     /// and can be given away. `place`: where another path can be named, for messages.
     pub fn listen(path: &Path, mode: impl FnOnce(&Path) -> u32, place: &str) -> Result<Self, String> {
         let fail = |e: io::Error| {
-            format!("could not listen on {}: {e}{}", path.display(), hint(path, &e, Want::Write))
+            let hint = hint(path, &e, Want::Write);
+            format!("could not listen on {}: {e}{hint}; name another socket {place}", path.display())
         };
         if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(parent).map_err(|e| {

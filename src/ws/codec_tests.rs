@@ -69,7 +69,7 @@ fn bad_29_a_stream_cut_anywhere_gives_the_same_messages() {
 }
 
 #[test]
-fn violations() {
+fn bad_15_17_20_21_25_28_violations() {
     let client = |bytes: &[&[u8]]| decode(Role::Client, &bytes.concat(), 1 << 20).unwrap_err();
     let one = frame(true, Opcode::Binary, &[0; 20], None);
     let open = frame(false, Opcode::Binary, &[0; 20], None);

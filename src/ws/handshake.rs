@@ -141,6 +141,9 @@ impl fmt::Display for Error {
             Self::Status { status: status @ StatusCode::UNAUTHORIZED, .. } => {
                 write!(f, "answered {status} (check user, password or token)")
             }
+            Self::Status { status: status @ StatusCode::NOT_FOUND, .. } => {
+                write!(f, "answered {status} (check the URL's path)")
+            }
             Self::Status { status: status @ StatusCode::OK, .. } => {
                 write!(f, "answered {status} instead of 101 (is this the path of a WebSocket service?)")
             }
@@ -320,6 +323,8 @@ mod tests {
         assert!(!error.contains('\u{9b}'), "control characters of a peer reach no log: {error:?}");
         let error = at(StatusCode::UNAUTHORIZED, Version::HTTP_11).unwrap_err().to_string();
         assert_eq!(error, "answered 401 Unauthorized (check user, password or token)");
+        let error = at(StatusCode::NOT_FOUND, Version::HTTP_11).unwrap_err().to_string();
+        assert_eq!(error, "answered 404 Not Found (check the URL's path)");
         let error = at(StatusCode::OK, Version::HTTP_11).unwrap_err().to_string();
         assert!(error.starts_with("answered 200 OK instead of 101"), "{error}");
     }

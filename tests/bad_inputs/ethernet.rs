@@ -21,6 +21,7 @@ fn bad_30_31_short_frames() {
         peer.send(BINARY, &sent);
         assert!(target.wire.receives(&sent, SOON), "{len} bytes behind the header, as it is");
     }
+    assert_eq!(target.switch.drops("runt"), 14);
 }
 
 #[test]
@@ -38,7 +39,7 @@ fn bad_32_larger_than_the_egress_mtu() {
         got.extend(target.wire.collect(Duration::from_millis(200)));
         got.contains(&small)
     });
-    assert_eq!(target.switch.state("t0"), "up");
+    assert_eq!((target.switch.state("t0").as_str(), target.switch.drops("too-big")), ("up", 4));
     assert!(
         got.iter().all(|bytes| bytes.len() <= 1518),
         "{:?}",
@@ -74,6 +75,7 @@ fn bad_34_36_sources_that_cannot_be() {
         let learned = target.switch.fdb().into_iter().any(|(_, mac, port)| mac == text && port != "t0");
         assert!(!learned, "{text} was learned: {:?}", target.switch.fdb());
     }
+    assert_eq!((target.switch.drops("bad-source"), target.switch.drops("own-source")), (4, 1));
 }
 
 #[test]
@@ -105,6 +107,7 @@ fn bad_35_37_filtering_and_flooding_by_many_sources() {
         &frame(BROADCAST, mac(1), &[], &payload(60)),
         &frame(mac(1), mac(1), &[], &payload(60)),
     );
+    assert!(target.switch.drops("filtered") > 0, "{}", target.switch.all_drops());
 }
 
 #[test]
@@ -130,6 +133,8 @@ fn bad_41_truncated_and_stacked_tags() {
     peer.send(BINARY, &frame(BROADCAST, mac(9), &[(0x8100, 0x0fff)], &payload(60)));
     target.lives();
     assert!(!target.switch.fdb().iter().any(|(vid, _, _)| *vid > 4094), "{:?}", target.switch.fdb());
+    let drops = |reason| target.switch.drops(reason);
+    assert_eq!((drops("truncated-tag"), drops("reserved-vid")), (8, 9), "{}", target.switch.all_drops());
 }
 
 #[test]

@@ -11,8 +11,9 @@ mod websocket;
 
 use std::time::Duration;
 
+use lab::frames::{BROADCAST, Wire, frame, mac, passes, payload};
 use lab::switch::TwoHosts;
-use lab::ws::UPGRADE;
+use lab::ws::{BINARY, UPGRADE};
 use lab::{Host, SOON, Switch, sh, wait_until, ws};
 use target::Target;
 
@@ -57,6 +58,9 @@ fn bad_60_bad_61_bad_63_logins_that_are_none() {
         use base64::Engine;
         format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login))
     };
+    for line in [1, 2, 3, 4, 5, 6, 7, 8] {
+        assert!(b.process.log().contains(&format!("line {line}: ")), "line {line}: {}", b.process.log());
+    }
     assert_eq!(login(&basic(b"joe:pw")), 101);
     for bad in [
         "Basic".to_owned(),
@@ -76,6 +80,8 @@ fn bad_60_bad_61_bad_63_logins_that_are_none() {
     ] {
         assert_eq!(login(&bad), 401, "{bad:.60}");
     }
+    // Larger than a header may be, whatever it holds.
+    assert_eq!(login(&basic(&[&b"joe:"[..], &[b'p'; 64 << 10]].concat())), 431);
     drop(b);
     // An empty file lets nobody in; a missing one is an error at start.
     let empty = hosts.b.file("empty", "");
@@ -104,4 +110,60 @@ fn bad_67_a_reset_and_a_half_close_end_one_link() {
     drop(reset);
     wait_until("both are gone", SOON, || servers(&target.switch) == 0);
     target.lives();
+}
+
+#[test]
+fn bad_69_links_go_on_while_no_connection_can_be_accepted() {
+    let hosts = TwoHosts::new();
+    let config = hosts.b.file("etherws.toml", "[limits]\nheader_time = 300\n");
+    let few = ["prlimit", "--nofile=64:64"];
+    let switch = Switch::start_by(&hosts.b, &few, &["--user", "root", "--config", &config]);
+    switch.ctl_ok(&["addport", "tap", "t0"]);
+    let wire = Wire::open(&hosts.b, "t0");
+    let addr = format!("{}:80", hosts.link.b);
+    let mut link = ws::open(&hosts.a, &addr);
+    let hoard: Vec<_> = (0..100).map(|_| hosts.a.connect(&addr).expect("the kernel lets all in")).collect();
+    wait_until("accepting pauses", SOON, || switch.process.log().contains("accepting pauses: "));
+    for _ in 0..10 {
+        let sent = frame(BROADCAST, mac(1), &[], &payload(60));
+        link.send(BINARY, &sent);
+        assert!(wire.receives(&sent, SOON), "{}", switch.process.log());
+    }
+    drop(hoard);
+    ws::open(&hosts.a, &addr);
+    assert!(switch.drops("accept-paused") > 0);
+}
+
+#[test]
+fn bad_74_a_full_disk_keeps_the_old_file_and_stops_no_frame() {
+    let host = Host::new();
+    let folder = host.dir().join("disk");
+    std::fs::create_dir(&folder).expect("folder");
+    let folder = folder.to_str().expect("UTF-8 path");
+    let config = format!("{folder}/etherws.toml");
+    // A disk of the switch's own, in the mounts that `ip netns exec` makes for it.
+    let mount =
+        "mount -t tmpfs -o size=64k tmpfs \"$0\" && echo '# mine' > \"$0/etherws.toml\" && exec \"$@\"";
+    let args = ["--no-listen", "--user", "root", "--config", &config];
+    let switch = Switch::start_by(&host, &["sh", "-c", mount, folder], &args);
+    let disk = |path: &str| format!("/proc/{}/root{folder}/{path}", switch.process.pid());
+    let wires = ["t0", "t1"].map(|tap| {
+        switch.ctl_ok(&["addport", "tap", tap]);
+        Wire::open(&host, tap)
+    });
+    switch.ctl_ok(&["saveconf"]);
+    let saved = std::fs::read_to_string(disk("etherws.toml")).expect("saved");
+    assert!(saved.starts_with("# mine\n") && saved.contains("\"t1\""), "{saved}");
+
+    std::fs::write(disk("rest"), vec![0; 1 << 20]).expect_err("it is full");
+    switch.ctl_ok(&["setport", "t1", "--name", "other"]);
+    let why = switch.ctl_err(1, &["saveconf"]);
+    assert!(why.contains(&config) && why.contains("the old file stays: No space left"), "{why}");
+    assert_eq!(std::fs::read_to_string(disk("etherws.toml")).expect("there"), saved);
+    assert_eq!(std::fs::read_dir(disk("")).expect("folder").count(), 2, "a temporary file was left");
+    passes(&wires[0], &wires[1], &frame(BROADCAST, mac(1), &[], &payload(60)));
+
+    std::fs::remove_file(disk("rest")).expect("remove");
+    switch.ctl_ok(&["saveconf"]);
+    assert!(std::fs::read_to_string(disk("etherws.toml")).expect("there").contains("\"other\""));
 }

@@ -37,6 +37,8 @@ fn bad_15_to_21_25_28_broken_messages_close_the_link() {
     let mut endless = ws::frame(BINARY, b"x"); // 20
     (0..1100).for_each(|_| endless.extend(ws::frame(CONTINUATION, b"")));
     target.closes(&[1009], &endless);
+    let long = ws::frame(CONTINUATION, &[2; 10_000]).repeat(7);
+    target.closes(&[1009], &[ws::frame(BINARY, &good), long].concat());
     target.closes(&[1002], &ws::frame(FIN | CONTINUATION, &good)); // 21
     target.closes(&[1002], &[ws::frame(BINARY, &good), ws::frame(FIN | BINARY, &good)].concat());
     for code in [1005_u16, 1006, 999, 0] {
@@ -77,6 +79,7 @@ fn bad_24_26_27_29_harmless_oddities_change_nothing() {
     peer.send(TEXT, b"hello"); // 27
     peer.send(PING, b"x");
     assert_eq!(peer.wait(PONG, SOON).as_deref(), Some(&b"x"[..]));
+    assert_eq!(target.switch.drops("text"), 1);
     let sent = frame(BROADCAST, mac(1), &[], &payload(300)); // 29
     let bytes = ws::frame(FIN | BINARY, &sent);
     for at in 0..10 {

@@ -368,6 +368,11 @@ fn refusals_are_told_and_exit_1() {
         let (_, ran) = on_socket(&["delport", "9"], status, &body);
         assert_eq!((ran.code, ran.err.as_str(), ran.out.as_str()), (1, expected, ""));
     }
+    // A switch of before there was such a method.
+    let body = error(json!({"code": -32601, "message": "Method not found"}));
+    let (_, ran) = on_socket(&["liststations"], "200 OK", &body);
+    assert!(ran.err.ends_with(" is too old for that: it has no listStations\n"), "{}", ran.err);
+    assert_eq!((ran.code, ran.out.as_str()), (1, ""));
     for (status, body, words) in [
         ("404 Not Found", "nothing here\nat all", &["404 Not Found: nothing here", "is the path right?"][..]),
         ("403 Forbidden", "foreign Host", &["403 Forbidden: foreign Host"]),

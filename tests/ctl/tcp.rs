@@ -1,6 +1,6 @@
 //! The same over TCP and TLS, and where etherctl looks when nobody tells it.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -52,6 +52,36 @@ fn on_tcp_host_path_and_credentials_are_sent() {
     assert_eq!((ran.code, asked.line.as_str()), (0, "POST /a/b?c=d HTTP/1.1"), "{}", ran.err);
     assert_eq!(asked.header("authorization"), Some("Basic dTpwOnc="));
     assert!(url.contains(asked.header("host").unwrap()));
+}
+
+/// Each with a hint at what is the matter.
+#[test]
+fn a_wrong_scheme_and_a_wrong_password_are_told() {
+    let refusing = |scheme: &str, answer: &'static [u8], args: &[&str]| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("{scheme}://{}/ctl", listener.local_addr().unwrap());
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 4096]);
+                stream.write_all(answer).unwrap();
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+            });
+            let ran = etherctl(&[&["--ctlurl", &url], args, &["listport"]].concat());
+            assert_eq!(ran.code, 1, "{}", ran.err);
+            ran.err
+        })
+    };
+    let alert = b"\x15\x03\x03\x00\x02\x02\x46";
+    assert!(refusing("http", alert, &[]).contains("not HTTP (is it https:// there?)"));
+    let plain = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+    assert!(refusing("https", plain, &[]).contains("does not speak TLS (is it http:// there?)"));
+    let login = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    assert!(
+        refusing("http", login, &["--ctluser", "u", "--ctlpasswd", "p"])
+            .contains("does not take this user and password")
+    );
 }
 
 #[test]

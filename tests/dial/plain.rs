@@ -122,7 +122,7 @@ async fn bad_14_each_wrong_answer_is_named() {
         (fixed("HTTP/1.1 404 Not Found\r\n\r\n"), "answered 404 Not Found"),
         (fixed("HTTP/1.1 503 Service Unavailable\r\n\r\n"), "answered 503 Service Unavailable"),
         (fixed("SSH-2.0-OpenSSH_9.2p1\r\n\r\n"), "not HTTP/1.1"),
-        (fixed("\x15\x03\x01\x00\x02\x02\x46"), "not HTTP/1.1"),
+        (fixed("\x15\x03\x01\x00\x02\x02\x46"), "not HTTP/1.1 (is it a wss:// service?)"),
         (Box::new(|_| [b"HTTP/1.1 101 ".to_vec(), vec![b'x'; 100 << 10]].concat()), "longer than 16 KiB"),
         (
             Box::new(|head| switching(head, &"X-Y: z\r\n".repeat(100)).into()),

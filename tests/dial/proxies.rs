@@ -68,7 +68,12 @@ async fn a_proxys_credentials_go_to_the_proxy_alone() {
 
     for wrong in [format!("http://{proxy}"), format!("http://pu:hunter2@{proxy}")] {
         let error = refusal("ws://far.invalid", &via(wrong)).await;
-        assert_eq!(error, format!("proxy {proxy} answered 407 Proxy Authentication Required"));
+        assert_eq!(
+            error,
+            format!(
+                "proxy {proxy} answered 407 Proxy Authentication Required (check user and password in the proxy's URL)"
+            )
+        );
     }
 }
 
@@ -80,7 +85,10 @@ async fn a_proxy_that_breaks_its_protocol_is_named() {
     assert!(error.starts_with(&format!("proxy {long} failed: ")) && error.contains("16 KiB"), "{error}");
     let (denies, _denies) = server(|_| b"HTTP/1.1 403 Forbidden\r\n\r\n".to_vec()).await;
     let error = refusal("ws://far.invalid", &via(format!("http://{denies}"))).await;
-    assert_eq!(error, format!("proxy {denies} answered 403 Forbidden"));
+    assert_eq!(
+        error,
+        format!("proxy {denies} answered 403 Forbidden (it may let CONNECT go to port 443 alone)")
+    );
     let closed = closed_port().await;
     let error = refusal("ws://far.invalid", &via(format!("http://{closed}"))).await;
     assert_eq!(error, format!("could not connect to proxy {closed}: connection refused"));

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherws::frame::eth::Outgoing;
+use etherws::frame::group::{self, Message};
 use etherws::frame::neighbour::{self, MAX_ANSWER, Role};
 use etherws::frame::{Frame, MIN_FRAME, MacAddr, Retag, Tag, Vid, VidSet};
 use etherws::switch::guard::Policer;
@@ -27,6 +28,7 @@ pub fn run(data: &[u8]) {
         let ingress = table.get(Slot(u32::from(ingress & 3))).expect("one of four");
         let now = Now(Duration::from_secs(second));
         speaks(frame);
+        wants(frame);
         let verdict = switch.forward(&table, ingress, frame, 1, now, &mut ());
         let heard = ingress.vlan.classify(frame);
         match verdict {
@@ -86,6 +88,14 @@ fn speaks(frame: Frame<'_>) {
     assert_eq!(neighbour::query(answer), None);
 }
 
+/// Whatever is said of groups is about some that are told apart.
+fn wants(frame: Frame<'_>) {
+    group::sort(frame);
+    if let Some(Message::Report(mut records)) = group::message(frame) {
+        assert!(records.all(|record| group::is_told_apart(record.group)));
+    }
+}
+
 /// The frame as it leaves has the same stations and the same payload, and the port's own rule finds it in the VLAN that
 /// it came in by: nobody hops.
 fn goes_out(ingress: &Port<()>, frame: Frame<'_>, egress: &Port<()>, retag: Retag) {
@@ -129,6 +139,7 @@ fn port(slot: u32, choice: u8) -> Port<()> {
         ethertypes: Vec::new(),
         storm: None,
         heard: Arc::new(Policer::of_frames(1)),
+        asked: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Default::default(),
         counters: Default::default(),

@@ -114,6 +114,7 @@ fn serve(stream: UnixStream, base: &str, log: &Mutex<Vec<(String, Value)>>) {
         }
         "showProf" => Ok(json!(snapshot())),
         "leaseProf" => Ok(json!({"lease": 7, "ttl_ms": 2000})),
+        "slowProf" if base == "stage" && request["params"]["us"] == 999.0 => Ok(json!({"entries": []})),
         "slowProf" => Ok(json!({"entries": slow()})),
         "cpuProf" => Ok(json!(sampled())),
         _ => Ok(json!({"level": base, "sample": 64, "clock": "wall", "base": base, "ghz": 2.6,
@@ -272,6 +273,9 @@ fn callers_callees_histograms_and_slow_frames() {
     assert!(out.contains("22:13:20.123456") && out.contains("312 us") && out.contains("up/link"), "{out}");
     assert!(out.contains("tx.sock.write 300 us") && !out.contains('\x1b'), "{out}");
     assert_eq!(fake.asked("slowProf"), [json!({"us": 250.0, "limit": 20})]);
+    assert!(fake.ok(&["prof", "slow", "--us", "999"]).contains("level is stage"));
+    let out = fake.ok(&["prof", "slow", "--us", "999", "--interval", "0.1"]);
+    assert_eq!(out, "no frame took so long\n");
     let out = fake.ok(&["prof", "status"]);
     assert!(out.contains("11.5 ns") && out.contains("1 viewer") && out.contains("1500 ms left"), "{out}");
 }

@@ -14,6 +14,7 @@ pub enum Method {
     DelFdb,
     FlushFdb,
     ListStations,
+    ListGroups,
     ListCounters,
     SaveConfig,
     ReloadConfig,
@@ -33,7 +34,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ListPort,
         Self::AddPort,
         Self::SetPort,
@@ -45,6 +46,7 @@ impl Method {
         Self::DelFdb,
         Self::FlushFdb,
         Self::ListStations,
+        Self::ListGroups,
         Self::ListCounters,
         Self::SaveConfig,
         Self::ReloadConfig,
@@ -77,6 +79,7 @@ impl Method {
             Self::DelFdb => "etherws.control.delFdb",
             Self::FlushFdb => "etherws.control.flushFdb",
             Self::ListStations => "etherws.control.listStations",
+            Self::ListGroups => "etherws.control.listGroups",
             Self::ListCounters => "etherws.control.listCounters",
             Self::SaveConfig => "etherws.control.saveConfig",
             Self::ReloadConfig => "etherws.control.reloadConfig",
@@ -115,6 +118,9 @@ impl Method {
             Self::DelFdb => "Deletes an entry; the entry as it was",
             Self::FlushFdb => "Forgets the learned entries of one port or of all; how many",
             Self::ListStations => "The stations of the forwarding database, with their IP addresses",
+            Self::ListGroups => {
+                "The multicast groups that somebody wants, and where; who routes and who asks"
+            }
             Self::ListCounters => "Counters and drop reasons of every port and of the switch (port 0)",
             Self::SaveConfig => "Writes the running state to the configuration file or to another; which",
             Self::ReloadConfig => "Applies the configuration file's differences; what changed",

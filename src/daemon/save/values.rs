@@ -50,6 +50,8 @@ pub fn entries(config: &Config) -> Vec<Setting> {
         (SWITCH, "loop_guard", Some(Value::from(guard.loop_guard))),
         (SWITCH, "announce", Some(Value::from(config.switch.announce))),
         (SWITCH, "suppress", Some(Value::from(config.switch.suppress))),
+        (SWITCH, "snoop", Some(Value::from(config.switch.snoop))),
+        (SWITCH, "snoop_interval", number(config.switch.snoop_interval.as_secs())),
         (SWITCH, "threads", number(config.switch.threads as u64)),
         (SWITCH, "prof", level(config.switch.prof.level)),
         (SWITCH, "ping", config.switch.ping.and_then(|ping| number(ping.as_secs()))),

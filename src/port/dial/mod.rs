@@ -200,7 +200,10 @@ where
 {
     let to = target.authority();
     let http = |reason| DialError::Http { to: to.clone(), reason };
-    let Exchange { answer, taken } = upgrade::exchange(stream, request).await.map_err(http)?;
+    let Exchange { answer, taken } = upgrade::exchange(stream, request).await.map_err(|reason| {
+        let plain = !target.secure && reason == upgrade::NOT_HTTP;
+        http(if plain { format!("{reason} (is it a wss:// service?)") } else { reason })
+    })?;
     match opening.check(answer.status, answer.version, &answer.headers) {
         Err(error) => Err(DialError::Handshake { to, error }),
         Ok(protocol) => {

@@ -115,7 +115,15 @@ async fn connect(stream: TcpStream, auth: Option<&HeaderValue>, to: &Target) -> 
     let status = exchange.answer.status;
     match exchange.taken {
         Some((stream, early)) if status.is_success() => Ok(Rewound::new(stream, early)),
-        _ => Err(format!("answered {status}")),
+        _ => {
+            let hint = match status.as_u16() {
+                // 401 is tinyproxy's word for a wrong password.
+                401 | 407 => " (check user and password in the proxy's URL)",
+                403 => " (it may let CONNECT go to port 443 alone)",
+                _ => "",
+            };
+            Err(format!("answered {status}{hint}"))
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn explained(error: &hyper::Error) -> String {
         return format!("the answer's head is longer than {} KiB or {MAX_FIELDS} fields", HEAD_LIMIT >> 10);
     }
     if error.is_parse() {
-        return "the answer is not HTTP/1.1".to_owned();
+        return NOT_HTTP.to_owned();
     }
     if error.is_canceled() {
         return "the peer spoke before it was asked, or closed the connection".to_owned();
@@ -86,6 +86,8 @@ fn explained(error: &hyper::Error) -> String {
     }
 }
 
+/// What came was no answer at all.
+pub(super) const NOT_HTTP: &str = "the answer is not HTTP/1.1";
 /// The longest head of an answer.
 const HEAD_LIMIT: usize = 16 << 10;
 /// The most fields in it.

@@ -85,6 +85,7 @@ fn port(slot: u32, number: u32, link: Arc<Link>) -> Port<Egress> {
         ethertypes: Vec::new(),
         storm: None,
         heard: Arc::new(Policer::of_frames(1)),
+        asked: Arc::new(Policer::of_frames(1)),
         max_macs: u32::MAX,
         gate: Arc::default(),
         counters: link.counters.clone(),
@@ -136,7 +137,7 @@ async fn a_session_that_outlives_its_port_is_not_taken_for_the_next_one_in_its_s
 }
 
 #[tokio::test]
-async fn bad_8_any_number_of_bytes_behind_the_handshake_are_taken() {
+async fn bad_08_any_number_of_bytes_behind_the_handshake_are_taken() {
     let bench = Bench::new();
     let (mut session, _peer) = bench.session();
     session.early = masked(Opcode::Binary, &frame(1_000)).repeat(400).into();
@@ -285,6 +286,63 @@ async fn bad_22_messages_in_fragments_that_do_end_are_not_held_against_the_peer(
     serving.forward(&mut [end, start].concat(), &mut ()).unwrap();
     assert_eq!(serving.unfinished, Some(serving.heard));
     assert!(serving.tick().is_ok());
+}
+
+#[tokio::test]
+async fn bad_22_a_message_that_does_not_end_in_time_ends_the_session() {
+    let bench = Bench::new();
+    let (mut session, _peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    let mut part = masked(Opcode::Binary, &frame(60));
+    part[0] &= 0x7f;
+    let mut more = masked(Opcode::Continuation, &[0]);
+    more[0] &= 0x7f;
+    serving.heard = Instant::now() - UNFINISHED;
+    serving.forward(&mut part, &mut ()).unwrap();
+    // That it goes on is no end.
+    serving.heard = Instant::now();
+    serving.forward(&mut more, &mut ()).unwrap();
+    assert!(matches!(serving.tick(), Err(Ended::Unfinished)));
+    assert_eq!(bench.rx(0), 0);
+}
+
+/// To a peer that asks and does not read: sixteen answers, and the latest (RFC 6455 5.5.3).
+#[tokio::test]
+async fn bad_23_of_many_pings_sixteen_and_the_latest_are_answered() {
+    let bench = Bench::new();
+    let (mut session, mut peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    serving.socket.writable().await.unwrap();
+    let big = frame(60_000);
+    let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
+    until("the socket is blocked", || {
+        (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
+        bench.link.flush(&mut ());
+        bench.link.lock().as_ref().unwrap().is_blocked()
+    })
+    .await;
+    for number in 0..100_u8 {
+        serving.forward(&mut masked(Opcode::Ping, &[number]), &mut ()).unwrap();
+    }
+    peer.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut got = Vec::new();
+    until("the last answer", || {
+        _ = peer.read_to_end(&mut got);
+        bench.link.flush(&mut ());
+        got.ends_with(&[0x8a, 1, 99])
+    })
+    .await;
+    let mut decoder = Decoder::new(Role::Client, MAX_FRAME);
+    let (mut at, mut answered) = (0, Vec::new());
+    while let Step::Used(used, event) = decoder.next(&mut got[at..]).unwrap() {
+        at += used;
+        if let Some(Event::Pong(payload)) = event {
+            answered.extend_from_slice(payload.open());
+        }
+    }
+    assert_eq!(answered, (0..16).chain([99]).collect::<Vec<u8>>());
 }
 
 #[tokio::test]

@@ -259,3 +259,33 @@ fn set_state(entry: &Entry, state: State, reason: Option<String>) {
 
 const SETTLE: Duration = Duration::from_millis(200);
 const RESTLESS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::ports::SwitchSettings;
+
+    #[tokio::test]
+    async fn bad_77_a_session_that_panics_costs_its_connection_alone() {
+        let settings = SwitchSettings {
+            node: None,
+            ageout: Duration::from_secs(300),
+            fdb_limit: 16,
+            threads: 1,
+            ping: None,
+            prof: Default::default(),
+            guard: Default::default(),
+            announce: true,
+            suppress: false,
+        };
+        let ports = Ports::start(settings).unwrap();
+        let broken = serve(ports.clone(), Box::pin(async { panic!("a bug of ours") })).await;
+        assert!(
+            matches!(&broken, Ended::Broken(e) if e.to_string().contains("internal error")),
+            "{broken:?}"
+        );
+        // On the same thread, which goes on.
+        let next = serve(ports, Box::pin(async { Ended::Eof })).await;
+        assert!(matches!(next, Ended::Eof), "{next:?}");
+    }
+}

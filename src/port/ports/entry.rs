@@ -32,6 +32,7 @@ pub struct Entry {
     spec: Mutex<PortSpec>,
     limits: Mutex<Limits>,
     heard: Arc<Policer>,
+    asked: Arc<Policer>,
     life: Mutex<Life>,
     closed: Mutex<Option<Closed>>,
     /// Ends the port's tasks: links with a Close.
@@ -131,6 +132,7 @@ impl Entry {
             spec: Mutex::new(parts.spec),
             limits: Mutex::default(),
             heard: Arc::new(Policer::of_frames(HEARD)),
+            asked: Arc::new(Policer::of_frames(ASKED)),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             stop: watch::Sender::new(None),
@@ -238,6 +240,7 @@ impl Entry {
             ethertypes: spec.ethertypes.clone(),
             storm: limits.storm.as_ref().map(|(_, storm)| storm.clone()),
             heard: self.heard.clone(),
+            asked: self.asked.clone(),
             max_macs: spec.max_macs.unwrap_or(usual.max_macs),
             gate: self.gate.clone(),
             counters: self.counters.clone(),
@@ -298,6 +301,9 @@ impl Entry {
 /// Frames of ARP and ND from a port that are looked at in a second: twice as many at once, as when a thousand
 /// stations find each other.
 const HEARD: u32 = 500;
+/// Messages of IGMP and MLD from a port that are looked at in a second: ten thousand hosts answer a question
+/// within ten seconds.
+const ASKED: u32 = 1_000;
 
 /// The offloads that the kernel granted a device; none is `-`.
 fn granted(device: &Device) -> Option<String> {

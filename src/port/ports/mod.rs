@@ -8,6 +8,7 @@ mod announce;
 mod change;
 mod client;
 mod entry;
+mod groups;
 mod machines;
 mod names;
 mod rounds;
@@ -44,6 +45,7 @@ use super::throttle::Throttle;
 use crate::frame::MacAddr;
 use crate::prof::snapshot::PortName;
 use crate::prof::{Profiler, Want};
+use crate::switch::groups::Groups;
 use crate::switch::neigh::Neighbours;
 use crate::switch::{Counters, Fdb};
 
@@ -97,6 +99,10 @@ pub struct SwitchSettings {
     pub announce: bool,
     /// Questions who has an address are answered by the switch, where it knows.
     pub suppress: bool,
+    /// Multicast goes to those who asked for it.
+    pub snoop: bool,
+    /// How often they are asked.
+    pub snoop_interval: Duration,
 }
 
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
@@ -139,6 +145,8 @@ pub struct Ports {
     announces: AtomicBool,
     /// Questions who has an address are answered from what is known.
     suppresses: AtomicBool,
+    /// Who wants which multicast group; `None`: everybody gets all.
+    groups: Mutex<Option<Groups>>,
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
@@ -177,6 +185,7 @@ impl Ports {
             announcer: Mutex::default(),
             announces: AtomicBool::new(settings.announce),
             suppresses: AtomicBool::new(false),
+            groups: Mutex::default(),
             events: Arc::default(),
             moved: watch::Sender::new(()),
             arrivals: Throttle::default(),
@@ -184,10 +193,12 @@ impl Ports {
         });
         ports.fabric.switch.arrivals.want(settings.announce);
         ports.suppress(settings.suppress);
+        ports.snoop(settings.snoop, settings.snoop_interval);
         tokio::spawn(sweep(Arc::downgrade(&ports)));
         tokio::spawn(watch_devices(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         tokio::spawn(stations::listen(Arc::downgrade(&ports)));
+        tokio::spawn(groups::listen(Arc::downgrade(&ports)));
         Ok(ports)
     }
 
@@ -231,6 +242,9 @@ impl Ports {
         self.fabric.switch.arrivals.want(settings.announce);
         if self.suppresses.load(Relaxed) != settings.suppress {
             self.suppress(settings.suppress);
+        }
+        if self.snoops() != settings.snoop.then_some(settings.snoop_interval) {
+            self.snoop(settings.snoop, settings.snoop_interval);
         }
         if self.fabric.prof.configured() != settings.prof {
             self.fabric.prof.configure(settings.prof);

@@ -113,7 +113,7 @@ impl Ports {
         let reason = match trace.verdict {
             Some(Verdict::Drop(reason)) => Some(reason.name()),
             // As `Batch::deliver` counts it: what a port then refuses is that port's drop.
-            Some(Verdict::Flood(_)) if !ways.iter().any(|(goes, _)| *goes) => Some(Reason::NoEgress.name()),
+            Some(Verdict::Flood(flood)) if !ways.iter().any(|(goes, _)| *goes) => Some(flood.nobody().name()),
             _ => None,
         };
         traced.verdict = match (trace.verdict, reason) {
@@ -158,7 +158,7 @@ impl Ports {
         let entries = self.entries();
         let entry = entries.values().find(|entry| Some(entry.slot) == slot).cloned();
         entry.ok_or_else(|| {
-            PortError::NotFound(format!("no port is known to have {mac}; listFdb names those that are"))
+            PortError::NotFound(format!("no port is known to have {mac}; listfdb shows those that are"))
         })
     }
 

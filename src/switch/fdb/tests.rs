@@ -79,18 +79,18 @@ fn all_room_static_learns_nothing_and_says_so() {
 
 #[test]
 fn bad_37_a_mac_flood_evicts_only_its_own_port() {
-    let fdb = fdb(64);
-    for n in 0..16 {
+    let fdb = fdb(8192);
+    for n in 0..4000 {
         fdb.learn(0, mac(n), A, 0);
     }
-    for n in 1000..101_000 {
+    for n in 10_000..1_010_000 {
         fdb.learn(0, mac(n), B, 1);
     }
-    for n in 0..16 {
+    for n in 0..4000 {
         assert_eq!(fdb.lookup(0, mac(n), 1), Some(A), "{n}");
     }
-    assert_eq!(fdb.stations(1).len(), 64);
-    assert_eq!(fdb.lookup(0, mac(100_999), 1), Some(B), "the newest is there");
+    assert_eq!(fdb.stations(1).len(), 8192);
+    assert_eq!(fdb.lookup(0, mac(1_009_999), 1), Some(B), "the newest is there");
 }
 
 #[test]

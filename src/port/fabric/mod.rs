@@ -4,25 +4,28 @@
 //! the batch: only then do links and network devices that were given frames write them, one system
 //! call each.
 
-use std::cell::RefCell;
+mod deliver;
+mod scratch;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 
+use self::scratch::{KEPT, Kept};
+pub use self::scratch::{MAX_MESSAGE, READ, Scratch, with_scratch};
 use super::capture::{self, Captures, Seen, Watch, Way};
-use super::egress::{At, Departing, Egress};
+use super::egress::Egress;
 use super::handover::{Handover, Left};
 use super::suppress;
 use super::tally::Tally;
-use crate::frame::coalesce::{Coalescer, Merged};
+use crate::frame::coalesce::Coalescer;
+use crate::frame::group::{self, Sort};
 use crate::frame::neighbour::{self, MAX_ANSWER};
-use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader, WHOLE_MAX_SEGMENTS};
-use crate::frame::segment::Segments;
-use crate::frame::{Frame, MAX_FRAME, MIN_FRAME, Retag};
+use crate::frame::offload::{Arrived, HEAD, Unfinished, VnetHeader};
+use crate::frame::{Frame, MIN_FRAME, Retag};
 use crate::prof::recorder::Head;
-use crate::prof::stage::Within;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::guard::loops;
 use crate::switch::neigh::Known;
@@ -46,6 +49,8 @@ pub struct Fabric {
     pub returned: Handover<{ loops::MAX_LEN }>,
     /// Frames of ARP and ND that were forwarded.
     pub heard: Handover<{ neighbour::MAX_LEN }>,
+    /// Messages of IGMP and MLD that came in.
+    pub told: Handover<{ group::MAX_LEN }>,
     /// What questions are answered by instead of being flooded; absent: all are flooded.
     pub known: ArcSwapOption<Known>,
     start: Instant,
@@ -53,6 +58,8 @@ pub struct Fabric {
 
 /// What somebody said of his addresses.
 pub type Heard = Left<{ neighbour::MAX_LEN }>;
+/// What somebody said of multicast groups.
+pub type Told = Left<{ group::MAX_LEN }>;
 /// A probe of ours that came back.
 pub type Probe = Left<{ loops::MAX_LEN }>;
 
@@ -70,6 +77,7 @@ impl Fabric {
             tally: Tally::default(),
             returned: Handover::new(RETURNED),
             heard: Handover::new(HEARD),
+            told: Handover::new(TOLD),
             known: ArcSwapOption::empty(),
             start: Instant::now(),
         }
@@ -214,6 +222,12 @@ impl<T: Tape> Batch<'_, T> {
             Some(frame) if neighbour::may_be(frame) => _ = payload.peek(neighbour::MAX_LEN),
             _ => (),
         }
+        if self.table.snoops() && Frame::checked(payload.raw()).is_some_and(|frame| frame.dst().is_group()) {
+            payload.peek(group::HEAD);
+            if Frame::checked(payload.raw()).is_some_and(is_told) {
+                payload.peek(group::MAX_LEN);
+            }
+        }
         let head = self.tape.head(payload.raw());
         let arrived = match checked(payload.raw()) {
             Err(reason) => Err(reason),
@@ -306,6 +320,9 @@ impl<T: Tape> Batch<'_, T> {
                         reason
                     }
                     verdict => {
+                        if table.snoops() && is_told(frame) && ingress.asked.admits(1, now.0) {
+                            self.fabric.told.put(ingress.number, bytes);
+                        }
                         let may_be_asked = unfinished.is_none() && neighbour::may_be(frame);
                         if !(may_be_asked && self.overhear(frame, verdict)) {
                             if self.watch.is_some() {
@@ -360,105 +377,12 @@ impl<T: Tape> Batch<'_, T> {
     fn nowhere(&self, verdict: Verdict, frame: Frame<'_>) -> Option<Reason> {
         let Verdict::Flood(flood) = verdict else { return None };
         let nobody = self.table.flood(flood, frame.dst().is_reserved()).next().is_none();
-        nobody.then_some(Reason::NoEgress)
-    }
-
-    /// Sends a judged frame, all of it in clear, to whom the verdict says.
-    fn deliver(&mut self, verdict: Verdict, bytes: &[u8], unfinished: Option<&Unfinished>) {
-        let Some(frame) = Frame::checked(bytes) else { return };
-        match verdict {
-            Verdict::Unicast(slot, retag) => {
-                let Some(port) = self.table.get(slot) else { return };
-                match unfinished {
-                    Some(unfinished) if !port.egress.takes(unfinished) => {
-                        self.finish_frame(bytes, unfinished, |this, frame| {
-                            this.send(port, frame, retag, None)
-                        });
-                    }
-                    _ => self.send(port, frame, retag, unfinished),
-                }
-            }
-            Verdict::Flood(flood) => {
-                let within = self.tape.enter(Within::Flood);
-                let mut copies = 0;
-                let mut others = std::mem::take(&mut self.others);
-                for (port, retag) in self.table.flood(flood, frame.dst().is_reserved()) {
-                    copies += 1;
-                    self.tape.mark(Stage::SwFlood);
-                    match unfinished {
-                        Some(unfinished) if !port.egress.takes(unfinished) => {
-                            others.push((port.clone(), retag));
-                        }
-                        _ => self.send(port, frame, retag, unfinished),
-                    }
-                }
-                if let (false, Some(unfinished)) = (others.is_empty(), unfinished) {
-                    self.finish_frame(bytes, unfinished, |this, frame| {
-                        others.iter().for_each(|(port, retag)| this.send(port, frame, *retag, None));
-                    });
-                }
-                others.clear();
-                self.others = others;
-                self.tape.leave(within);
-                let frames = u64::from(on_cable(bytes.len(), unfinished).0);
-                match copies {
-                    0 => self.ingress.counters.dropped_many(Reason::NoEgress, frames),
-                    1 => (),
-                    _ => self.ingress.counters.copied((copies - 1) * frames),
-                }
-            }
-            Verdict::Drop(reason) => self.dropped(reason),
-        }
-    }
-
-    /// Sends a judged frame that may still be masked but for what was looked at. From link to link it
-    /// stays so: its bytes are touched once, by the copy that gives them their new mask.
-    fn deliver_sealed(&mut self, verdict: Verdict, payload: Payload<'_>, unfinished: Option<&Unfinished>) {
-        let port = match verdict {
-            Verdict::Unicast(slot, Retag::Keep) => self.table.get(slot),
-            _ => None,
-        };
-        match port.map(|port| (port, &port.egress)) {
-            Some((port, egress @ Egress::Link(link))) if unfinished.is_none_or(|u| egress.takes(u)) => {
-                let len = payload.len();
-                let header = unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
-                let sent = on_cable(len, unfinished);
-                self.tape.to(at(port));
-                let taken = link.send_pieces(&header, &payload.pieces(), len, sent, self.tape);
-                self.at(port).gone(&header, sent.0, &[payload.raw()], taken.err());
-                self.note(port, taken, sent.0);
-            }
-            _ => {
-                let frame = self.open(payload);
-                self.deliver(verdict, frame, unfinished);
-            }
-        }
+        nobody.then_some(flood.nobody())
     }
 
     /// Finishes a frame and judges each of what it becomes by itself.
     fn split(&mut self, frame: &[u8], unfinished: &Unfinished) {
         self.finish_frame(frame, unfinished, |this, frame| this.finished(frame.bytes()));
-    }
-
-    /// Does what is left to do for a frame and calls `each` with what it becomes, one after the other.
-    fn finish_frame(
-        &mut self,
-        bytes: &[u8],
-        unfinished: &Unfinished,
-        mut each: impl FnMut(&mut Self, Frame<'_>),
-    ) {
-        let within = self.tape.enter(Within::Segment);
-        FINISHED.with_borrow_mut(|buffer| {
-            buffer.resize(MAX_FRAME, 0);
-            let mut segments = Segments::new(bytes, unfinished);
-            while let Some(len) = segments.write_next(buffer) {
-                self.tape.mark(Stage::SwSegment);
-                if let Some(frame) = Frame::checked(&buffer[..len]) {
-                    each(self, frame);
-                }
-            }
-        });
-        self.tape.leave(within);
     }
 
     /// Counts a frame of `len` bytes that could not be made whole, of which `bytes` are there.
@@ -479,67 +403,6 @@ impl<T: Tape> Batch<'_, T> {
     pub fn dropped(&self, reason: Reason) {
         self.ingress.counters.dropped(reason);
     }
-
-    fn send(
-        &mut self,
-        port: &Arc<Port<Egress>>,
-        frame: Frame<'_>,
-        retag: Retag,
-        unfinished: Option<&Unfinished>,
-    ) {
-        let departing = Departing::new(frame, retag, unfinished);
-        self.tape.to(at(port));
-        let taken = match &port.egress {
-            Egress::Device(device) => {
-                let taken = device.send(&departing, &port.counters, self.at(port));
-                self.tape.mark(device.write_stage());
-                taken
-            }
-            Egress::Link(link) => link.send(&departing, self.tape),
-        };
-        self.at(port).left(&departing, taken.err());
-        self.note(port, taken, departing.frames);
-    }
-
-    /// An egress port and who looks on there.
-    fn at(&self, port: &Port<Egress>) -> At<'_> {
-        At { watch: &self.watch, port: port.number }
-    }
-
-    fn takes_merged(&self, slot: Slot) -> bool {
-        match self.table.get(slot).map(|port| &port.egress) {
-            Some(Egress::Device(device)) => device.takes_merged(),
-            _ => false,
-        }
-    }
-
-    fn send_merged(&mut self, merged: &Merged<'_>) {
-        self.tape.mark(Stage::SwMerge);
-        let Some(port) = self.table.get(Slot(merged.to)) else { return };
-        if let Egress::Device(device) = &port.egress {
-            let sent = device.send_merged(merged, &port.counters);
-            if self.watch.is_some() {
-                let mut parts = [&[][..]; WHOLE_MAX_SEGMENTS];
-                let count = merged.parts().len();
-                parts.iter_mut().zip(merged.parts()).for_each(|(place, part)| *place = part);
-                let header = merged.unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
-                self.at(port).gone(&header, merged.frames as u32, &parts[..count], sent.err());
-            }
-            if let Err(reason) = sent {
-                port.counters.dropped_many(reason, merged.frames as u64);
-            }
-        }
-        self.tape.mark_many(Stage::TxTapWrite, at(port), merged.frames as u64, merged.len as u64);
-    }
-
-    /// Takes note of what became of so many frames; `Ok(true)`: their port is to be flushed.
-    fn note(&mut self, port: &Arc<Port<Egress>>, taken: Result<bool, Reason>, frames: u32) {
-        match taken {
-            Ok(true) => self.touched.push(port.clone()),
-            Ok(false) => (),
-            Err(reason) => port.counters.dropped_many(reason, frames.into()),
-        }
-    }
 }
 
 /// A frame, if it can be one.
@@ -551,81 +414,17 @@ pub fn checked(bytes: &[u8]) -> Result<Frame<'_>, Reason> {
     }
 }
 
+/// Whether the control side is to look at a frame for what it says of multicast groups.
+fn is_told(frame: Frame<'_>) -> bool {
+    frame.dst().is_group() && matches!(group::sort(frame), Some(Sort::Report { .. } | Sort::Notice))
+}
+
 /// What a frame of `len` bytes is on a cable: frames and bytes.
 fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
     unfinished.map_or((1, len as u32), |u| (u.count(len) as u32, u.bytes(len) as u32))
 }
 
-/// Writes out what the batch left with its egress ports.
-impl<T: Tape> Drop for Batch<'_, T> {
-    fn drop(&mut self) {
-        self.ingress.counters.received(self.frames, self.bytes);
-        for port in self.touched.drain(..) {
-            match &port.egress {
-                Egress::Device(device) => {
-                    let frames = device.flush(&port.counters, At { watch: &self.watch, port: port.number });
-                    self.tape.mark_many(device.write_stage(), at(&port), frames.0, frames.1);
-                }
-                Egress::Link(link) => link.flush(self.tape),
-            }
-        }
-        if self.fabric.switch.arrivals.is_some() {
-            self.fabric.heard.wake();
-        }
-        self.tape.end(&self.fabric.prof, self.frames, self.bytes);
-        // What was kept of a batch that panics is nobody's.
-        if std::thread::panicking() {
-            self.coalescer = None;
-        }
-        let (touched, others) = (std::mem::take(&mut self.touched), std::mem::take(&mut self.others));
-        KEPT.set(Kept { touched, others, coalescer: self.coalescer.take() });
-    }
-}
-
-/// What is kept between batches so that none allocates.
-#[derive(Default)]
-struct Kept {
-    /// The list of ports to flush.
-    touched: Vec<Arc<Port<Egress>>>,
-    others: Vec<(Arc<Port<Egress>>, Retag)>,
-    coalescer: Option<Box<Coalescer>>,
-}
-
-thread_local! {
-    static KEPT: RefCell<Kept> = RefCell::default();
-    /// Where a frame is finished.
-    static FINISHED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-    static SCRATCH: RefCell<Scratch> = RefCell::new(Scratch::default());
-}
-
-/// A thread's read buffers; every ingress on the thread borrows them for one read.
-pub struct Scratch {
-    /// Where frames are read to.
-    pub plain: Box<[u8]>,
-    /// Where a TLS link's records are read to.
-    pub sealed: Box<[u8]>,
-}
-
-/// The longest message: a frame with a header in front.
-pub const MAX_MESSAGE: usize = VnetHeader::LEN + MAX_FRAME;
-
 /// Frames that may wait for the control side.
 const RETURNED: usize = 64;
 const HEARD: usize = 512;
-
-/// What one read takes at most.
-pub const READ: usize = 256 << 10;
-
-impl Default for Scratch {
-    fn default() -> Self {
-        // The rest of a message that a read cut stands in front of the next read.
-        let plain = vec![0; READ + MAX_MESSAGE + crate::ws::header::MAX_HEADER];
-        // TLS may hold a few records of plaintext back; they fit too.
-        Self { plain: plain.into(), sealed: vec![0; READ - (64 << 10)].into() }
-    }
-}
-
-/// Lends the calling thread's read buffers. Not re-entrant.
-pub fn with_scratch<T>(work: impl FnOnce(&mut Scratch) -> T) -> T {
-    SCRATCH.with_borrow_mut(work)
-}
+const TOLD: usize = 256;

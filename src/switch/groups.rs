@@ -1,0 +1,486 @@
+//! Groups: behind which ports somebody wants which multicast group, as hosts say in IGMP and MLD (RFC 4541).
+//!
+//! It is kept by the control side, from copies of such messages that the data path leaves; what it comes to is given to
+//! the data path as [`Members`], which is never changed.
+//!
+//! In a VLAN that somebody asks for its members (a *querier*: a router, or this switch in want of one), packets to a
+//! group go to the ports that a member was heard on and to those that a router is behind, and what hosts say to routers
+//! goes to these alone. IPv4 and IPv6 are told apart; each of them in each VLAN is an *area*. An area is flooded as ever
+//! until it has been asked for so long that every member must have answered, and so is a port that has just come up.
+//! What is unsure is flooded.
+//!
+//! **Querier.** Of two the one with the lower address asks, the other keeps silent for as long as it hears that. This
+//! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which say by an
+//! advertisement that they ask, it is the one with the lower MAC address. One that keeps silent has a router behind
+//! the port where it hears the other: all multicast goes there, and so whoever asks sees all members. Nobody takes that
+//! place by less than questions that all hosts hear, and answer: not from an isolated port, nor by an advertisement.
+//!
+//! **Reports** go to routers alone from the first question on, before anything else is told apart: a host of an older
+//! version that heard another's would not say anything itself.
+//!
+//! **Bounds.** A port has [`SHARE`] memberships at most, and all have [`LIMIT`]. A port for which there is no room gets
+//! everything until it could have said that it wants less: nobody goes without what he asked for because of others.
+//! There are [`AREAS`] at most; others are flooded. Whatever a port says counts for that port alone, but for queries:
+//! one that is not to be answered soon is not believed.
+
+mod members;
+#[cfg(test)]
+mod tests;
+
+use core::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+pub use self::members::{Members, Only};
+use super::forward::Slot;
+use crate::frame::MacAddr;
+use crate::frame::group::{self, Message, Query, Records, Says};
+
+/// Memberships of one port.
+pub const SHARE: usize = 1_024;
+/// Memberships in all.
+pub const LIMIT: usize = 32_768;
+/// VLANs that are snooped, IPv4 and IPv6 by themselves.
+pub const AREAS: usize = 256;
+/// Questions put at a time; others have to wait for their next occasion.
+const ASKS: usize = 256;
+/// How often something is asked before silence counts (RFC 3376 section 8.1).
+const ROBUSTNESS: u32 = 2;
+
+/// A VLAN, 0 where there is none, and whether it is about IPv6.
+type Area = (u16, bool);
+
+/// Time is since any fixed start.
+pub struct Groups {
+    timers: Timers,
+    /// Whom our questions come from.
+    mac: MacAddr,
+    areas: BTreeMap<Area, State>,
+    members: HashMap<(u16, IpAddr), Vec<Member>>,
+    /// Memberships by port.
+    shares: BTreeMap<u32, usize>,
+    total: usize,
+    ports: BTreeMap<u32, Port>,
+    asks: Vec<Ask>,
+    /// What [`Members`] says is different from what it said last.
+    changed: bool,
+}
+
+/// All times that there are, by the one that is chosen (RFC 3376 section 8).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timers {
+    /// Between two questions.
+    pub interval: Duration,
+}
+
+/// A question to be put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    pub vid: u16,
+    pub v6: bool,
+    /// `None`: for all groups.
+    pub group: Option<IpAddr>,
+    /// Out of this port; `None`: of all.
+    pub port: Option<u32>,
+}
+
+/// Who asks in an area.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Querier {
+    /// This switch: when next, after so many times.
+    Own { next: Duration, sent: u32 },
+    /// Behind this port somebody else, until he hasn't been heard for too long.
+    Other { source: IpAddr, port: u32, until: Duration },
+}
+
+/// One group, for people: the ports, and in how long each will be forgotten.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Group {
+    pub vid: u16,
+    pub group: IpAddr,
+    pub ports: Vec<(u32, Duration)>,
+}
+
+/// One area, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Asked {
+    pub vid: u16,
+    pub v6: bool,
+    pub querier: Querier,
+    /// Groups are told apart by now.
+    pub filters: bool,
+    /// The ports with routers, and in how long each will be forgotten.
+    pub routers: Vec<(u32, Duration)>,
+}
+
+struct State {
+    /// When it was asked first.
+    since: Duration,
+    querier: Querier,
+    routers: BTreeMap<u32, Duration>,
+    /// The last one to advertise itself that has no address.
+    switch: Option<MacAddr>,
+    filters: bool,
+}
+
+struct Member {
+    port: u32,
+    until: Duration,
+    /// Until then somebody is there who doesn't say when he leaves.
+    mute: Duration,
+    /// When it is asked once more whether anybody is left.
+    again: Option<Duration>,
+}
+
+/// A port gets everything while one of these times is to come.
+struct Port {
+    /// Another one when it came up anew.
+    life: u64,
+    settles: Option<Duration>,
+    full: Option<Duration>,
+}
+
+impl Timers {
+    /// The longest that a host may take to answer a question for all groups.
+    pub fn response(self) -> Duration {
+        (self.interval / 4).min(Duration::from_secs(10))
+    }
+
+    /// Between the first questions.
+    fn startup(self) -> Duration {
+        self.interval / 4
+    }
+
+    /// How long a host is a member that doesn't say so again.
+    fn membership(self) -> Duration {
+        self.interval * ROBUSTNESS + self.response()
+    }
+
+    /// How long somebody else asks whom nobody hears asking.
+    fn querier(self) -> Duration {
+        self.interval * ROBUSTNESS + self.response() / 2
+    }
+
+    /// The longest that a host may take to say that it is still there when another one has left.
+    pub fn last(self) -> Duration {
+        self.response().min(Duration::from_secs(1))
+    }
+
+    /// After how long everybody has been asked, and has answered.
+    fn settle(self) -> Duration {
+        self.interval + self.response()
+    }
+}
+
+impl Groups {
+    /// Questions come from `mac`.
+    pub fn new(timers: Timers, mac: MacAddr) -> Self {
+        Self {
+            timers,
+            mac,
+            areas: BTreeMap::new(),
+            members: HashMap::new(),
+            shares: BTreeMap::new(),
+            total: 0,
+            ports: BTreeMap::new(),
+            asks: Vec::new(),
+            changed: true,
+        }
+    }
+
+    pub fn timers(&self) -> Timers {
+        self.timers
+    }
+
+    /// Where questions come from.
+    pub fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// An address for that: a MAC address of which `random` has 40 bits. In any election by addresses it comes
+    /// last, so that routers win.
+    pub fn source(random: u64) -> MacAddr {
+        MacAddr::from_bits(0xfe << 40 | random & 0xff_ffff_ffff)
+    }
+
+    /// What the station `src` says in a VLAN, heard on a port; `to_all`: what comes in there goes to all others.
+    pub fn hear(
+        &mut self,
+        vid: u16,
+        (port, to_all): (u32, bool),
+        src: MacAddr,
+        message: Message<'_>,
+        now: Duration,
+    ) {
+        if src == self.mac || !self.ports.contains_key(&port) {
+            return;
+        }
+        match message {
+            Message::Report(records) => self.report(vid, port, records, now),
+            Message::Query(query) => self.queried(vid, (port, to_all), src, &query, now),
+            Message::Router { source, advertised } => {
+                let until = now + self.timers.querier();
+                let Some(state) = self.area((vid, source.is_ipv6()), now) else { return };
+                let is_new = state.routers.insert(port, until).is_none();
+                if advertised && source.is_unspecified() {
+                    state.switch = Some(src);
+                }
+                self.changed |= is_new;
+            }
+        }
+    }
+
+    /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew;
+    /// `vids` the VLANs in which there are stations, when somebody has looked.
+    pub fn tick(
+        &mut self,
+        now: Duration,
+        ports: impl Iterator<Item = (u32, u64)>,
+        vids: Option<&BTreeSet<u16>>,
+    ) {
+        self.follow(ports, now);
+        for vid in vids.into_iter().flatten() {
+            self.area((*vid, false), now);
+            self.area((*vid, true), now);
+        }
+        self.expire(now);
+        let Timers { interval } = self.timers;
+        let (startup, settle) = (self.timers.startup(), self.timers.settle());
+        for ((vid, v6), state) in &mut self.areas {
+            if matches!(state.querier, Querier::Other { until, .. } if until <= now) {
+                state.querier = Querier::Own { next: now, sent: 0 };
+            }
+            if let Querier::Own { next, sent } = &mut state.querier
+                && *next <= now
+                && self.asks.len() < ASKS
+            {
+                self.asks.push(Ask { vid: *vid, v6: *v6, group: None, port: None });
+                *sent += 1;
+                *next = now + if *sent < ROBUSTNESS { startup } else { interval };
+            }
+            let filters = now >= state.since + settle;
+            self.changed |= filters != state.filters;
+            state.filters = filters;
+        }
+        let Some(vids) = vids else { return };
+        let used: BTreeSet<Area> = self.members.keys().map(|(vid, group)| (*vid, group.is_ipv6())).collect();
+        let before = self.areas.len();
+        self.areas
+            .retain(|area, state| vids.contains(&area.0) || used.contains(area) || !state.routers.is_empty());
+        self.changed |= self.areas.len() != before;
+    }
+
+    /// The questions to be put now.
+    pub fn asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// What frames go by, when that is different from the last time. `place` says where a port is.
+    pub fn news(&mut self, place: impl Fn(u32) -> Option<Slot>) -> Option<Members> {
+        std::mem::take(&mut self.changed).then(|| self.snapshot(place))
+    }
+
+    pub fn groups(&self, now: Duration) -> Vec<Group> {
+        let left = |member: &Member| (member.port, member.until.saturating_sub(now));
+        let group = |(&(vid, group), members): (&(u16, IpAddr), &Vec<Member>)| {
+            let mut ports: Vec<_> = members.iter().map(left).collect();
+            ports.sort_unstable();
+            Group { vid, group, ports }
+        };
+        let mut groups: Vec<_> = self.members.iter().map(group).collect();
+        groups.sort_unstable_by_key(|group| (group.vid, group.group));
+        groups
+    }
+
+    pub fn areas(&self, now: Duration) -> Vec<Asked> {
+        let asked = |(&(vid, v6), state): (&Area, &State)| {
+            let routers = state.routers.iter().map(|(port, until)| (*port, until.saturating_sub(now)));
+            let State { querier, filters, .. } = *state;
+            Asked { vid, v6, querier, filters, routers: routers.collect() }
+        };
+        self.areas.iter().map(asked).collect()
+    }
+
+    /// The ports that get everything for want of room, and for how long.
+    pub fn full(&self, now: Duration) -> Vec<(u32, Duration)> {
+        let full = |(port, kept): (&u32, &Port)| Some((*port, kept.full?.saturating_sub(now)));
+        self.ports.iter().filter_map(full).collect()
+    }
+
+    fn report(&mut self, vid: u16, port: u32, records: Records<'_>, now: Duration) {
+        for record in records {
+            match record.says {
+                Says::Member { mute } => self.join((vid, record.group), port, mute, now),
+                Says::Leaves => self.leave((vid, record.group), port, now),
+            }
+        }
+    }
+
+    fn join(&mut self, key: (u16, IpAddr), port: u32, mute: bool, now: Duration) {
+        if self.area((key.0, key.1.is_ipv6()), now).is_none() {
+            return;
+        }
+        let until = now + self.timers.membership();
+        let mute_until = if mute { until } else { Duration::ZERO };
+        if let Some(members) = self.members.get_mut(&key)
+            && let Some(member) = members.iter_mut().find(|member| member.port == port)
+        {
+            (member.until, member.again) = (until, None);
+            member.mute = member.mute.max(mute_until);
+            return;
+        }
+        let share = self.shares.get(&port).copied().unwrap_or(0);
+        if share >= SHARE || self.total >= LIMIT {
+            let kept = self.ports.get_mut(&port);
+            self.changed |= kept.is_some_and(|kept| kept.full.replace(until).is_none());
+            return;
+        }
+        self.changed = true;
+        self.members.entry(key).or_default().push(Member { port, until, mute: mute_until, again: None });
+        self.shares.insert(port, share + 1);
+        self.total += 1;
+    }
+
+    /// Whoever asks in this VLAN asks who is left; if that is somebody else, his question will be heard.
+    fn leave(&mut self, key: (u16, IpAddr), port: u32, now: Duration) {
+        let area = (key.0, key.1.is_ipv6());
+        let is_ours = self.areas.get(&area).is_some_and(|state| matches!(state.querier, Querier::Own { .. }));
+        let last = self.timers.last();
+        let until = now + last * ROBUSTNESS;
+        let member = self.members.get_mut(&key);
+        let member = member.and_then(|members| members.iter_mut().find(|member| member.port == port));
+        let Some(member) = member.filter(|member| member.mute <= now && member.until > until) else { return };
+        if is_ours && self.asks.len() < ASKS {
+            (member.until, member.again) = (until, Some(now + last));
+            self.asks.push(Ask { vid: key.0, v6: area.1, group: Some(key.1), port: Some(port) });
+        }
+    }
+
+    fn queried(&mut self, vid: u16, (port, to_all): (u32, bool), src: MacAddr, query: &Query, now: Duration) {
+        let v6 = query.source.is_ipv6();
+        let timers = self.timers;
+        let until = now + timers.querier();
+        let (mac, own) = (self.mac, v6.then(|| IpAddr::from(group::link_local(self.mac))));
+        let Some(state) = self.area((vid, v6), now) else { return };
+        if let Some(group) = query.group {
+            let is_querier = matches!(state.querier, Querier::Other { port: its, .. } if its == port);
+            if is_querier && query.decides && query.response < timers.interval {
+                let until = now + query.response.max(timers.last()) * ROBUSTNESS;
+                let members = self.members.get_mut(&(vid, group)).into_iter().flatten();
+                members
+                    .filter(|member| member.mute <= now)
+                    .for_each(|member| member.until = member.until.min(until));
+            }
+            return;
+        }
+        // Whoever waits for longer than that would have members forgotten that are there.
+        if query.response >= timers.interval {
+            return;
+        }
+        let is_switch = query.source.is_unspecified();
+        let is_new = !is_switch && state.routers.insert(port, until).is_none();
+        let wins = match state.querier {
+            Querier::Own { .. } if is_switch => state.switch == Some(src) && src < mac,
+            Querier::Own { .. } => own.is_none_or(|own| query.source < own),
+            Querier::Other { source, .. } if is_switch => {
+                source.is_unspecified() && state.switch == Some(src) && src < mac
+            }
+            Querier::Other { source, .. } => source.is_unspecified() || query.source <= source,
+        };
+        if wins && to_all {
+            state.querier = Querier::Other { source: query.source, port, until };
+        }
+        self.changed |= is_new;
+    }
+
+    /// The area, made if there is room.
+    fn area(&mut self, area: Area, now: Duration) -> Option<&mut State> {
+        if self.areas.len() >= AREAS && !self.areas.contains_key(&area) {
+            return None;
+        }
+        Some(self.areas.entry(area).or_insert_with(|| {
+            self.changed = true;
+            State {
+                since: now,
+                querier: Querier::Own { next: now, sent: 0 },
+                routers: BTreeMap::new(),
+                switch: None,
+                filters: false,
+            }
+        }))
+    }
+
+    /// Ports come and go; one that comes is asked at once, where it is for us to ask.
+    fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
+        let settles = Some(now + self.timers.settle());
+        let mut before = std::mem::take(&mut self.ports);
+        for (port, life) in up {
+            let known = before.remove(&port);
+            let full = known.as_ref().and_then(|known| known.full);
+            let kept = known.filter(|known| known.life == life).unwrap_or_else(|| {
+                self.changed = true;
+                let is_ours = |state: &State| matches!(state.querier, Querier::Own { sent: 1.., .. });
+                let ours = self.areas.iter().filter(|(_, state)| is_ours(state));
+                let ask = |&(vid, v6)| Ask { vid, v6, group: None, port: Some(port) };
+                let room = ASKS.saturating_sub(self.asks.len());
+                self.asks.extend(ours.map(|(area, _)| ask(area)).take(room));
+                Port { life, settles, full }
+            });
+            self.ports.insert(port, kept);
+        }
+        // Those that are down, or gone.
+        for port in before.into_keys() {
+            self.forget(port);
+        }
+    }
+
+    fn forget(&mut self, port: u32) {
+        self.changed = true;
+        self.areas.values_mut().for_each(|state| _ = state.routers.remove(&port));
+        if let Some(share) = self.shares.remove(&port) {
+            self.total -= share;
+            self.members.retain(|_, members| {
+                members.retain(|member| member.port != port);
+                !members.is_empty()
+            });
+        }
+    }
+
+    /// Forgets what has not been said again in time.
+    fn expire(&mut self, now: Duration) {
+        let (changed, asks, last) = (&mut self.changed, &mut self.asks, self.timers.last());
+        for port in self.ports.values_mut() {
+            for until in [&mut port.settles, &mut port.full] {
+                *changed |= until.take_if(|until| *until <= now).is_some();
+            }
+        }
+        for state in self.areas.values_mut() {
+            let before = state.routers.len();
+            state.routers.retain(|_, until| *until > now);
+            *changed |= state.routers.len() != before;
+        }
+        let (shares, total) = (&mut self.shares, &mut self.total);
+        self.members.retain(|(vid, group), members| {
+            members.retain_mut(|member| {
+                if member.until <= now {
+                    *changed = true;
+                    *total -= 1;
+                    let share = shares.entry(member.port).or_default();
+                    *share -= 1;
+                    if *share == 0 {
+                        shares.remove(&member.port);
+                    }
+                    return false;
+                }
+                if member.again.take_if(|again| *again <= now).is_some() && asks.len() < ASKS {
+                    // It may have taken its time until this was looked at.
+                    member.until = member.until.max(now + last);
+                    let (v6, port) = (group.is_ipv6(), Some(member.port));
+                    asks.push(Ask { vid: *vid, v6, group: Some(*group), port });
+                }
+                true
+            });
+            !members.is_empty()
+        });
+    }
+}

@@ -1,0 +1,326 @@
+//! Tests of [`super`].
+
+use super::*;
+use crate::frame::group::Record;
+
+const ME: MacAddr = MacAddr::new([0xfe, 0, 0, 0, 0, 9]);
+const HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
+const TIMERS: Timers = Timers { interval: Duration::from_secs(125) };
+/// When everybody has been asked.
+const SETTLED: u64 = 136;
+
+/// Time, the groups, and who is up.
+struct Bench {
+    now: u64,
+    groups: Groups,
+    up: Vec<(u32, u64)>,
+    members: Members,
+    asked: Vec<Ask>,
+}
+
+impl Bench {
+    /// With ports 1 to 4, and everybody asked.
+    fn new() -> Self {
+        let up = (1..5).map(|port| (port, 1)).collect();
+        let groups = Groups::new(TIMERS, ME);
+        let mut bench = Self { now: 0, groups, up, members: Members::default(), asked: Vec::new() };
+        bench.until(SETTLED);
+        bench
+    }
+
+    /// Second by second.
+    fn until(&mut self, second: u64) {
+        self.asked.clear();
+        while self.now < second {
+            self.now += 1;
+            self.groups.tick(self.at(), self.up.clone().into_iter(), Some(&BTreeSet::from([0])));
+            self.asked.extend(self.groups.asks());
+        }
+        self.news();
+    }
+
+    fn news(&mut self) {
+        let up = self.up.clone();
+        let place = |port| up.iter().any(|(number, _)| *number == port).then_some(Slot(port * 10));
+        self.members = self.groups.news(place).unwrap_or(std::mem::take(&mut self.members));
+    }
+
+    fn at(&self) -> Duration {
+        Duration::from_secs(self.now)
+    }
+
+    fn says(&mut self, port: u32, group: &str, says: Says) {
+        let record = Record { group: ip(group), says };
+        let report = Message::Report(Records::One(Some(record)));
+        self.groups.hear(0, (port, true), HOST, report, self.at());
+        self.news();
+    }
+
+    fn hears(&mut self, port: u32, src: MacAddr, message: Message<'_>) {
+        self.groups.hear(0, (port, true), src, message, self.at());
+        self.news();
+    }
+
+    /// The ports that get a packet to a group; `None`: all.
+    fn gets(&self, group: &str) -> Option<Vec<u32>> {
+        let found = self.members.groups.get(&(0, ip(group)));
+        let only = found.or_else(|| self.members.routers.get(&(0, ip(group).is_ipv6())))?;
+        Some(self.members.slots(*only).iter().map(|slot| slot.0 / 10).collect())
+    }
+
+    fn querier(&self, v6: bool) -> Querier {
+        let areas = self.groups.areas(self.at());
+        areas.into_iter().find(|area| (area.vid, area.v6) == (0, v6)).expect("an area").querier
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
+}
+
+fn query(source: &str, group: Option<&str>) -> Message<'static> {
+    let response = Duration::from_secs(if group.is_some() { 1 } else { 10 });
+    Message::Query(Query { source: ip(source), group: group.map(ip), decides: true, response })
+}
+
+/// Another switch says that it asks.
+fn advertised() -> Message<'static> {
+    Message::Router { source: ip("0.0.0.0"), advertised: true }
+}
+
+const MEMBER: Says = Says::Member { mute: false };
+const A: &str = "239.1.2.3";
+const B: &str = "239.1.2.4";
+const SIX: &str = "ff05::1:3";
+
+#[test]
+fn a_group_goes_to_its_members_for_as_long_as_they_say_so() {
+    let mut bench = Bench::new();
+    bench.says(1, A, MEMBER);
+    bench.says(3, A, MEMBER);
+    bench.says(2, SIX, MEMBER);
+    assert_eq!((bench.gets(A), bench.gets(SIX)), (Some(vec![1, 3]), Some(vec![2])));
+    assert_eq!((bench.gets(B), bench.gets("ff05::1:4")), (Some(vec![]), Some(vec![])), "nobody wants it");
+    bench.until(SETTLED + 200);
+    bench.says(3, A, MEMBER);
+    bench.until(SETTLED + 259);
+    assert_eq!(bench.gets(A), Some(vec![1, 3]));
+    bench.until(SETTLED + 260);
+    assert_eq!(bench.gets(A), Some(vec![3]));
+    bench.until(SETTLED + 460);
+    assert_eq!((bench.gets(A), bench.groups.total, bench.groups.shares.len()), (Some(vec![]), 0, 0));
+}
+
+#[test]
+fn until_everybody_has_been_asked_all_is_flooded() {
+    let mut bench = Bench::new();
+    bench.now = 0;
+    bench.groups = Groups::new(TIMERS, ME);
+    bench.until(1);
+    let both = [false, true].map(|v6| Ask { vid: 0, v6, group: None, port: None });
+    assert_eq!(bench.asked, both);
+    bench.says(1, A, MEMBER);
+    assert_eq!(bench.gets(A), None);
+    bench.until(SETTLED - 1);
+    assert_eq!((bench.gets(A), bench.gets(B)), (None, None));
+    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).len());
+    assert_eq!(reports.collect::<Vec<_>>(), [0, 0], "but what is for routers is for them from the start");
+    assert_eq!(bench.asked, both, "once more after 31 s, and then after 125");
+    bench.until(SETTLED);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+    bench.until(SETTLED + 250);
+    assert_eq!(bench.asked.len(), 4);
+}
+
+#[test]
+fn a_port_that_comes_up_is_asked_and_gets_everything_meanwhile() {
+    let mut bench = Bench::new();
+    bench.says(1, A, MEMBER);
+    // Up anew, and new.
+    bench.up[3].1 = 2;
+    bench.up.push((5, 1));
+    bench.until(SETTLED + 1);
+    let ask = |port, v6| Ask { vid: 0, v6, group: None, port: Some(port) };
+    assert_eq!(bench.asked, [ask(4, false), ask(4, true), ask(5, false), ask(5, true)]);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4, 5]), Some(vec![4, 5])));
+    bench.until(SETTLED + 137);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+    // Whoever goes takes what was his with him.
+    bench.up.remove(0);
+    bench.until(SETTLED + 138);
+    assert_eq!((bench.gets(A), bench.groups.total), (Some(vec![]), 0));
+}
+
+#[test]
+fn who_leaves_is_asked_for_twice_before_he_is_gone() {
+    let mut bench = Bench::new();
+    for port in [1, 2] {
+        bench.says(port, A, MEMBER);
+    }
+    bench.says(1, A, Says::Leaves);
+    let ask = Ask { vid: 0, v6: false, group: Some(ip(A)), port: Some(1) };
+    assert_eq!(bench.groups.asks(), [ask]);
+    bench.says(1, A, Says::Leaves);
+    assert_eq!(bench.groups.asks(), [], "it is being asked for");
+    bench.until(SETTLED + 1);
+    assert_eq!((bench.asked.clone(), bench.gets(A)), (vec![ask], Some(vec![1, 2])));
+    bench.until(SETTLED + 2);
+    assert_eq!(bench.gets(A), Some(vec![2]), "and nobody else's port");
+    // Somebody answers.
+    bench.says(2, A, Says::Leaves);
+    bench.says(2, A, MEMBER);
+    bench.until(SETTLED + 10);
+    assert_eq!(bench.gets(A), Some(vec![2]));
+    // One of IGMPv1 never says that it is there when it is asked so.
+    bench.says(2, A, Says::Member { mute: true });
+    bench.says(2, A, Says::Leaves);
+    bench.until(SETTLED + 20);
+    assert_eq!(bench.gets(A), Some(vec![2]));
+}
+
+#[test]
+fn a_router_asks_and_gets_everything() {
+    let mut bench = Bench::new();
+    bench.says(1, A, MEMBER);
+    bench.hears(4, HOST, query("192.168.0.1", None));
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4]), Some(vec![4])));
+    assert_eq!(bench.gets(SIX), Some(vec![]), "it is of IPv4 alone");
+    assert!(matches!(bench.querier(false), Querier::Other { port: 4, .. }));
+    // One with a higher address does not, but is a router too.
+    bench.hears(3, HOST, query("192.168.0.2", None));
+    assert_eq!(bench.gets(B), Some(vec![3, 4]));
+    assert!(matches!(bench.querier(false), Querier::Other { port: 4, .. }));
+    bench.hears(2, HOST, query("192.168.0.0", None));
+    assert!(matches!(bench.querier(false), Querier::Other { port: 2, .. }));
+    // We keep silent for as long as that lasts.
+    bench.until(SETTLED + 254);
+    assert!(bench.asked.iter().all(|ask| ask.v6), "{:?}", bench.asked);
+    bench.until(SETTLED + 255);
+    assert_eq!(bench.asked[0], Ask { vid: 0, v6: false, group: None, port: None });
+    assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn who_leaves_is_not_asked_for_by_two() {
+    let mut bench = Bench::new();
+    bench.hears(4, HOST, query("192.168.0.1", None));
+    bench.says(1, A, MEMBER);
+    bench.says(2, A, MEMBER);
+    bench.says(1, A, Says::Leaves);
+    assert_eq!(bench.groups.asks(), []);
+    // Anybody could say so.
+    bench.hears(2, HOST, query("192.168.0.1", Some(A)));
+    bench.until(SETTLED + 5);
+    assert_eq!(bench.gets(A), Some(vec![1, 2, 4]));
+    bench.hears(4, HOST, query("192.168.0.1", Some(A)));
+    bench.says(2, A, MEMBER);
+    bench.until(SETTLED + 7);
+    assert_eq!(bench.gets(A), Some(vec![2, 4]));
+}
+
+#[test]
+fn of_switches_the_lower_address_asks_and_both_hear_all_members() {
+    let mut bench = Bench::new();
+    let (lower, higher) = (MacAddr::new([0xfe, 0, 0, 0, 0, 8]), MacAddr::new([0xfe, 0, 0, 0, 0, 10]));
+    let asks = || query("0.0.0.0", None);
+    bench.hears(3, lower, asks());
+    assert_eq!(bench.gets(B), Some(vec![]), "a question without an address says nothing");
+    bench.hears(4, higher, advertised());
+    bench.hears(4, higher, asks());
+    assert_eq!(bench.gets(B), Some(vec![4]));
+    bench.hears(3, lower, advertised());
+    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that does not ask is none");
+    bench.groups.hear(0, (3, false), lower, asks(), bench.at());
+    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that not everybody hears");
+    bench.hears(3, lower, asks());
+    assert!(matches!(bench.querier(false), Querier::Other { port: 3, .. }));
+    assert_eq!(bench.gets(B), Some(vec![3, 4]));
+    // A router is before both, and a switch not before a router.
+    bench.hears(2, HOST, query("10.0.0.1", None));
+    bench.hears(3, lower, advertised());
+    bench.hears(3, lower, asks());
+    assert!(matches!(bench.querier(false), Querier::Other { port: 2, .. }));
+    // In IPv6 all have addresses.
+    let address = |mac| group::link_local(mac).to_string();
+    bench.hears(4, higher, query(&address(higher), None));
+    assert!(matches!(bench.querier(true), Querier::Own { .. }));
+    bench.hears(3, lower, query(&address(lower), None));
+    assert!(matches!(bench.querier(true), Querier::Other { port: 3, .. }));
+    // Our own that come back count for nothing.
+    let before = bench.groups.areas(bench.at());
+    bench.hears(1, ME, advertised());
+    bench.hears(1, ME, asks());
+    assert_eq!(bench.groups.areas(bench.at()), before);
+}
+
+#[test]
+fn a_querier_that_waits_for_longer_than_it_asks_is_not_believed() {
+    let mut bench = Bench::new();
+    let response = TIMERS.interval;
+    let query = Query { source: ip("10.0.0.1"), group: None, decides: true, response };
+    bench.hears(4, HOST, Message::Query(query));
+    assert!(matches!(bench.querier(false), Querier::Own { .. }));
+    assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn an_advertised_router_and_one_with_pim_get_everything_and_do_not_ask() {
+    let mut bench = Bench::new();
+    let router = |advertised| Message::Router { source: ip("10.0.0.1"), advertised };
+    bench.hears(3, HOST, router(true));
+    bench.hears(4, HOST, router(false));
+    assert_eq!(bench.gets(B), Some(vec![3, 4]));
+    assert!(matches!(bench.querier(false), Querier::Own { .. }));
+}
+
+#[test]
+fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() {
+    let mut bench = Bench::new();
+    bench.says(2, A, MEMBER);
+    let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
+    let join = |n| Message::Report(Records::One(Some(Record { group: group(n), says: MEMBER })));
+    (0..100_000).for_each(|n| bench.groups.hear(0, (1, true), HOST, join(n), bench.at()));
+    bench.news();
+    assert_eq!((bench.groups.total, bench.groups.members.len()), (SHARE + 1, SHARE + 1));
+    // It gets all of them, and more; others what they asked for.
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 2]), Some(vec![1])));
+    bench.says(3, B, MEMBER);
+    assert_eq!(bench.gets(B), Some(vec![1, 3]));
+    assert_eq!(bench.groups.full(bench.at()).len(), 1);
+    // Forty ports together.
+    bench.up = (1..=44).map(|port| (port, 1)).collect();
+    bench.until(SETTLED + 1);
+    for n in 0..60_000 {
+        bench.groups.hear(0, (5 + n % 40, true), HOST, join(n), bench.at());
+    }
+    assert_eq!(bench.groups.total, LIMIT);
+    bench.says(4, B, MEMBER);
+    assert!(bench.gets(B).is_some_and(|ports| ports.contains(&3) && ports.contains(&4)));
+    // And leaves of all of it at once do not make as many questions.
+    for n in 0..60_000 {
+        let record = Record { group: group(n), says: Says::Leaves };
+        bench.groups.hear(
+            0,
+            (5 + n % 40, true),
+            HOST,
+            Message::Report(Records::One(Some(record))),
+            bench.at(),
+        );
+    }
+    assert_eq!(bench.groups.asks().len(), ASKS);
+    bench.until(SETTLED + 300);
+    assert_eq!((bench.groups.total, bench.groups.full(bench.at()).len()), (0, 0));
+}
+
+#[test]
+fn there_are_so_many_vlans_and_others_are_flooded() {
+    let mut bench = Bench::new();
+    for vid in 0..4_000 {
+        let record = Record { group: ip(A), says: MEMBER };
+        bench.groups.hear(vid, (1, true), HOST, Message::Report(Records::One(Some(record))), bench.at());
+    }
+    assert_eq!(bench.groups.areas.len(), AREAS);
+    assert_eq!(bench.groups.total, AREAS - 1, "one is of IPv6");
+    bench.until(SETTLED + 300);
+    assert_eq!(bench.groups.areas.len(), 2, "nobody is there any more");
+}
