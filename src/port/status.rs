@@ -137,7 +137,8 @@ pub struct StationStatus {
 }
 
 /// Result of `listGroups`: who gets which multicast.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupsStatus {
     /// false: everybody gets all, and the rest is empty.
     pub snoops: bool,
@@ -152,7 +153,8 @@ pub struct GroupsStatus {
 }
 
 /// A multicast group and the ports that it goes to.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -161,7 +163,8 @@ pub struct GroupStatus {
 }
 
 /// A port, and for how many seconds it counts without being heard of again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GroupPort {
     pub port: u32,
     pub name: String,
@@ -169,7 +172,8 @@ pub struct GroupPort {
 }
 
 /// The routers of a VLAN.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RoutersStatus {
     /// null: untagged.
     pub vlan: Option<u16>,
@@ -179,7 +183,8 @@ pub struct RoutersStatus {
 }
 
 /// Who asks in a VLAN for the members of groups.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct QuerierStatus {
     /// null: untagged.
     pub vlan: Option<u16>,

@@ -277,6 +277,8 @@ mod tests {
             guard: Default::default(),
             announce: true,
             suppress: false,
+            snoop: false,
+            snoop_interval: Duration::from_secs(125),
         };
         let ports = Ports::start(settings).unwrap();
         let broken = serve(ports.clone(), Box::pin(async { panic!("a bug of ours") })).await;
