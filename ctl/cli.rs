@@ -10,7 +10,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use clap_complete::engine::ArgValueCandidates;
-use etherws::control::api::check::{MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
+use etherws::control::api::check::{MAX_CONNECTIONS, MAX_MTU, MAX_PING, MIN_MTU, MIN_PING};
 use etherws::control::api::{Bpdu, Congestion, EtherType, MacAddr, PortRef, StormLimit, Vid, VidSet};
 use ipnet::IpNet;
 
@@ -352,6 +352,10 @@ pub struct LinkArgs {
     /// Seconds without received data before a PING [default: 15].
     #[arg(long, value_name = "SEC", value_parser = clap::value_parser!(u32).range(i64::from(MIN_PING)..=i64::from(MAX_PING)))]
     pub ping: Option<u32>,
+    /// WebSocket connections that the link is made of: one for what sends little, the others for what sends much
+    /// [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_CONNECTIONS)))]
+    pub connections: Option<u8>,
 }
 
 #[derive(Args, Debug)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use etherws::control::api::{
-    self, Addresses, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus, InterfaceStatus,
-    LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
+    self, Addresses, Connections, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus,
+    InterfaceStatus, LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -142,6 +142,7 @@ fn options(link: &LinkArgs) -> Result<LinkOptions, String> {
         insecure: link.insecure,
         proxy: link.proxy.clone(),
         ping: link.ping,
+        connections: link.connections,
         ..LinkOptions::default()
     })
 }
@@ -300,6 +301,7 @@ fn ports(entries: &[PortStatus]) -> String {
         "User",
         "TLS",
         "Offload",
+        "Connections",
         "Bridge",
         "Node",
         "Congestion",
@@ -332,6 +334,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
+            entry.connections.map_or(String::new(), |Connections { up, of }| format!("{up}/{of}")),
             entry.bridge.clone().unwrap_or_default(),
             entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use etherws::control::api::diagnosis::{CertificateFacts, Diagnosis};
-use etherws::control::api::{InterfaceStatus, PortKind, PortStatus};
+use etherws::control::api::{Connections, InterfaceStatus, PortKind, PortStatus};
 use serde::Serialize;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
@@ -227,8 +227,19 @@ fn port(port: &PortStatus) -> Option<Finding> {
         "waiting" | "connecting" => {
             Some(warn(&what, &found, "it goes on trying; etherctl watch shows when it is up"))
         }
+        "away" => Some(warn(&what, &found, "it is gone when nobody comes back; etherctl watch shows either")),
         "blocked" => Some(warn(&what, &found, "take one of the two paths away, or shut the port")),
         "down" => Some(warn(&what, &found, "ip link set DEVICE up")),
+        _ if let Some(Connections { up, of }) = port.connections
+            && up < of =>
+        {
+            let why = port.reason.as_deref().unwrap_or("the others are dialled again");
+            Some(warn(
+                &what,
+                &format!("{up} of {of} connections: {why}"),
+                "etherctl listport shows when all are there",
+            ))
+        }
         _ if !port.alerts.is_empty() => Some(warn(
             &what,
             &format!("over its limit: {}", port.alerts.join(", ")),
@@ -435,7 +446,14 @@ mod tests {
             (|f| diagnosis(f).links[0].segment = 536, Level::Warn, "536 bytes", "tunnel"),
             (|f| told(f).ports[0].state = "failed".into(), Level::Fail, "failed", "add it again"),
             (|f| told(f).ports[0].state = "waiting".into(), Level::Warn, "waiting", "watch"),
+            (|f| told(f).ports[0].state = "away".into(), Level::Warn, "away", "watch"),
             (|f| told(f).ports[0].state = "blocked".into(), Level::Warn, "blocked", "path"),
+            (
+                |f| told(f).ports[0].connections = Some(Connections { up: 1, of: 4 }),
+                Level::Warn,
+                "1 of 4 connections",
+                "listport",
+            ),
             (|f| told(f).ports[0].state = "down".into(), Level::Warn, "down", "ip link"),
             (|f| told(f).ports[0].alerts = vec!["mac-limit".into()], Level::Warn, "mac-limit", "counters"),
             (

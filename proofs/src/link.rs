@@ -136,6 +136,8 @@ impl World {
             fabric: fabric.clone(),
             slot: Slot(0),
             number: 0,
+            member: 0,
+            live: false,
             role: Role::Server,
             vnet: false,
             congestion: Congestion::System,

@@ -23,7 +23,7 @@ pub use super::dashboard;
 pub use crate::frame::{EtherType, MacAddr, Vid, VidSet};
 pub use crate::port::spec::{Bpdu, Congestion, LinkOptions, PortKind, PortRef, PortSpec, StormLimit};
 pub use crate::port::status::{
-    CounterStatus, FdbStatus, GroupPort, GroupStatus, GroupsStatus, InterfaceStatus, PortStatus,
+    Connections, CounterStatus, FdbStatus, GroupPort, GroupStatus, GroupsStatus, InterfaceStatus, PortStatus,
     StationStatus,
 };
 pub use check::{check_spec, did_you_mean, without_credentials};

@@ -40,6 +40,7 @@ use super::tls::certificate_name;
 use super::tokens::Key;
 use super::wire::{Stream, Wire};
 use crate::port::Incoming;
+use crate::port::resumable::Resumables;
 use crate::port::tally::{Event, Tally};
 use crate::port::throttle::Throttle;
 
@@ -59,6 +60,8 @@ pub struct Shared {
     pub draining: AtomicBool,
     pub refusals: Throttle,
     pub tally: OnceLock<Tally>,
+    /// Links that connections may join.
+    pub links: OnceLock<Resumables>,
     /// Everybody on TCP, links included.
     pub connections: Lobby,
     /// Those of them that nobody has been let in by yet.
@@ -78,6 +81,10 @@ impl Shared {
 
     pub fn tally(&self) -> &Tally {
         self.tally.get_or_init(Tally::default)
+    }
+
+    pub fn links(&self) -> &Resumables {
+        self.links.get_or_init(Resumables::default)
     }
 
     pub fn refused(&self, peer: SocketAddr, why: &str, event: Event) {
@@ -361,14 +368,15 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping, vnet, congestion } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet, congestion, linked } = accepted;
     timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
     })
     .await??;
     let (stream, tls, early, place) = wire.take(early)?;
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, place: Box::new(place) })
+    let place = Box::new(place);
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, place })
 }
 
 /// One request: whose path is it?

@@ -1,6 +1,9 @@
 //! The data path: the request that becomes a link, or why it does not.
 
+use std::net::SocketAddr;
+
 use http::{HeaderMap, Method, Request, StatusCode, header};
+use zeroize::Zeroizing;
 
 use super::auth::{Credentials, Verdict};
 use super::connection::Context;
@@ -11,21 +14,25 @@ use super::rules::Rules;
 use super::settings::{ListenSettings, Who};
 use super::upgrade;
 use crate::port::Profile;
+use crate::port::resumable::{Linked, Whose};
 use crate::port::spec::Congestion;
 use crate::port::tally::Event;
 use crate::ws::handshake;
+use crate::ws::joining::{Asked, Malformed};
 
 /// A request that may become a link.
 pub struct Accepted {
     /// The 101 in full.
-    pub reply: String,
-    pub peer: std::net::SocketAddr,
+    pub reply: Zeroizing<String>,
+    pub peer: SocketAddr,
     pub user: Option<String>,
     pub profile: Option<Profile>,
     pub ping: Option<std::time::Duration>,
     /// The 101 says `etherws.vnet1`.
     pub vnet: bool,
     pub congestion: Congestion,
+    /// What it is to a link that others may join.
+    pub linked: Option<Linked>,
 }
 
 /// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
@@ -78,10 +85,48 @@ pub async fn answer<B>(
         None => certificate.map(str::to_owned),
     };
     let protocol = handshake::choose(headers, listen.offload);
-    let reply = upgrade::switching(key, protocol);
     let vnet = protocol == Some(handshake::SUPER);
+    let whose = Whose { user: user.clone(), profile: profile.clone(), vnet };
+    let linked = linked(context, rules, listen, (headers, key), peer, whose).map_err(|reply| *reply)?;
+    let said = linked.as_ref().map(Linked::told);
+    let reply = upgrade::switching(key, protocol, said.as_deref().map(String::as_str));
     let congestion = listen.congestion.clone();
-    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion })
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked })
+}
+
+/// What a connection is to be to its link; by now it is known whose it is.
+fn linked(
+    context: &Context,
+    rules: &Rules,
+    listen: &ListenSettings,
+    (headers, key): (&HeaderMap, &str),
+    peer: SocketAddr,
+    whose: Whose,
+) -> Result<Option<Linked>, Box<Reply>> {
+    let links = &context.shared.links();
+    match Asked::of(headers) {
+        Ok(None) => Ok(None),
+        Ok(Some(Asked::New { members })) => {
+            let members = members.clamp(1, rules.settings.limits.link_connections);
+            if members == 1 && listen.resume.is_zero() {
+                return Ok(None);
+            }
+            // Without randomness there is one connection.
+            Ok(links.offer(whose, members, listen.resume).ok().map(Linked::New))
+        }
+        Ok(Some(Asked::Join(join))) => match links.judge(&join, key, &whose) {
+            Ok(link) => Ok(Some(Linked::Joins { link, member: join.member, live: join.live })),
+            Err(refusal) => {
+                context.refused(peer, refusal.text(), refusal.event());
+                let status = if refusal.is_gone() { StatusCode::GONE } else { StatusCode::CONFLICT };
+                Err(Box::new(text(status, refusal.told())))
+            }
+        },
+        Err(Malformed) => {
+            context.refused(peer, "says of its link what makes no sense", Event::JoinMalformed);
+            Err(Box::new(text(StatusCode::BAD_REQUEST, "an Etherws-Link that makes no sense")))
+        }
+    }
 }
 
 /// The header wins; the query is for browsers, which cannot set one.

@@ -92,6 +92,7 @@ impl Door {
             draining: AtomicBool::new(false),
             refusals: Throttle::default(),
             tally: OnceLock::new(),
+            links: OnceLock::new(),
             connections: Lobby::default(),
             unauthenticated: Anteroom::default(),
             local: Lobby::default(),
@@ -107,6 +108,7 @@ impl Door {
         let shared = Arc::clone(&self.shared);
         let _ = shared.metrics.set(Metrics::new(Arc::clone(&ports)));
         let _ = shared.tally.set(ports.tally().clone());
+        let _ = shared.links.set(ports.resumables().clone());
         self.serve_with(
             Arc::new(move |link| {
                 let (ports, shared) = (Arc::clone(&ports), Arc::clone(&shared));

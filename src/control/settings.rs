@@ -40,6 +40,8 @@ pub struct ListenSettings {
     pub offload: bool,
     /// Of incoming links.
     pub congestion: Congestion,
+    /// How long a link that lost its connection is waited for; whole seconds, 0: not at all.
+    pub resume: Duration,
     /// How long the switch goes on, not ready for new links, once it is told to end.
     pub drain_wait: Duration,
 }
@@ -59,6 +61,7 @@ impl Default for ListenSettings {
             ping: None,
             offload: true,
             congestion: Congestion::System,
+            resume: Duration::ZERO,
             drain_wait: Duration::ZERO,
         }
     }
@@ -133,6 +136,8 @@ pub struct Limits {
     pub header_time: Duration,
     /// In bytes.
     pub header_size: usize,
+    /// Of one link, which then is one port.
+    pub link_connections: u8,
     /// Wrong credentials from one IPv4 address or IPv6 /64 in a minute.
     pub failed_logins: u32,
     /// Bytes of a call or batch; fixed at start, as those below.
@@ -159,6 +164,7 @@ impl Default for Limits {
             unauthenticated_per_address: 512,
             header_time: Duration::from_secs(10),
             header_size: 16 << 10,
+            link_connections: 8,
             failed_logins: 60,
             rpc_body: 1 << 20,
             rpc_batch: 100,

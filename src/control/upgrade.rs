@@ -2,6 +2,7 @@
 //! the field. Pure.
 
 use http::{Method, Request, StatusCode, Version, header};
+use zeroize::Zeroizing;
 
 use super::origin::single;
 use super::reply::{Reply, text, with};
@@ -38,14 +39,18 @@ pub fn check<B>(request: &Request<B>) -> Result<&str, Box<Reply>> {
     }
 }
 
-/// The reply that ends HTTP. `protocol` is the subprotocol chosen. Extensions offered are declined by saying nothing.
-pub fn switching(key: &str, protocol: Option<&str>) -> String {
+/// The reply that ends HTTP. `protocol` is the subprotocol chosen, `link` what is said of the link, which may be a secret.
+/// Extensions offered are declined by saying nothing.
+pub fn switching(key: &str, protocol: Option<&str>, link: Option<&str>) -> Zeroizing<String> {
     let accept = tokio_tungstenite::tungstenite::handshake::derive_accept_key(key.as_bytes());
     let protocol = protocol.map_or(String::new(), |name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
-    format!(
+    let link = link.map_or(String::new(), |text| format!("Etherws-Link: {text}\r\n"));
+    let link = Zeroizing::new(link);
+    Zeroizing::new(format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {accept}\r\n{protocol}\r\n"
-    )
+         Sec-WebSocket-Accept: {accept}\r\n{protocol}{}\r\n",
+        *link
+    ))
 }
 
 #[cfg(test)]
@@ -86,9 +91,12 @@ mod tests {
     #[test]
     fn bad_11_the_reply_names_what_was_chosen_and_no_extension() {
         // RFC 6455, 1.3.
-        let reply = switching("dGhlIHNhbXBsZSBub25jZQ==", Some("etherws.eth1"));
+        let reply = switching("dGhlIHNhbXBsZSBub25jZQ==", Some("etherws.eth1"), None);
         assert!(reply.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
         assert!(reply.contains("\r\nSec-WebSocket-Protocol: etherws.eth1\r\n\r\n"));
-        assert!(!switching("x", None).contains("Protocol:") && !reply.contains("Extensions"));
+        assert!(!switching("x", None, None).contains("Protocol:") && !reply.contains("Extensions"));
+        assert!(
+            !reply.contains("Link") && switching("x", None, Some("joined")).ends_with("Link: joined\r\n\r\n")
+        );
     }
 }

@@ -180,6 +180,10 @@ pub struct Listen {
     /// Congestion control of incoming links, such as bbr [default: the system's]
     #[arg(long, value_name = "NAME")]
     pub congestion: Option<Congestion>,
+    /// Wait so long for a link whose connection broke: its port keeps number, counters and stations, and what is sent to it
+    /// meanwhile is lost [default: 0]
+    #[arg(long, value_name = "SEC", value_parser = seconds)]
+    pub resume: Option<u32>,
     /// Told to end, go on for so long without letting new links in, so that a load balancer finds /readyz saying 503 and
     /// sends them elsewhere [default: 0]
     #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(0..=3600))]
@@ -212,6 +216,12 @@ pub struct Control {
     /// Neither password nor token on TCP, on loopback alone; with --ctlport 7867 as etherws 1.3
     #[arg(long)]
     pub ctlanonymous: bool,
+}
+
+/// `30s`, or a bare number of seconds; an hour at most.
+fn seconds(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse().ok().filter(|seconds| *seconds <= 3600);
+    number.ok_or_else(|| "expected seconds, such as 30s, up to 3600".to_owned())
 }
 
 impl Sw {
@@ -253,6 +263,7 @@ impl Sw {
             proxy_protocol: some(listen.proxy_protocol),
             offload: listen.no_offload.then_some(false),
             congestion: listen.congestion.clone(),
+            resume: listen.resume,
             drain_wait: listen.drain_wait,
             sock: control.ctlsock.clone(),
             tcp: some(control.ctlhost.is_some() || control.ctlport.is_some() || control.ctlpath.is_some()),
@@ -380,6 +391,18 @@ mod tests {
             let below = read::parse("f", &format!("[listen]\n{file}")).unwrap();
             let config = sw(line).unwrap().layer(None).over(below).resolve().unwrap();
             assert_eq!(config.door.listen.unwrap().offload, offload, "{line:?} over {file:?}");
+        }
+    }
+
+    #[test]
+    fn how_long_a_lost_link_is_waited_for() {
+        let resume =
+            |line: &str| sw(line).map(|sw| sw.layer(None).resolve().unwrap().door.listen.unwrap().resume);
+        for (line, seconds) in [("", 0), ("--resume 30s", 30), ("--resume 30", 30), ("--resume 0", 0)] {
+            assert_eq!(resume(line).unwrap().as_secs(), seconds, "{line}");
+        }
+        for line in ["--resume 3601", "--resume -1s", "--resume 5m", "--resume s"] {
+            assert_eq!(resume(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }
 

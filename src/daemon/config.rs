@@ -79,6 +79,7 @@ pub struct Layer {
     pub proxy_protocol: Option<bool>,
     pub offload: Option<bool>,
     pub congestion: Option<Congestion>,
+    pub resume: Option<u32>,
     pub drain_wait: Option<u32>,
     pub sock: Option<PathBuf>,
     /// `[control.tcp]` is there, or a flag that asks for it.
@@ -140,7 +141,7 @@ impl Layer {
             };
         }
         merge!(node ageout fdb_limit max_macs storm loop_guard announce suppress snoop snoop_interval threads ping prof log enabled host port path sslkey sslcert sslclientca htpasswd
-            tokens origin trusted_proxy proxy_protocol offload congestion drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
+            tokens origin trusted_proxy proxy_protocol offload congestion resume drain_wait sock tcp ctlhost ctlport ctlpath ctlsslkey
             ctlsslcert ctlhtpasswd ctlanonymous metrics sandbox sandbox_user sandbox_read sandbox_write limits)
     }
 
@@ -197,6 +198,8 @@ impl Layer {
         range("switch.snoop_interval", snoop_interval.into(), 4, 3600);
         let drain_wait = self.drain_wait.unwrap_or_default();
         range("listen.drain_wait", drain_wait.into(), 0, 3600);
+        let resume = self.resume.unwrap_or_default();
+        range("listen.resume", resume.into(), 0, 3600);
         let usual = GuardSettings::default();
         let max_macs = self.max_macs.unwrap_or(usual.max_macs);
         range("switch.max_macs", max_macs.into(), 1, 1 << 24);
@@ -260,6 +263,7 @@ impl Layer {
             ping,
             offload: self.offload.unwrap_or(true),
             congestion: self.congestion.clone().unwrap_or_default(),
+            resume: Duration::from_secs(resume.into()),
             drain_wait: Duration::from_secs(drain_wait.into()),
         });
         let default = ControlTcp::default();

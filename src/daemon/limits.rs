@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::source::Table;
 use crate::control::http::Limits;
+use crate::ws::joining::MOST;
 
 pub const KEYS: &[&str] = &[
     "connections",
@@ -12,6 +13,7 @@ pub const KEYS: &[&str] = &[
     "unauthenticated_per_address",
     "header_time",
     "header_size",
+    "link_connections",
     "failed_logins",
     "rpc_body",
     "rpc_batch",
@@ -26,6 +28,7 @@ const RANGES: [(u64, u64); KEYS.len()] = [
     (1, 1 << 20),
     (1, 300),
     (1 << 10, 1 << 20),
+    (1, MOST as u64),
     (1, 1_000_000),
     (1 << 10, 64 << 20),
     (1, 10_000),
@@ -44,7 +47,7 @@ pub fn read(table: &Table) -> Limits {
     }
     let [connections, of_address, unauthenticated, unauthenticated_of_address, ..] =
         numbers.map(|number| usize::try_from(number).unwrap_or(usize::MAX));
-    let [.., header_size, failed_logins, rpc_body, rpc_batch, rpc_subscriptions] =
+    let [.., header_size, link_connections, failed_logins, rpc_body, rpc_batch, rpc_subscriptions] =
         numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
     Limits {
         connections,
@@ -53,6 +56,7 @@ pub fn read(table: &Table) -> Limits {
         unauthenticated_per_address: unauthenticated_of_address,
         header_time: Duration::from_secs(numbers[4]),
         header_size: header_size as usize,
+        link_connections: u8::try_from(link_connections).unwrap_or(MOST),
         failed_logins,
         rpc_body,
         rpc_batch,
@@ -69,6 +73,7 @@ pub fn numbers(limits: &Limits) -> [u64; KEYS.len()] {
         limits.unauthenticated_per_address as u64,
         limits.header_time.as_secs(),
         limits.header_size as u64,
+        limits.link_connections.into(),
         limits.failed_logins.into(),
         limits.rpc_body.into(),
         limits.rpc_batch.into(),
@@ -88,7 +93,7 @@ mod tests {
             KEYS.iter().zip(&given).map(|(key, number)| format!("{key} = {number}\n")).collect();
         let limits = parse("f", &format!("[limits]\n{lines}")).unwrap().limits.unwrap();
         assert_eq!(numbers(&limits)[..], given);
-        assert_eq!((limits.header_time.as_secs(), limits.rpc_batch), (6, 10));
+        assert_eq!((limits.header_time.as_secs(), limits.rpc_batch), (6, 11));
         assert_eq!(parse("f", "[limits]\n").unwrap().limits, Some(Limits::default()));
         assert_eq!(parse("f", "").unwrap().resolve().unwrap().door.limits, Limits::default());
     }

@@ -51,6 +51,7 @@ const LISTEN: &[&str] = &[
     "proxy_protocol",
     "offload",
     "congestion",
+    "resume",
     "drain_wait",
 ];
 const CONTROL: &[&str] = &["sock", "tcp"];
@@ -96,6 +97,7 @@ pub const OPTIONS: &[&str] = &[
     "insecure",
     "proxy",
     "ping",
+    "connections",
     "connect",
     "anonymous",
 ];
@@ -207,6 +209,7 @@ fn settings(top: &Table, layer: &mut Layer) {
             proxy_protocol = "listen.proxy_protocol",
             offload = "listen.offload",
             congestion = "listen.congestion",
+            resume = "listen.resume",
             drain_wait = "listen.drain_wait"
         );
         layer.trusted_proxy = listen.read_each("trusted_proxy", network);
@@ -303,6 +306,7 @@ fn options(table: &Table) -> LinkOptions {
         insecure: table.read("insecure").unwrap_or_default(),
         proxy: table.read("proxy"),
         ping: table.read("ping"),
+        connections: table.read("connections"),
         connect: table.read("connect").unwrap_or_default(),
         anonymous: table.read("anonymous").unwrap_or_default(),
     }

@@ -24,6 +24,7 @@ trusted_proxy = ["10.0.0.0/8", "::1"]
 proxy_protocol = true
 offload = false
 congestion = "reno"
+resume = 30
 [control]
 sock = "/tmp/ctl.sock"
 [control.tcp]
@@ -62,7 +63,7 @@ isolated = true
 offload = false
 congestion = "bbr"
 pace = 8000000
-options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5 }
+options = { user = "u", passwd = "p", insecure = true, proxy = "none", ping = 5, connections = 4 }
 [[port]]
 type = "qemu"
 target = "tcp:192.0.2.1:5000"
@@ -98,7 +99,7 @@ fn every_key_is_understood() {
     let listen = config.door.listen.unwrap();
     assert_eq!((listen.port, listen.path.as_str(), listen.trusted_proxies.len()), (Some(8080), "/lan", 2));
     assert_eq!((listen.ping.unwrap().as_secs(), listen.offload), (20, false));
-    assert_eq!(listen.congestion.to_string(), "reno");
+    assert_eq!((listen.congestion.to_string(), listen.resume.as_secs()), ("reno".to_owned(), 30));
     assert!(config.door.control.tcp.unwrap().anonymous);
     let metrics = config.door.metrics.unwrap();
     assert_eq!((metrics.host.as_str(), metrics.port), ("::1", 0));
@@ -119,6 +120,7 @@ fn every_key_is_understood() {
         (link.options.passwd.as_deref(), link.options.ping, link.shut, link.offload),
         (Some("p"), Some(5), true, false)
     );
+    assert_eq!(link.options.connections, Some(4));
     assert_eq!((link.congestion.to_string(), link.pace), ("bbr".to_owned(), Some(8_000_000)));
     let [listening, dialling] = &config.ports[2..] else { panic!("{:?}", config.ports) };
     let options = |spec: &PortSpec| (spec.kind, spec.options.connect, spec.options.anonymous);

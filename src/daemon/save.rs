@@ -326,12 +326,12 @@ mod tests {
     #[test]
     fn saved_and_loaded_is_the_same() {
         let text = "[switch]\nageout=5\nmax_macs=9\nstorm={unknown=5}\nloop_guard=false\nping=9\nlog='warn'\nthreads=2\n[listen]\nhost='::1'\nport=0\npath='/x'\norigin=['a']\n\
-            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\ncongestion='reno'\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
+            trusted_proxy=['10.0.0.0/8']\nproxy_protocol=true\noffload=false\ncongestion='reno'\nresume=9\nsslkey='k'\nsslcert='c'\nsslclientca='ca'\n\
             [control]\nsock='/x/y'\n[control.tcp]\n[metrics]\nlisten='::1'\n[sandbox]\nenabled=true\nuser='u'\nread=['/a']\nwrite=['/b','/c']\n\
             [[port]]\ntype='tap'\ntarget='t'\nname='a'\nshut=true\ntrunk='1-3,7'\nnative=7\nisolated=true\n\
             bpdu='forward'\nmacs=['02:00:00:00:00:07']\nethertypes=['arp','0x88b6']\nrate=9\nstorm={broadcast=1,unknown=2}\n\
             max_macs=3\nloop_guard=false\npersist=true\naddress=['192.0.2.1/24','2001:db8::1/64']\nmtu=9000\nmac='02:00:00:00:00:01'\n\
-            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\npace=7\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none'}\n\
+            [[port]]\ntype='client'\ntarget='wss://h/'\naccess=4\ncongestion='bbr'\npace=7\noptions={user='u',passwd='\"\\',cacerts='''-----BEGIN\nx''',insecure=true,proxy='none',connections=3}\n\
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
             [[port]]\ntype='qemu'\ntarget='unix:/run/vms.sock'\naccess=3\n\
             [[port]]\ntype='qemu'\ntarget='tcp:192.0.2.1:5000'\noptions={connect=true,anonymous=true}\n\

@@ -15,6 +15,7 @@ pub mod netif;
 mod own;
 pub mod ports;
 pub mod qemu;
+pub mod resumable;
 pub mod spec;
 pub mod status;
 mod suppress;

@@ -194,6 +194,9 @@ pub struct LinkOptions {
     /// Seconds without received data before a PING (default 15).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ping: Option<u32>,
+    /// WebSocket connections that the link is made of (default 1); one is for sparse flows, the others take turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u8>,
     /// A qemu port dials a QEMU that listens, instead of listening itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub connect: bool,

@@ -31,8 +31,9 @@ pub struct PortStatus {
     /// Frames dropped at this port's ingress or egress, all reasons.
     #[serde(default)]
     pub drops: u64,
-    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `down`, `failed`, `blocked` (by the loop guard),
-    /// `listening` (for virtual machines, which become ports of their own).
+    /// `up`, `shut`, `connecting`, `waiting` (for the next try), `away` (a link that came in, whose connection broke, and
+    /// that is waited for), `down`, `failed`, `blocked` (by the loop guard), `listening` (for virtual machines, which
+    /// become ports of their own).
     #[serde(default)]
     pub state: String,
     /// Why the state is not `up`, for people.
@@ -56,6 +57,9 @@ pub struct PortStatus {
     /// what may be left to the kernel: `tso` or `tso,uso`. Absent: frames go whole and finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
+    /// Of a link that was asked to have several connections, or has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
     /// The Linux bridge that the TAP was put into.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
@@ -75,6 +79,16 @@ pub struct PortStatus {
     /// Times the link was established.
     #[serde(default)]
     pub connects: u64,
+}
+
+/// How many connections a link has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Connections {
+    /// Now.
+    pub up: u8,
+    /// When it has all that were asked for, or that there may be.
+    pub of: u8,
 }
 
 /// One entry of `listInterface`.

@@ -69,6 +69,18 @@ events! {
     MessageSize = "message-size",
     /// A link that broke the WebSocket protocol in another way.
     Violation = "websocket-violation",
+    /// A connection that would join a link that there is not.
+    JoinUnknown = "join-unknown",
+    /// One that has not the link's secret.
+    JoinProof = "join-proof",
+    /// One of another user than the link's, or of one whose rules have changed.
+    JoinForeign = "join-foreign",
+    /// One by a request that was used before.
+    JoinReplayed = "join-replayed",
+    /// One more than the link may have.
+    JoinMember = "join-member",
+    /// One that says of its link what makes no sense.
+    JoinMalformed = "join-malformed",
     /// A link over TLS that ended without close_notify (RFC 8446, 6.1): whoever can cut the path could have cut it.
     TlsTruncated = "tls-truncated",
 }

@@ -15,9 +15,11 @@ mod readiness;
 pub mod sandbox;
 mod seccomp;
 pub mod tun;
+mod unacked;
 pub mod unix;
 
 pub use readiness::{Device, Held, readable};
+pub use unacked::unacked;
 
 /// What the kernel leaves to whoever reads a device, and takes from whoever writes to it: checksums and
 /// TCP segmentation always, and perhaps UDP segmentation.

@@ -31,6 +31,11 @@ impl Opening {
         Self { key: generate_key(), offered: offered.iter().map(|&p| p.to_owned()).collect() }
     }
 
+    /// `Sec-WebSocket-Key`.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// Adds the fields that make a GET an opening handshake (section 4.1, items 5 to 10). `Host`, and
     /// any credentials, are the caller's.
     pub fn write_fields(&self, fields: &mut HeaderMap) {

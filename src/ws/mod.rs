@@ -3,5 +3,6 @@
 pub mod codec;
 pub mod handshake;
 pub mod header;
+pub mod joining;
 pub mod mask;
 pub mod utf8;

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use etherws::ws::handshake::{CLASSIC, OFFER, Opening, SUPER, accept_for, choose, has_token};
+use etherws::ws::joining::{self, Asked, Terms};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
 
 /// The first byte chooses the status and what was offered.
@@ -51,6 +52,19 @@ pub fn run(data: &[u8]) {
     let classic = has(CLASSIC).then_some(CLASSIC);
     assert_eq!(choose(&fields, false), classic);
     assert_eq!(choose(&fields, true), has(SUPER).then_some(SUPER).or(classic));
+
+    // What is said of a link, by either end, is the same when it is said again.
+    let again = |value: &str| {
+        HeaderMap::from_iter([(joining::FIELD, HeaderValue::from_str(value).expect("a value"))])
+    };
+    if let Ok(Some(asked)) = Asked::of(&fields) {
+        assert_eq!(Asked::of(&again(&asked.value())), Ok(Some(asked)));
+    }
+    if let Some(terms) = Terms::of(&fields) {
+        let same = Terms::of(&again(&terms.value())).expect("terms");
+        assert_eq!((same.id, &*same.secret, same.members), (terms.id, &*terms.secret, terms.members));
+        assert!((1..=joining::MOST).contains(&same.members));
+    }
 }
 
 /// `NAME: VALUE` a line; what is no header is left out, as hyper leaves it out.

@@ -8,7 +8,9 @@
 
 pub mod capture;
 pub mod frames;
+pub mod lossy;
 pub mod packets;
+pub mod relay;
 pub mod servers;
 pub mod star;
 pub mod streams;

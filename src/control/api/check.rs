@@ -18,6 +18,7 @@ pub const MAX_MTU: u32 = 65_535;
 /// Seconds between PINGs that can be asked for.
 pub const MIN_PING: u32 = 1;
 pub const MAX_PING: u32 = 3600;
+pub const MAX_CONNECTIONS: u8 = crate::ws::joining::MOST;
 /// Longest port name, in bytes.
 pub const MAX_PORT_NAME: usize = 63;
 /// IFNAMSIZ without its NUL.
@@ -73,6 +74,7 @@ pub fn check_spec(spec: &PortSpec) -> Result<(), String> {
         check_device_name(bridge).map_err(|why| why.replacen("target: ", "bridge: ", 1))?;
     }
     spec.options.ping.map_or(Ok(()), check_ping)?;
+    spec.options.connections.map_or(Ok(()), check_connections)?;
     spec.mtu.map_or(Ok(()), check_mtu)?;
     spec.mac.map_or(Ok(()), check_mac)?;
     spec.address.iter().try_for_each(check_address)
@@ -179,6 +181,14 @@ fn check_ping(ping: u32) -> Result<(), String> {
     match ping {
         MIN_PING..=MAX_PING => Ok(()),
         _ => Err(format!("options: ping of {ping} s is out of range ({MIN_PING} to {MAX_PING})")),
+    }
+}
+
+/// 1 to 16.
+fn check_connections(count: u8) -> Result<(), String> {
+    match count {
+        1..=MAX_CONNECTIONS => Ok(()),
+        _ => Err(format!("options: {count} connections are out of range (1 to {MAX_CONNECTIONS})")),
     }
 }
 
@@ -372,6 +382,12 @@ mod tests {
             (json!({"type": "tap", "target": "t", "access": 1, "native": 2}), "native: "),
             (json!({"type": "tap", "target": "t", "native": 2}), "native: "),
             (json!({"type": "client", "target": "ws://h", "options": {"ping": 3601}}), "options: ping"),
+            (json!({"type": "client", "target": "ws://h", "options": {"connections": 0}}), "options: 0 conn"),
+            (
+                json!({"type": "client", "target": "ws://h", "options": {"connections": 17}}),
+                "options: 17 conn",
+            ),
+            (json!({"type": "tap", "target": "t", "options": {"connections": 2}}), "options: a tap port"),
             (json!({"type": "tap", "target": "t", "mtu": 575}), "mtu: "),
             (json!({"type": "tap", "target": "t", "mtu": 65_536}), "mtu: "),
             (json!({"type": "tap", "target": "t", "mac": "01:00:00:00:00:01"}), "mac: "),

@@ -73,6 +73,7 @@ pub fn entries(config: &Config) -> Vec<Setting> {
         (LISTEN, "proxy_protocol", Some(Value::from(listen.proxy_protocol))),
         (LISTEN, "offload", Some(Value::from(listen.offload))),
         (LISTEN, "congestion", congestion_value(&listen.congestion)),
+        (LISTEN, "resume", number(listen.resume.as_secs())),
         (LISTEN, "drain_wait", number(listen.drain_wait.as_secs())),
     ];
     let tcp_entries = vec![
@@ -149,6 +150,7 @@ pub fn option_value(options: &LinkOptions, key: &str) -> Option<Value> {
         "connect" => return options.connect.then(|| Value::from(true)),
         "anonymous" => return options.anonymous.then(|| Value::from(true)),
         "ping" => return options.ping.map(|ping| Value::from(i64::from(ping))),
+        "connections" => return options.connections.map(|count| Value::from(i64::from(count))),
         _ => return None,
     };
     text.map(Value::from)

@@ -19,12 +19,13 @@ mod upgrade;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST, USER_AGENT};
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Request, StatusCode};
 use http_body_util::Empty;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -38,6 +39,7 @@ pub(super) use race::{connect, set_options};
 pub use target::Target;
 
 use crate::ws::handshake::{self, OFFER, Opening};
+use crate::ws::joining::{self, Asked, Join, Terms};
 use trust::Trust;
 use upgrade::Exchange;
 
@@ -55,6 +57,32 @@ pub struct Dialed {
     pub peer: SocketAddr,
     /// The `Sec-WebSocket-Protocol` that the server chose among those offered.
     pub protocol: Option<String>,
+    /// What it grants to a new link; of who was not asked, or does not know of it, nothing.
+    pub terms: Option<Terms>,
+}
+
+/// What the connection is to be to its link.
+#[derive(Clone, Copy)]
+pub enum Wish<'a> {
+    /// All there is to it.
+    Alone,
+    /// The first of a new one, of which there may be so many.
+    New { members: u8 },
+    /// One more of a link, or again; `n` is the last one that was used.
+    Join { terms: &'a Terms, member: u8, n: &'a AtomicU64, live: bool },
+}
+
+impl Wish<'_> {
+    fn field(self, key: &str) -> Option<String> {
+        match self {
+            Self::Alone => None,
+            Self::New { members } => Some(Asked::New { members }.value()),
+            Self::Join { terms, member, n, live } => {
+                let n = n.fetch_add(1, Relaxed) + 1;
+                Some(Asked::Join(Join::new(terms, member, n, live, key)).value())
+            }
+        }
+    }
 }
 
 /// Why a dial failed; Display says what was attempted, on what, and why.
@@ -82,9 +110,9 @@ pub enum DialError {
 
 /// Connects, all the way to an upgraded WebSocket, within [`TIME_LIMIT`]. With `offload` the server may
 /// choose that the link carries super-frames.
-pub async fn dial(target: &Target, offload: bool) -> Result<Dialed, DialError> {
+pub async fn dial(target: &Target, offload: bool, wish: Wish<'_>) -> Result<Dialed, DialError> {
     let offer: &[&str] = if offload { &OFFER } else { &[] };
-    dial_offering(target, offer, TIME_LIMIT).await
+    dial_wishing(target, offer, wish, TIME_LIMIT).await
 }
 
 /// TLS alone, over a stream that is connected already, with the trust of a link to `target` (wss://).
@@ -106,6 +134,15 @@ pub async fn dial_offering(
     protocols: &[&str],
     limit: Duration,
 ) -> Result<Dialed, DialError> {
+    dial_wishing(target, protocols, Wish::Alone, limit).await
+}
+
+async fn dial_wishing(
+    target: &Target,
+    protocols: &[&str],
+    wish: Wish<'_>,
+    limit: Duration,
+) -> Result<Dialed, DialError> {
     let stage = Mutex::new("reading its files");
     let whole = async {
         let credentials = Credentials::read(target).await?;
@@ -115,10 +152,10 @@ pub async fn dial_offering(
                 "INSECURE: the certificate of {url} is NOT checked, anyone on the way can read and change this link"
             );
         }
-        match attempt(target, &credentials, protocols, &stage).await {
+        match attempt(target, &credentials, (protocols, wish), &stage).await {
             Err(error) if !protocols.is_empty() && error.refuses_offer() => {
                 debug!("{error}; asking once more without a subprotocol");
-                attempt(target, &credentials, &[], &stage).await
+                attempt(target, &credentials, (&[], wish), &stage).await
             }
             outcome => outcome,
         }
@@ -159,7 +196,7 @@ impl Credentials {
 async fn attempt(
     target: &Target,
     credentials: &Credentials,
-    protocols: &[&str],
+    (protocols, wish): (&[&str], Wish<'_>),
     stage: &Mutex<&'static str>,
 ) -> Result<Dialed, DialError> {
     let enter = |now| *stage.lock().unwrap_or_else(PoisonError::into_inner) = now;
@@ -167,34 +204,34 @@ async fn attempt(
     let stream = proxy::reach(target).await?;
     let peer = stream.peer_addr().map_err(|error| DialError::Connect { to: target.authority(), error })?;
     let opening = Opening::new(protocols);
-    let request = request(target, credentials, &opening)?;
+    let request = request(target, credentials, &opening, wish)?;
     let Some(trust) = &credentials.trust else {
         enter(ANSWER);
-        let (stream, read, protocol) = upgraded(target, stream, request, &opening).await?;
+        let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening).await?;
         let (stream, unread) = stream.into_parts();
         let early = [read, unread].concat().into();
-        return Ok(Dialed { stream, tls: None, early, peer, protocol });
+        return Ok(Dialed { stream, tls: None, early, peer, protocol, terms });
     };
     enter("in the TLS handshake");
     let stream = trust::handshake(trust, target, stream).await?;
     enter(ANSWER);
-    let (stream, read, protocol) = upgraded(target, stream, request, &opening).await?;
+    let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening).await?;
     let (stream, mut tls) = stream.into_inner();
     let (stream, unread) = stream.into_parts();
     let mut early = read.to_vec();
     drain(&mut tls, &unread, &mut early)
         .map_err(|error| DialError::Tls { to: target.authority(), reason: trust::explained(&error) })?;
-    Ok(Dialed { stream, tls: Some(tls), early: early.into(), peer, protocol })
+    Ok(Dialed { stream, tls: Some(tls), early: early.into(), peer, protocol, terms })
 }
 
-/// The upgrade over a connected stream: the stream again, the bytes read behind the 101, and the
-/// subprotocol.
+/// The upgrade over a connected stream: the stream again, the bytes read behind the 101, the
+/// subprotocol, and what is granted to a link.
 async fn upgraded<T>(
     target: &Target,
     stream: T,
     request: Request<Empty<Bytes>>,
     opening: &Opening,
-) -> Result<(T, Bytes, Option<String>), DialError>
+) -> Result<(T, Bytes, Option<String>, Option<Terms>), DialError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -208,7 +245,7 @@ where
         Err(error) => Err(DialError::Handshake { to, error }),
         Ok(protocol) => {
             let (stream, read) = taken.ok_or_else(|| http("no connection behind the 101".to_owned()))?;
-            Ok((stream, read, protocol))
+            Ok((stream, read, protocol, Terms::of(&answer.headers)))
         }
     }
 }
@@ -218,6 +255,7 @@ fn request(
     target: &Target,
     credentials: &Credentials,
     opening: &Opening,
+    wish: Wish<'_>,
 ) -> Result<Request<Empty<Bytes>>, DialError> {
     let built = Request::get(&target.path)
         .header(HOST, target.host_field())
@@ -226,6 +264,10 @@ fn request(
     let mut request =
         built.map_err(|error| DialError::Http { to: target.authority(), reason: error.to_string() })?;
     opening.write_fields(request.headers_mut());
+    // Digits, letters and what stands between them: always a field's value.
+    if let Some(value) = wish.field(opening.key()).and_then(|text| HeaderValue::from_str(&text).ok()) {
+        request.headers_mut().insert(joining::FIELD, value);
+    }
     if let Some(authorization) = &credentials.authorization {
         request.headers_mut().insert(AUTHORIZATION, authorization.clone());
     }
@@ -257,10 +299,18 @@ impl DialError {
             Self::Handshake { error: handshake::Error::Protocol(_), .. } | Self::Http { .. } => true,
             Self::Handshake { error: handshake::Error::Status { status, .. }, .. } => {
                 let refused = status.is_client_error() || status.is_server_error();
-                refused && !matches!(status.as_u16(), 401 | 403 | 407 | 429 | 503)
+                refused && !matches!(status.as_u16(), 401 | 403 | 407 | 409 | 410 | 429 | 503)
             }
             _ => false,
         }
+    }
+
+    /// The server has no such link as was to be joined.
+    pub fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::Handshake { error: handshake::Error::Status { status: StatusCode::GONE, .. }, .. }
+        )
     }
 }
 

@@ -161,26 +161,24 @@ impl FairQueue {
         });
     }
 
-    /// Encodes a frame, the last of the `pieces`, behind `header`, and lets it wait; makes room in the longest
-    /// queue if there is none.
+    /// Encodes a frame, the last of the `pieces`, behind `header`, and lets it wait, in this `flow` where it is known;
+    /// makes room in the longest queue if there is none.
     pub fn push(
         &mut self,
-        header: usize,
+        (header, flow): (usize, Option<usize>),
         pieces: &[Piece<'_>],
         key: Option<Key>,
         label: Label,
         now: u64,
         probe: &mut impl Probe,
     ) {
-        if self.flows.is_empty() {
-            self.flows = vec![Flow::EMPTY; FLOWS];
-        }
+        self.begin();
         let full =
             |q: &Self| q.held + q.leaving.len() >= MAX_MESSAGES || q.chunks.used + MAX_PIECES > MAX_CHUNKS;
         while self.held > 0 && full(self) {
             self.relieve();
         }
-        let flow = flow_of(&pieces[header..], &self.hasher);
+        let flow = flow.unwrap_or_else(|| flow_of(&pieces[header..], &self.hasher));
         let at = self.encode(Opcode::Binary, pieces, key, label, probe);
         let waiting = &mut self.waiting[usize::from(at)];
         let prefix: usize = pieces[..header].iter().map(|piece| piece.bytes.len()).sum();
@@ -188,9 +186,29 @@ impl FairQueue {
         waiting.came = now;
         waiting.frame = (waiting.len as usize - payload + prefix) as u8;
         waiting.phase = prefix as u8;
-        let len = waiting.len;
+        self.longest = self.longest.max(waiting.len);
+        self.append(flow, at);
+    }
+
+    /// Says something of a flow behind its frames, which is neither late nor ever dropped.
+    pub fn push_mark(&mut self, flow: usize, body: &[u8], key: Option<Key>) {
+        self.begin();
+        let at = self.encode(Opcode::Binary, &[body.into()], key, Label::default(), &mut ());
+        match self.flows[flow].head {
+            NONE => self.leaving.push_back(at),
+            _ => self.append(flow, at),
+        }
+    }
+
+    fn begin(&mut self) {
+        if self.flows.is_empty() {
+            self.flows = vec![Flow::EMPTY; FLOWS];
+        }
+    }
+
+    fn append(&mut self, flow: usize, at: u16) {
+        let len = self.waiting[usize::from(at)].len;
         self.held += 1;
-        self.longest = self.longest.max(len);
         let queue = &mut self.flows[flow];
         match queue.head {
             NONE => queue.head = at,
@@ -405,15 +423,22 @@ impl FairQueue {
     }
 
     fn unlink(&mut self, index: usize) -> Option<u16> {
-        let flow = &mut self.flows[index];
-        let at = flow.head;
-        if at == NONE {
-            return None;
+        loop {
+            let flow = &mut self.flows[index];
+            let at = flow.head;
+            if at == NONE {
+                return None;
+            }
+            let waiting = &self.waiting[usize::from(at)];
+            flow.head = waiting.next;
+            flow.backlog -= waiting.len;
+            if waiting.label.frames.0 > 0 {
+                return Some(at);
+            }
+            // A mark: all that went before it has left by now, or is dropped.
+            self.held -= 1;
+            self.leaving.push_back(at);
         }
-        let waiting = &self.waiting[usize::from(at)];
-        flow.head = waiting.next;
-        flow.backlog -= waiting.len;
-        Some(at)
     }
 
     fn mark(&mut self, at: u16) -> bool {
@@ -469,7 +494,7 @@ thread_local! {
 }
 
 /// The place of a frame's flow.
-fn flow_of(frame: &[Piece<'_>], hasher: &RandomState) -> usize {
+pub fn flow_of(frame: &[Piece<'_>], hasher: &RandomState) -> usize {
     let mut head = [0; HEAD];
     let mut filled = 0;
     for piece in frame {
@@ -573,7 +598,7 @@ const NONE: u16 = u16::MAX;
 const HEAD: usize = 96;
 
 /// RFC 8290 5.2.
-const FLOWS: usize = 1024;
+pub const FLOWS: usize = 1024;
 const QUANTUM: i32 = 1514;
 /// RFC 8289 4.3 and 4.2, in nanoseconds.
 const TARGET: u64 = 5_000_000;

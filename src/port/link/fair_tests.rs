@@ -20,7 +20,7 @@ fn frame(port: u16, len: usize, number: u32) -> Vec<u8> {
 
 fn push(queue: &mut FairQueue, frame: &[u8], now: u64) {
     let label = Label { frames: (1, frame.len() as u32), stamp: 0 };
-    queue.push(0, &[frame.into()], Some([7, 1, 9, 3]), label, now, &mut ());
+    queue.push((0, None), &[frame.into()], Some([7, 1, 9, 3]), label, now, &mut ());
 }
 
 /// All that is leaving, written in one or two pieces, and taken apart again.
@@ -159,7 +159,7 @@ fn one_mask_goes_on_as_the_other_comes_off_and_marks_find_their_place() {
     let mut queue = FairQueue::default();
     let label = Label { frames: (45, 67_000), stamp: 9 };
     for now in [0, 0, 50 * MS] {
-        queue.push(1, &pieces, Some([6, 7, 8, 9]), label, now, &mut ());
+        queue.push((1, None), &pieces, Some([6, 7, 8, 9]), label, now, &mut ());
     }
     assert_eq!(queue.frames(), 135);
     let at = queue.flows.iter().find(|flow| flow.head != NONE).unwrap().head;
@@ -239,5 +239,53 @@ proptest! {
         prop_assert!(queue.is_empty() && queue.chunks.used == 0);
         prop_assert_eq!(queue.free.len(), queue.waiting.len());
         prop_assert_eq!(queue.chunks.free.len(), queue.chunks.all.len());
+    }
+}
+
+/// What is said of a flow comes behind all of its frames that are not dropped, whatever becomes of these.
+#[test]
+fn a_mark_keeps_its_place_in_its_flow_and_is_never_dropped() {
+    // Too many, too late, or neither.
+    for (count, every) in [(10, 1_000), (3_000, 1_000), (200, 20_000_000)] {
+        let mut queue = FairQueue::default();
+        let flow = flow_of(&[Piece::from(&frame(7, 0, 0)[..])], &queue.hasher);
+        queue.push_mark(flow, b"first", None);
+        assert_eq!(queue.count_leaving(), 1, "nothing is before it");
+        let mut now = 0;
+        for number in 0..count {
+            push(&mut queue, &frame(7, 1_000, number), now);
+            push(&mut queue, &frame(8, 1_000, number), now);
+            if number % 50 == 9 {
+                queue.push_mark(flow, &number.to_be_bytes(), Some([1, 2, 3, 4]));
+            }
+            now += 1_000;
+        }
+        let (mut got, mut marks) = (Vec::new(), Vec::new());
+        while !queue.is_empty() {
+            queue.pop(now);
+            now += every;
+            for message in written(&mut queue) {
+                match <[u8; 4]>::try_from(&message[..]) {
+                    Ok(number) => marks.push((u32::from_be_bytes(number), got.last().copied())),
+                    Err(_) if message == b"first" => (),
+                    Err(_) if port(&message) == 7 => {
+                        got.push(u32::from_be_bytes(*message.last_chunk().unwrap()));
+                    }
+                    Err(_) => (),
+                }
+            }
+        }
+        let all: Vec<u32> = (0..count).filter(|number| number % 50 == 9).collect();
+        assert_eq!(marks.iter().map(|(number, _)| *number).collect::<Vec<_>>(), all);
+        assert!(got.is_sorted());
+        for (number, before) in marks {
+            assert!(before.is_none_or(|before| before <= number), "{before:?} before mark {number}");
+            let next = got.iter().find(|frame| Some(**frame) > before);
+            assert!(next.is_none_or(|next| *next > number), "frame {next:?} behind mark {number}");
+        }
+        assert_eq!((queue.held, queue.flows[flow].backlog), (0, 0));
+        if count == 3_000 {
+            assert!(queue.lost.full > 0);
+        }
     }
 }

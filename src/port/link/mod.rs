@@ -7,28 +7,32 @@
 
 mod backlog;
 mod fair;
+mod member;
 mod pace;
 mod pings;
 mod progress;
 mod queue;
 mod session;
+mod spread;
 mod stream;
 mod vm;
 mod wire;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 
 pub use session::{Ended, Session, Stop, linger};
 pub use stream::Stream;
 pub use vm::VmSession;
 pub use wire::Wire;
 
+use self::member::Member;
 use self::pings::Pings;
+use self::spread::{Awaited, Hold, Mark, Spread, Way};
 use super::egress::Departing;
 use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
@@ -40,23 +44,44 @@ use crate::ws::codec::Piece;
 use crate::ws::header::Opcode;
 
 /// A link's egress. Outlives its connections.
-#[derive(Default)]
 pub struct Link {
-    wire: Mutex<Option<Wire>>,
+    /// The place of the one connection that most links have; of several, that for sparse flows.
+    first: Member,
+    /// The others' places and which flow goes where, once one has come.
+    more: OnceLock<Box<Spread>>,
+    /// Connections at most.
+    most: u8,
+    /// A bit for each member that is connected.
+    up: AtomicU16,
     /// The port's counters: only here is it known what was written.
     pub counters: Arc<Counters>,
     /// What it is to the way of a frame; absent: a link that comes in.
     side: Option<Side>,
-    /// Tells the session that the socket would block, or broke.
-    stuck: Notify,
     /// The connection speaks `etherws.vnet1`: each message begins with a virtio_net_hdr.
     vnet: AtomicBool,
-    /// As it is asked for; locked behind `wire`.
+    /// As it is asked for; locked behind a member's place.
     congestion: Mutex<Congestion>,
     /// PINGs that measure.
     pings: Mutex<Pings>,
     /// Bits a second; 0: as many as go.
     pace: AtomicU64,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self {
+            first: Member::default(),
+            more: OnceLock::new(),
+            most: 1,
+            up: AtomicU16::new(0),
+            counters: Arc::default(),
+            side: None,
+            vnet: AtomicBool::new(false),
+            congestion: Mutex::default(),
+            pings: Mutex::default(),
+            pace: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Link {
@@ -67,6 +92,12 @@ impl Link {
 
     pub fn incoming(congestion: Congestion) -> Self {
         Self { congestion: Mutex::new(congestion), ..Self::default() }
+    }
+
+    /// The same, of so many connections at most.
+    #[must_use]
+    pub fn of_members(self, most: u8) -> Self {
+        Self { most: most.max(1), ..self }
     }
 
     /// One to a virtual machine: as with a device, nothing is masked and no direction the slower one.
@@ -99,13 +130,48 @@ impl Link {
         if is_too_big(len) {
             return Err(Reason::TooBig);
         }
-        let mut wire = self.lock();
-        let Some(wire) = wire.as_mut() else { return Err(Reason::LinkDown) };
-        let first = wire.push(header, frame, sent, tape)?;
-        if wire.wants_flush() {
-            self.flush_wire(wire, tape);
+        match self.more.get() {
+            None => self.first.send(header, frame, sent, None, tape),
+            Some(more) => self.send_spread(more, header, frame, len, sent, tape),
         }
-        Ok(first)
+    }
+
+    /// The same by one of several connections. A move is told on both of its sides before the frame goes.
+    fn send_spread(
+        &self,
+        more: &Spread,
+        header: &VnetHeader,
+        frame: &[Piece<'_>],
+        len: usize,
+        sent: (u32, u32),
+        tape: &mut impl Tape,
+    ) -> Result<bool, Reason> {
+        let (index, now) = (more.bucket_of(frame), more.now());
+        let mut bucket = more.lock(index);
+        let mut up = self.up.load(Relaxed);
+        if self.pace.load(Relaxed) != 0 {
+            // A pace is one connection's.
+            up &= up.wrapping_neg();
+        }
+        let mut marked = false;
+        loop {
+            let drained = |member| self.member(member).is_none_or(Member::is_drained);
+            let lightest = |among| more.lightest(among, now);
+            let way = bucket.route(len, now, up, drained, lightest).ok_or(Reason::LinkDown)?;
+            let to = self.member(bucket.member).ok_or(Reason::LinkDown)?;
+            if let Way::Moves { from, told } = way {
+                let (number, epoch) = (index as u16, bucket.epoch);
+                let left = |from: &Member| from.mark(index, Mark::Leaves { bucket: number, epoch });
+                let told = told && self.member(from).is_some_and(left);
+                to.mark(index, Mark::Enters { bucket: number, epoch, from, told });
+                marked = true;
+            }
+            match to.send(header, frame, sent, Some(index), tape) {
+                // It has broken this moment; its session will find out.
+                Err(Reason::LinkDown) => up &= !(1 << bucket.member),
+                taken => return taken.map(|first| first || marked),
+            }
+        }
     }
 
     /// Why a frame of `len` bytes would not be taken now.
@@ -120,8 +186,9 @@ impl Link {
     /// Sends a PING, before the frames that wait; its answer is the time until the PONG. The error says why there can be
     /// none.
     pub fn ping(&self) -> Result<oneshot::Receiver<Duration>, &'static str> {
-        let mut wire = self.lock();
-        let Some(wire) = wire.as_mut() else { return Err("not connected") };
+        let member = self.members().find(|member| member.is_connected());
+        let mut place = member.ok_or("not connected")?.lock();
+        let Some(wire) = place.wire.as_mut() else { return Err("not connected") };
         let mut pings = self.pings();
         let Some((payload, answer)) = pings.ask(tokio::time::Instant::now()) else {
             return Err("it is measured a hundred times in this second already");
@@ -129,7 +196,7 @@ impl Link {
         drop(pings);
         let said = wire.say(Opcode::Ping, &payload);
         // The socket may have blocked, or broken.
-        self.stuck.notify_one();
+        wire.stuck.notify_one();
         if said { Ok(answer) } else { Err("the link is busy: too much is on its way out") }
     }
 
@@ -147,65 +214,70 @@ impl Link {
         self.vnet.load(Relaxed)
     }
 
-    /// Writes what waits, as far as the socket takes it.
+    /// Writes what waits, as far as the sockets take it.
     pub fn flush(&self, tape: &mut impl Tape) {
-        if let Some(wire) = self.lock().as_mut() {
-            self.flush_wire(wire, tape);
-        }
-    }
-
-    /// Writes what had to wait for its turn.
-    fn flush_held(&self, tape: &mut impl Tape) {
-        if let Some(wire) = self.lock().as_mut().filter(|wire| wire.held_for().is_some()) {
-            self.flush_wire(wire, tape);
-        }
-    }
-
-    /// The session is woken once for each time that the socket blocks or frames begin to wait for their turn.
-    fn flush_wire(&self, wire: &mut Wire, tape: &mut impl Tape) {
-        let known = wire.is_blocked() || wire.held_for().is_some();
-        if !wire.flush(tape) && !known {
-            self.stuck.notify_one();
+        self.first.flush(tape);
+        if let Some(more) = self.more.get() {
+            more.members.iter().for_each(|member| member.flush(tape));
         }
     }
 
     pub fn is_connected(&self) -> bool {
-        self.lock().is_some()
+        self.up.load(Relaxed) != 0
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> u8 {
+        self.up.load(Relaxed).count_ones() as u8
+    }
+
+    /// How many there may be.
+    pub fn most(&self) -> u8 {
+        self.most
+    }
+
+    /// The far end begins anew: what it said of moves counts no more.
+    pub fn begins(&self) {
+        if let Some(more) = self.more.get() {
+            more.forget();
+        }
     }
 
     /// The largest segment that the path of the connection takes, in bytes; none without TCP.
     pub fn segment(&self) -> Option<u32> {
-        self.lock().as_ref().and_then(Wire::segment)
+        self.members().find_map(|member| member.lock().wire.as_ref().and_then(Wire::segment))
     }
 
     /// For the connection that there is, and for those to come.
     pub fn set_congestion(&self, wanted: &Congestion) -> io::Result<()> {
-        let wire = self.lock();
-        let mut now = self.congestion();
-        if *now != *wanted {
-            wire.as_ref().map_or(Ok(()), |wire| wire.set_congestion(wanted))?;
-            now.clone_from(wanted);
+        // First, so that a connection that is just coming has it in any case.
+        let before = std::mem::replace(&mut *self.congestion(), wanted.clone());
+        if before == *wanted {
+            return Ok(());
         }
-        Ok(())
+        let outcome = self.members().try_for_each(|member| member.set_congestion(wanted));
+        if outcome.is_err() {
+            *self.congestion() = before;
+        }
+        outcome
     }
 
     /// Bits a second at most, for the connection that there is and for those to come.
     pub fn set_pace(&self, bits: Option<u64>) {
-        let mut wire = self.lock();
-        if self.pace.swap(bits.unwrap_or(0), Relaxed) == bits.unwrap_or(0) {
-            return;
-        }
-        if let Some(wire) = wire.as_mut() {
-            wire.set_pace(bits);
-            wire.flush(&mut ());
-            // What waits may be due sooner than the session has been told.
-            self.stuck.notify_one();
+        if self.pace.swap(bits.unwrap_or(0), Relaxed) != bits.unwrap_or(0) {
+            self.members().for_each(|member| member.set_pace(bits));
         }
     }
 
-    /// `made_with` may have changed since.
-    fn connected(&self, mut wire: Wire, made_with: &Congestion) {
-        let mut place = self.lock();
+    /// A connection is there: its number among those of this member. `made_with` may have changed since. With `live` the
+    /// one before still works, and ends when it has let out what it has.
+    fn connected(&self, member: u8, mut wire: Wire, made_with: &Congestion, live: bool) -> u64 {
+        if member > 0 && self.more.get().is_none() {
+            // Another member's session may be as far.
+            let _ = self.more.set(Box::new(Spread::new(self.most)));
+        }
+        let Some(at) = self.member(member) else { return 0 };
+        let mut place = at.lock();
         let wanted = self.congestion();
         if *wanted != *made_with {
             // The kernel was asked when it was wanted.
@@ -213,17 +285,84 @@ impl Link {
         }
         wire.set_pace(Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0));
         self.vnet.store(wire.is_vnet(), Relaxed);
-        *place = Some(wire);
+        let count = place.put(wire, live);
+        self.up.fetch_or(1 << member, Relaxed);
+        count
+    }
+
+    /// The `count`th connection of a member is at its end.
+    fn ended(&self, member: u8, count: u64) {
+        let Some(at) = self.member(member) else { return };
+        let mut place = at.lock();
+        if place.take(count) {
+            self.up.fetch_and(!(1 << member), Relaxed);
+        }
+        drop(place);
+        self.reads_no_more(member, count);
+    }
+
+    /// It reads no more: those that waited for that may go on.
+    fn reads_no_more(&self, member: u8, count: u64) {
+        if let Some(at) = self.member(member) {
+            at.reads_no_more(count);
+        }
+        self.members().for_each(Member::wake);
+    }
+
+    /// Does something with the `count`th connection of a member, while it is there.
+    fn with<T>(&self, member: u8, count: u64, work: impl FnOnce(&mut Wire) -> T) -> Option<T> {
+        self.member(member)?.lock().of(count).map(work)
+    }
+
+    /// What was said of a bucket on a member's connection; what has to come before that is read on.
+    fn hear(&self, member: u8, mark: Mark, now: tokio::time::Instant) -> Option<Hold> {
+        let more = self.more.get()?;
+        let what = match mark {
+            Mark::Leaves { bucket, epoch } if member == 0 => {
+                more.has_left(bucket, epoch);
+                self.members().for_each(Member::wake);
+                return None;
+            }
+            Mark::Leaves { .. } => return None,
+            Mark::Enters { from, .. } if from == member => return None,
+            Mark::Enters { bucket, epoch, from, told } => {
+                let count = self.member(from).map_or(0, Member::last);
+                let reads = self.member(from).is_some_and(|from| !from.has_read(count));
+                match told {
+                    true => Awaited::Left { bucket, epoch, from, count: Some(count).filter(|_| reads) },
+                    false => Awaited::Read { member: from, count },
+                }
+            }
+        };
+        let hold = Hold { what, until: now + spread::HOLD };
+        (!self.is_over(&hold)).then_some(hold)
+    }
+
+    /// Whether what was waited for has come, or will not come any more.
+    fn is_over(&self, hold: &Hold) -> bool {
+        let has_read = |member, count| self.member(member).is_none_or(|at| at.has_read(count));
+        match hold.what {
+            Awaited::Read { member, count } => has_read(member, count),
+            Awaited::Left { bucket, epoch, from, count } => {
+                let left = self.more.get().is_none_or(|more| more.is_left(bucket, epoch));
+                left || count.is_some_and(|count| has_read(from, count))
+            }
+        }
+    }
+
+    fn member(&self, member: u8) -> Option<&Member> {
+        match member {
+            0 => Some(&self.first),
+            _ => self.more.get()?.members.get(usize::from(member) - 1),
+        }
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.first).chain(self.more.get().into_iter().flat_map(|more| &more.members))
     }
 
     fn congestion(&self) -> MutexGuard<'_, Congestion> {
         self.congestion.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The connection; `None` while there is none.
-    fn lock(&self) -> MutexGuard<'_, Option<Wire>> {
-        // A panic under the lock ends the session that caused it, and its wire with it.
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

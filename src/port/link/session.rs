@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::progress::{Progress, STUCK};
-use super::{Link, Stream, Wire};
+use super::spread::{Awaited, Hold, Mark};
+use super::{Link, Stream, Wire, member};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
@@ -42,8 +43,25 @@ pub enum Ended {
     /// A fragmented message was never finished.
     Unfinished,
     Broken(io::Error),
+    /// Another connection has taken its place; it still worked, or not.
+    Replaced {
+        live: bool,
+    },
     /// We closed it, as told.
     Stopped,
+}
+
+impl Ended {
+    /// Nobody wanted it to end: the path failed, or the far end as a whole.
+    pub fn is_loss(&self) -> bool {
+        match self {
+            Self::Eof | Self::Truncated | Self::Silent | Self::Stuck | Self::Broken(_) => true,
+            Self::Replaced { .. } => true,
+            Self::Closed(_) | Self::Violation(_) | Self::TooLong(_) | Self::Unfinished | Self::Stopped => {
+                false
+            }
+        }
+    }
 }
 
 impl std::fmt::Display for Ended {
@@ -61,6 +79,7 @@ impl std::fmt::Display for Ended {
             Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
             Self::Unfinished => f.write_str("the peer left a message unfinished"),
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
+            Self::Replaced { .. } => f.write_str("replaced by another connection"),
             Self::Stopped => f.write_str("closed"),
         }
     }
@@ -80,6 +99,10 @@ pub struct Session {
     pub slot: Slot,
     /// The port's number: its slot may be another's before the session has ended.
     pub number: u32,
+    /// Which of the link's connections it is; 0 is the first.
+    pub member: u8,
+    /// The connection whose place it takes still works, if there is one.
+    pub live: bool,
     pub role: Role,
     /// `etherws.vnet1` was chosen: each message begins with a virtio_net_hdr of 10 bytes.
     pub vnet: bool,
@@ -119,36 +142,55 @@ impl Session {
         tune(&socket, self.ping).map_err(Ended::Broken)?;
         let counters = self.link.counters.clone();
         let prof = (self.fabric.prof.clone(), self.at());
+        let stuck = Arc::default();
         let wire = Wire::new(socket.clone(), self.tls.take(), self.role, self.vnet, counters, prof)
-            .shown_to(&self.fabric.captures);
+            .shown_to(&self.fabric.captures)
+            .waking(&stuck);
         let has_tls = wire.has_tls();
-        self.link.connected(wire, &self.congestion);
+        let count = self.link.connected(self.member, wire, &self.congestion, self.live);
         // However the session ends, and be it by a panic, the port must not think it is connected.
-        let _down = Down(self.link.clone());
+        let _down = Down { link: self.link.clone(), member: self.member, count };
         let early = std::mem::take(&mut self.early);
-        let mut serving = Serving::new(self, socket, has_tls);
-        let outcome = serving.forward_until_the_end(early).await;
+        let mut serving = Serving { early, ..Serving::new(self, socket, has_tls, (stuck, count)) };
+        let outcome = serving.forward_until_the_end().await;
         let Err(ended) = outcome;
+        if matches!(ended, Ended::Replaced { live: false }) {
+            serving.read_what_came().await;
+        }
         serving.part(&ended).await;
         Err(ended)
     }
 }
 
-pub struct Down(pub Arc<Link>);
+/// The connection of this number is at its end when this is dropped.
+pub struct Down {
+    pub link: Arc<Link>,
+    pub member: u8,
+    pub count: u64,
+}
 
 impl Drop for Down {
     fn drop(&mut self) {
-        *self.0.lock() = None;
+        self.link.ended(self.member, self.count);
     }
 }
 
 struct Serving<'a> {
     session: &'a Session,
     socket: Arc<Stream>,
+    /// Its number among those of its place.
+    count: u64,
+    stuck: Arc<Notify>,
     has_tls: bool,
+    /// Bytes that came behind the handshake.
+    early: Bytes,
     decoder: Decoder,
-    /// The start of a message whose end has not been read.
+    /// The start of a message whose end has not been read; of a connection that is held, or was just now, all that was
+    /// read and not looked at.
     rest: Vec<u8>,
+    held: Option<Hold>,
+    /// `rest` is to be looked at before more is read.
+    parked: bool,
     began: Instant,
     /// When data last came.
     heard: Instant,
@@ -164,11 +206,24 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(session: &'a Session, socket: Arc<Stream>, has_tls: bool) -> Self {
+    fn new(
+        session: &'a Session,
+        socket: Arc<Stream>,
+        has_tls: bool,
+        (stuck, count): (Arc<Notify>, u64),
+    ) -> Self {
+        // What went by the connection before went before.
+        let what = Awaited::Read { member: session.member, count: count - 1 };
+        let turn = Hold { what, until: Instant::now() + TURN };
         Self {
             session,
             socket,
+            count,
+            stuck,
             has_tls,
+            early: Bytes::new(),
+            held: (!session.link.is_over(&turn)).then_some(turn),
+            parked: false,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
             began: Instant::now(),
@@ -182,23 +237,20 @@ impl<'a> Serving<'a> {
         }
     }
 
-    async fn forward_until_the_end(&mut self, early: Bytes) -> Result<std::convert::Infallible, Ended> {
+    async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
         let session = self.session;
         let link = session.link.clone();
         let mut stop = session.stop.clone();
-        for piece in early.chunks(READ) {
-            with_scratch(|scratch| {
-                let len = self.put_rest(scratch, piece.len());
-                scratch.plain[len - piece.len()..len].copy_from_slice(piece);
-                with_tape!(session.fabric.prof, |tape| self.forward(&mut scratch.plain[..len], tape))
-            })?;
-        }
-        drop(early);
         // TLS may have records that it has not been asked for.
-        let mut waiting = self.has_tls;
+        let mut waiting = self.has_tls || !self.early.is_empty();
         let mut turns = 0u32;
         loop {
-            if waiting {
+            if self.held.is_some_and(|hold| link.is_over(&hold) || Instant::now() >= hold.until) {
+                self.held = None;
+                self.heard = Instant::now();
+                waiting = true;
+            }
+            if waiting && self.held.is_none() {
                 waiting = self.read_and_forward()?;
                 turns += 1;
                 if !turns.is_multiple_of(TURNS) {
@@ -208,6 +260,7 @@ impl<'a> Serving<'a> {
                 // one from writing, nor from its end.
                 tokio::task::yield_now().await;
             }
+            let reads = self.held.is_none();
             let (deadline, blocked) = session.fabric.prof.timer(|| Ok((self.tick()?, self.check_wire()?)))?;
             tokio::select! {
                 // What there is to read comes last: of the others each is done with when it is done.
@@ -221,17 +274,42 @@ impl<'a> Serving<'a> {
                         link.flush(tape)
                     });
                 }
-                () = link.stuck.notified() => (),
+                () = self.stuck.notified() => (),
                 () = sleep_until(deadline) => with_tape!(session.fabric.prof, |tape| {
                     tape.from(session.at());
-                    link.flush_held(tape)
+                    self.flush_held(tape)
                 }),
-                () = std::future::ready(()), if waiting => (),
-                ready = self.socket.readable() => {
+                () = std::future::ready(()), if waiting && reads => (),
+                ready = self.socket.readable(), if reads => {
                     ready.map_err(Ended::Broken)?;
                     waiting = true;
                 }
             }
+        }
+    }
+
+    /// Writes what had to wait for its turn.
+    fn flush_held(&self, tape: &mut impl Tape) {
+        self.wire(|wire| {
+            if wire.held_for().is_some() {
+                member::flush(wire, tape);
+            }
+        });
+    }
+
+    /// Does something with the connection's way out, while there is one.
+    fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> Option<T> {
+        self.session.link.with(self.session.member, self.count, work)
+    }
+
+    /// All that has come by a connection that is no more; of a peer that goes on all the same, not for ever.
+    async fn read_what_came(&mut self) {
+        (self.held, self.parked) = (None, self.parked || !self.rest.is_empty());
+        for _ in 0..MOST_LEFT {
+            if !matches!(self.read_and_forward(), Ok(true)) {
+                return;
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -245,11 +323,18 @@ impl<'a> Serving<'a> {
         with_scratch(|scratch| {
             let end = self.put_rest(scratch, READ);
             let kept = end - READ;
+            if std::mem::take(&mut self.parked) {
+                return self.forward(&mut scratch.plain[..kept], tape).map(|()| true);
+            }
             let room = &mut scratch.plain[kept..end];
-            let got = if self.has_tls {
-                let mut wire = self.session.link.lock();
-                let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
-                wire.read_tls(room, &mut scratch.sealed, tape)
+            let got = if !self.early.is_empty() {
+                let piece = self.early.split_to(self.early.len().min(READ));
+                room[..piece.len()].copy_from_slice(&piece);
+                Ok(piece.len())
+            } else if self.has_tls {
+                let got = self.wire(|wire| wire.read_tls(room, &mut scratch.sealed, tape));
+                let Some(got) = got else { return Err(Ended::Eof) };
+                got
             } else {
                 let got = self.socket.try_read(room);
                 tape.mark_batch(Stage::RxSockRead);
@@ -284,6 +369,7 @@ impl<'a> Serving<'a> {
         let mut at = 0;
         let mut outcome = Ok(());
         let vnet = self.session.vnet;
+        let (link, member, count) = (&self.session.link, self.session.member, self.count);
         loop {
             // A message that is put together elsewhere would overtake those that wait.
             if self.decoder.is_mid_message() {
@@ -292,13 +378,20 @@ impl<'a> Serving<'a> {
             let (before, rest) = bytes.split_at_mut(at);
             match self.decoder.next(rest) {
                 Ok(Step::More) => break,
-                Ok(Step::Used(used, event)) => {
+                Ok(Step::Used(used, mut event)) => {
                     batch.tape.mark(Stage::RxWsParse);
                     at += used;
                     if let Some(Event::Binary(_) | Event::Text(_)) = &event {
                         self.unfinished = None;
                     }
+                    let mark = match &mut event {
+                        Some(Event::Binary(payload)) if link.most() > 1 && payload.len() == Mark::LEN => {
+                            Mark::read(payload.peek(Mark::LEN), link.most())
+                        }
+                        _ => None,
+                    };
                     let told = match event {
+                        Some(Event::Binary(_)) if mark.is_some() => Continue(()),
                         Some(Event::Binary(payload)) => {
                             let len = payload.len().saturating_sub(if vnet { VnetHeader::LEN } else { 0 });
                             if let Some(slot) = batch.message(before, payload, vnet) {
@@ -308,17 +401,17 @@ impl<'a> Serving<'a> {
                         }
                         Some(Event::Text(payload)) => {
                             batch.dropped(Reason::Text);
-                            answer_text(&self.session.link, payload.open());
+                            if let Some(answer) = answer(payload.open()) {
+                                link.with(member, count, |wire| wire.say(Opcode::Text, &answer));
+                            }
                             Continue(())
                         }
                         Some(Event::Ping(payload)) => {
-                            if let Some(wire) = self.session.link.lock().as_mut() {
-                                wire.pong(payload.open());
-                            }
+                            link.with(member, count, |wire| wire.pong(payload.open()));
                             self.pings.count(Instant::now())
                         }
                         Some(Event::Pong(payload)) => {
-                            self.session.link.ponged(payload.open());
+                            link.ponged(payload.open());
                             // An unsolicited one says nothing of the peer's answers.
                             if std::mem::take(&mut self.asked) {
                                 self.session.answers.store(true, Relaxed);
@@ -331,6 +424,15 @@ impl<'a> Serving<'a> {
                     if let Break(ended) = told {
                         outcome = Err(ended);
                         break;
+                    }
+                    if let Some(mark) = mark {
+                        // What was said behind frames is told behind them.
+                        batch.finish(bytes);
+                        self.held = link.hear(member, mark, Instant::now());
+                        if self.held.is_some() {
+                            self.parked = true;
+                            break;
+                        }
                     }
                 }
                 Err(violation) => {
@@ -370,18 +472,16 @@ impl<'a> Serving<'a> {
             if idle {
                 self.rest = Vec::new();
             }
-            if let Some(wire) = self.session.link.lock().as_mut() {
+            self.wire(|wire| {
                 if !blocked && idle {
                     wire.shrink();
                 }
                 let _ = wire.say(Opcode::Ping, b"");
-            }
+            });
         }
         if !blocked && now >= self.shrunk + ping {
             self.shrunk = now;
-            if let Some(wire) = self.session.link.lock().as_mut() {
-                wire.shrink_queue();
-            }
+            self.wire(Wire::shrink_queue);
         }
         let mut next = self.ping_due();
         if self.session.answers.load(Relaxed) {
@@ -390,13 +490,17 @@ impl<'a> Serving<'a> {
         if let Some(since) = self.unfinished {
             next = next.min(since + UNFINISHED);
         }
-        if let Some(wire) = self.session.link.lock().as_mut() {
-            // No timer goes as far as the slowest pace.
-            let held = wire.held_for().map(|wait| now + wait.min(self.session.ping));
-            let due = [self.progress.check(wire, now)?, held];
-            next = due.into_iter().flatten().fold(next, Instant::min);
+        if let Some(hold) = self.held {
+            next = next.min(hold.until);
         }
-        Ok(next)
+        let progress = &mut self.progress;
+        let due = self.session.link.with(self.session.member, self.count, |wire| {
+            // No timer goes as far as the slowest pace.
+            let held = wire.held_for().map(|wait| now + wait.min(ping));
+            Ok([progress.check(wire, now)?, held])
+        });
+        let due = due.transpose()?.into_iter().flatten();
+        Ok(due.flatten().fold(next, Instant::min))
     }
 
     /// When the next PING is: after a silence, and once in any case. Where something is always heard nobody would know
@@ -408,14 +512,14 @@ impl<'a> Serving<'a> {
         if known { due } else { due.min(self.began + ping) }
     }
 
-    /// Whether the socket is blocked; an error of a write is told here.
+    /// Whether the socket is blocked; an error of a write is told here, and that another has taken the place.
     fn check_wire(&self) -> Result<bool, Ended> {
-        let mut wire = self.session.link.lock();
-        let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
-        match wire.take_error() {
-            Some(error) => Err(Ended::Broken(error)),
-            None => Ok(wire.is_blocked()),
-        }
+        let found = self.wire(|wire| match (wire.take_error(), wire.replaced) {
+            (Some(error), _) => Err(Ended::Broken(error)),
+            (None, Some(live)) => Err(Ended::Replaced { live }),
+            (None, None) => Ok(wire.is_blocked()),
+        });
+        found.unwrap_or(Err(Ended::Eof))
     }
 
     /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
@@ -429,35 +533,35 @@ impl<'a> Serving<'a> {
                 let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
                 (Some(code), reason)
             }
-            Ended::Eof
+            Ended::Replaced { live: true } => (Some(1000), "replaced by another connection"),
+            Ended::Replaced { live: false }
+            | Ended::Eof
             | Ended::Truncated
             | Ended::TooLong(_)
             | Ended::Silent
             | Ended::Stuck
             | Ended::Broken(_) => return,
         };
-        if let Some(wire) = self.session.link.lock().as_mut() {
-            wire.close(code, reason);
-        }
+        self.wire(|wire| wire.close(code, reason));
         let _ = timeout(PARTING, self.farewell(ended)).await;
-        if let Some(wire) = self.session.link.lock().as_mut() {
-            wire.end_tls();
-        }
+        // Nothing more is read that could come late.
+        self.session.link.reads_no_more(self.session.member, self.count);
+        self.wire(Wire::end_tls);
         linger(&self.socket).await;
     }
 
     /// Lets out what waits; after our own Close also waits for the peer's.
     async fn farewell(&mut self, ended: &Ended) {
-        let link = self.session.link.clone();
-        while !link.lock().as_mut().is_none_or(|wire| wire.flush(&mut ())) {
-            if link.lock().as_mut().and_then(Wire::take_error).is_some() {
+        while self.wire(|wire| wire.flush(&mut ())) == Some(false) {
+            if self.wire(Wire::take_error).flatten().is_some() {
                 return;
             }
             let _ = self.socket.writable().await;
         }
-        if !matches!(ended, Ended::Stopped) {
+        if !matches!(ended, Ended::Stopped | Ended::Replaced { .. }) {
             return;
         }
+        self.parked |= self.held.take().is_some() && !self.rest.is_empty();
         // Frames that are on their way to us are still forwarded: nothing accepted is lost.
         loop {
             match self.read_and_forward() {
@@ -489,15 +593,11 @@ pub async fn linger(socket: &Stream) {
 }
 
 /// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).
-fn answer_text(link: &Link, text: &[u8]) {
-    let Some(rest) = text.strip_prefix(b"ping:").filter(|rest| rest.len() <= 64) else { return };
+fn answer(text: &[u8]) -> Option<Vec<u8>> {
+    let rest = text.strip_prefix(b"ping:").filter(|rest| rest.len() <= 64)?;
     // Text is not checked when it comes, but what we send has to be (RFC 6455 5.6).
-    if std::str::from_utf8(rest).is_err() {
-        return;
-    }
-    if let Some(wire) = link.lock().as_mut() {
-        let _ = wire.say(Opcode::Text, &[b"pong:", rest].concat());
-    }
+    std::str::from_utf8(rest).ok()?;
+    Some([b"pong:", rest].concat())
 }
 
 /// Small messages leave at once. The kernel notices when a peer is gone that never answered a PING:
@@ -541,6 +641,10 @@ pub const TURNS: u32 = 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
 /// For what waits, and for the peer's answer to our Close.
 pub const PARTING: Duration = Duration::from_secs(3);
+/// For the connection before, which has as long for its own end.
+const TURN: Duration = PARTING.saturating_add(Duration::from_secs(2));
+/// Reads of what a connection that is no more has left.
+const MOST_LEFT: u32 = 64;
 const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]

@@ -28,8 +28,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(Link::default())
+    }
+
+    fn of(link: Link) -> Self {
         let fabric = Arc::new(Fabric::new(Fdb::new(64, 300, [1, 2]), Profiler::new(Want::default())));
-        let link = Arc::<Link>::default();
+        let link = Arc::new(link);
         fabric.switch.put(port(0, 1, link.clone()));
         fabric.switch.put(port(1, 2, Arc::default()));
         Self { fabric, link, stop: watch::Sender::new(None) }
@@ -44,6 +48,8 @@ impl Bench {
             fabric: self.fabric.clone(),
             slot: Slot(0),
             number: 1,
+            member: 0,
+            live: false,
             role: Role::Server,
             vnet: false,
             congestion: Congestion::System,
@@ -55,6 +61,10 @@ impl Bench {
             stop: self.stop.subscribe(),
         };
         (session, peer)
+    }
+
+    fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> T {
+        self.link.with(0, 1, work).unwrap()
     }
 
     /// Frames received by the port in `slot`.
@@ -134,6 +144,51 @@ async fn a_session_that_outlives_its_port_is_not_taken_for_the_next_one_in_its_s
     let ended = timeout(SOON, running).await;
     assert_eq!(bench.rx(0), 0, "counted for the new port");
     assert!(matches!(ended, Ok(Ok(Ended::Stopped))), "{ended:?}");
+}
+
+/// What has to come before comes by another connection, or never.
+#[tokio::test]
+async fn frames_of_a_bucket_wait_for_those_that_went_by_another_connection() {
+    let bench = Bench::of(Link::default().of_members(3));
+    let begin = |member: u8| {
+        let (session, peer) = bench.session();
+        tokio::spawn(Session { member, ..session }.run());
+        peer
+    };
+    let (mut zero, mut one, mut two) = (begin(0), begin(1), begin(2));
+    until("three connections", || bench.link.connections() == 3).await;
+    let enters =
+        |epoch, from, told| masked(Opcode::Binary, &Mark::Enters { bucket: 5, epoch, from, told }.bytes());
+    let leaves = |epoch| masked(Opcode::Binary, &Mark::Leaves { bucket: 5, epoch }.bytes());
+    let one_frame = masked(Opcode::Binary, &frame(60));
+    let settle = || tokio::time::sleep(Duration::from_millis(50));
+    // Two behind the mark, and one that comes while nobody reads.
+    one.write_all(&[&enters(1, 0, true)[..], &one_frame, &one_frame].concat()).unwrap();
+    settle().await;
+    one.write_all(&one_frame).unwrap();
+    settle().await;
+    assert_eq!(bench.rx(0), 0);
+    zero.write_all(&[&one_frame[..], &leaves(1)].concat()).unwrap();
+    until("all four", || bench.rx(0) == 4).await;
+    // What has left already is not waited for, nor what comes by the same connection.
+    one.write_all(&[&enters(1, 0, true)[..], &enters(9, 1, true), &one_frame].concat()).unwrap();
+    until("the fifth", || bench.rx(0) == 5).await;
+    // A connection that ends takes what it was to say with it.
+    one.write_all(&[&enters(2, 0, true)[..], &one_frame].concat()).unwrap();
+    two.write_all(&[&enters(3, 0, false)[..], &one_frame].concat()).unwrap();
+    settle().await;
+    assert_eq!(bench.rx(0), 5);
+    zero.write_all(&one_frame).unwrap();
+    drop(zero);
+    until("the eighth", || bench.rx(0) == 8).await;
+    // Nobody is there to say it: then nobody waits for ever.
+    let began = Instant::now();
+    one.write_all(&[&enters(4, 0, true)[..], &one_frame].concat()).unwrap();
+    until("the ninth", || bench.rx(0) == 9).await;
+    assert!(began.elapsed() > Duration::from_secs(1), "not without having waited");
+    // What is no mark is no frame either.
+    one.write_all(&masked(Opcode::Binary, b"12345678")).unwrap();
+    until("a runt", || bench.dropped(Reason::Runt) == 1).await;
 }
 
 #[tokio::test]
@@ -263,9 +318,9 @@ fn serving(session: &Session, stream: Peer) -> Serving<'_> {
     let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
     let at = PortAt { slot: 0, number: 1, side: Side::Server };
     let prof = (session.fabric.prof.clone(), at);
-    *session.link.lock() =
-        Some(Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof));
-    Serving::new(session, socket, false)
+    let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
+    let count = session.link.connected(0, wire, &Congestion::System, false);
+    Serving::new(session, socket, false, (Arc::default(), count))
 }
 
 #[tokio::test]
@@ -320,7 +375,7 @@ async fn bad_23_of_many_pings_sixteen_and_the_latest_are_answered() {
     until("the socket is blocked", || {
         (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
         bench.link.flush(&mut ());
-        bench.link.lock().as_ref().unwrap().is_blocked()
+        bench.wire(|wire| wire.is_blocked())
     })
     .await;
     for number in 0..100_u8 {
@@ -405,12 +460,12 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let full = || -> bool {
         (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
         bench.link.flush(&mut ());
-        bench.link.lock().as_ref().unwrap().is_blocked() && bench.dropped(Reason::QueueFull) > 0
+        bench.wire(|wire| wire.is_blocked()) && bench.dropped(Reason::QueueFull) > 0
     };
     serving.socket.writable().await.unwrap();
     until("the queue is full", full).await;
     let stuck_since = Instant::now() - STUCK;
-    let taken = bench.link.lock().as_ref().unwrap().progress();
+    let taken = bench.wire(|wire| wire.progress());
     serving.progress = Progress { taken, since: stuck_since };
     assert!(matches!(serving.tick(), Err(Ended::Stuck)), "not a byte in 10 s");
     serving.progress = Progress { taken, since: stuck_since };
@@ -435,11 +490,12 @@ async fn bad_27_answers_to_a_peer_that_does_not_read_are_bounded() {
     until("the socket is blocked", || {
         (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
         bench.link.flush(&mut ());
-        bench.link.lock().as_ref().unwrap().is_blocked()
+        bench.wire(|wire| wire.is_blocked())
     })
     .await;
-    (0..100_000).for_each(|_| answer_text(&bench.link, b"ping:x"));
-    let waiting = bench.link.lock().as_ref().unwrap().memory();
+    let text = answer(b"ping:x").unwrap();
+    (0..100_000).for_each(|_| _ = bench.wire(|wire| wire.say(Opcode::Text, &text)));
+    let waiting = bench.wire(|wire| wire.memory());
     assert!(waiting < 6 << 20, "{waiting} bytes");
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::progress::Progress;
@@ -48,16 +48,20 @@ impl VmSession {
         let stream = Arc::new(Stream::adopt(self.socket).map_err(Ended::Broken)?);
         let at = PortAt { slot: self.slot.0, number: self.number, side: self.link.side() };
         let prof = (self.fabric.prof.clone(), at);
-        let wire =
-            Wire::bare(stream.clone(), self.link.counters.clone(), prof).shown_to(&self.fabric.captures);
-        self.link.connected(wire, &Congestion::System);
+        let stuck = Arc::default();
+        let wire = Wire::bare(stream.clone(), self.link.counters.clone(), prof)
+            .shown_to(&self.fabric.captures)
+            .waking(&stuck);
+        let count = self.link.connected(0, wire, &Congestion::System, false);
         // However the session ends, and be it by a panic, the port must not think it is connected.
-        let _down = Down(self.link.clone());
+        let _down = Down { link: self.link.clone(), member: 0, count };
         let mut serving = Serving {
             link: self.link,
             fabric: self.fabric,
             at,
             stream,
+            count,
+            stuck,
             rest: Vec::new(),
             progress: Progress::new(Instant::now()),
             shrunk: Instant::now(),
@@ -75,6 +79,8 @@ struct Serving {
     fabric: Arc<Fabric>,
     at: PortAt,
     stream: Arc<Stream>,
+    count: u64,
+    stuck: Arc<Notify>,
     /// The start of a frame whose end has not been read.
     rest: Vec<u8>,
     progress: Progress,
@@ -114,7 +120,7 @@ impl Serving {
                         link.flush(tape)
                     });
                 }
-                () = link.stuck.notified() => (),
+                () = self.stuck.notified() => (),
                 () = sleep_until(deadline) => (),
                 () = std::future::ready(()), if waiting => (),
                 ready = self.stream.readable() => {
@@ -175,24 +181,26 @@ impl Serving {
     /// What time has made due; when to look again, and whether the socket is blocked. An error of a write is told here.
     fn tick(&mut self) -> Result<(Instant, bool), Ended> {
         let now = Instant::now();
-        let mut wire = self.link.lock();
-        let Some(wire) = wire.as_mut() else { return Err(Ended::Eof) };
-        if let Some(error) = wire.take_error() {
-            return Err(Ended::Broken(error));
-        }
-        let due = self.progress.check(wire, now)?;
-        if due.is_none() && now >= self.shrunk + SHRINK {
-            self.shrunk = now;
-            wire.shrink();
-        }
-        Ok((due.unwrap_or(self.shrunk + SHRINK), wire.is_blocked()))
+        let Self { link, count, progress, shrunk, .. } = self;
+        let looked = link.with(0, *count, |wire| {
+            if let Some(error) = wire.take_error() {
+                return Err(Ended::Broken(error));
+            }
+            let due = progress.check(wire, now)?;
+            if due.is_none() && now >= *shrunk + SHRINK {
+                *shrunk = now;
+                wire.shrink();
+            }
+            Ok((due.unwrap_or(*shrunk + SHRINK), wire.is_blocked()))
+        });
+        looked.unwrap_or(Err(Ended::Eof))
     }
 
     /// Lets out what waits.
     async fn part(&self) {
         let all_out = async {
-            while !self.link.lock().as_mut().is_none_or(|wire| wire.flush(&mut ())) {
-                if self.link.lock().as_mut().and_then(Wire::take_error).is_some() {
+            while self.link.with(0, self.count, |wire| wire.flush(&mut ())) == Some(false) {
+                if self.link.with(0, self.count, Wire::take_error).flatten().is_some() {
                     return;
                 }
                 let _ = self.stream.writable().await;

@@ -6,11 +6,13 @@
 //! waits there waits in one line.
 
 use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
 
 use super::backlog::Backlog;
 use super::fair::{FairQueue, Label, Lost};
@@ -25,12 +27,19 @@ use crate::port::congestion;
 use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Profiler, Stage, Tape};
 use crate::switch::{Counters, Reason};
+use crate::sys::unacked;
 use crate::ws::codec::{self, Piece, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
 use crate::ws::mask::Key;
 
 /// One connection's way out, under the link's lock.
 pub struct Wire {
+    /// Which it is of those that were in its place.
+    pub count: u64,
+    /// Another has taken its place; whether it still works all the same.
+    pub replaced: Option<bool>,
+    /// Tells the session that the socket would block, or broke, or that there is something to look at.
+    pub stuck: Arc<Notify>,
     socket: Arc<Stream>,
     tls: Option<Box<rustls::Connection>>,
     keys: Option<Keys>,
@@ -79,6 +88,9 @@ impl Wire {
             tls.set_buffer_limit(Some(SEAL_AT_MOST));
         }
         Self {
+            count: 0,
+            replaced: None,
+            stuck: Arc::default(),
             tls,
             keys: (role == Role::Client).then(Keys::new),
             vnet,
@@ -117,13 +129,20 @@ impl Wire {
         self
     }
 
-    /// Encodes one frame, which is `sent` on a cable, or lets it wait; `true` when the caller has to see to
-    /// the flush.
+    /// This session is to be told.
+    pub fn waking(mut self, stuck: &Arc<Notify>) -> Self {
+        self.stuck.clone_from(stuck);
+        self
+    }
+
+    /// Encodes one frame, which is `sent` on a cable, or lets it wait, in this `flow` where it is known; `true` when the
+    /// caller has to see to the flush.
     pub fn push(
         &mut self,
         header: &VnetHeader,
         frame: &[Piece<'_>],
         sent: (u32, u32),
+        flow: Option<usize>,
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if self.closing || self.broken.is_some() {
@@ -143,7 +162,7 @@ impl Wire {
         let label = Label { frames: sent, stamp: tape.stamp() };
         if self.blocked || self.pace.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
-            self.fair.push(in_front, pieces, key, label, self.backlog.now(), tape);
+            self.fair.push((in_front, flow), pieces, key, label, self.backlog.now(), tape);
             self.count_lost();
             // The socket is tried again once a batch: it may be long until somebody is told that it is ready.
             return Ok(!std::mem::replace(&mut self.dirty, true));
@@ -152,6 +171,27 @@ impl Wire {
         let first = !self.dirty && !self.blocked;
         self.dirty = true;
         Ok(first)
+    }
+
+    /// Says something of a flow, behind its frames; `false`: it goes nowhere.
+    pub fn mark(&mut self, flow: usize, body: &[u8]) -> bool {
+        if self.closing || self.broken.is_some() {
+            return false;
+        }
+        if self.blocked || self.pace.is_some() {
+            let key = self.keys.as_mut().map(Keys::draw);
+            self.fair.push_mark(flow, body, key);
+        } else {
+            self.encode(Opcode::Binary, &[body.into()], Label::default(), &mut ());
+        }
+        self.dirty = true;
+        true
+    }
+
+    /// Nothing waits, and the far end's kernel has all that was sent.
+    pub fn is_drained(&self) -> bool {
+        let waits = !self.queue.is_empty() || !self.fair.is_empty();
+        !waits && unacked(self.socket.as_fd()).is_ok_and(|bytes| bytes == 0)
     }
 
     /// Enough waits for a write of its own.
@@ -584,7 +624,7 @@ mod tests {
             assert!(!wire.wants_flush());
             let pieces = [Piece::from(&bytes[..len])];
             let sent = (1, len as u32);
-            wire.push(&VnetHeader::default(), &pieces, sent, &mut ()).unwrap();
+            wire.push(&VnetHeader::default(), &pieces, sent, None, &mut ()).unwrap();
         }
         assert!(wire.wants_flush());
         let mut sent = (0, 0);

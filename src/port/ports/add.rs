@@ -1,31 +1,27 @@
-//! New ports: asked for, or made of incoming links.
+//! New ports, asked for.
 
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use socket2::SockRef;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::client::{Far, PING, describe_tls, keep_connected, serve};
+use super::client::{Far, keep_connected};
 use super::entry::{Closed, Entry, Life, Parts, State, Way};
-use super::{Incoming, PortError, Ports, no_congestion, no_pace};
+use super::{PortError, Ports, no_congestion, no_pace};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
-use crate::port::link::{Link, Session, Stream, Wire, linger};
+use crate::port::link::Link;
 use crate::port::qemu::Address;
-use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec, Profile};
+use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec};
 use crate::port::status::PortStatus;
 use crate::port::{congestion, netdev, netif, tap};
-use crate::prof::{PortAt, Side};
 use crate::switch::{Slot, VlanRule};
 use crate::sys::Held;
 use crate::sys::packet::PacketSocket;
 use crate::sys::tun::Tap;
-use crate::ws::codec::Role;
 
 impl Ports {
     /// Makes a port. A client's first connection is not waited for.
@@ -78,161 +74,6 @@ impl Ports {
         };
         info!(port = entry.number, name = entry.name(), "added {} {}", entry.kind, entry.target);
         Ok(entry.status())
-    }
-
-    /// Makes a port of an incoming link. A link refused (its user has too many, no room) is closed
-    /// with a status code and a reason; the error says the same for the log.
-    pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
-        let changing = self.changing.lock().await;
-        let Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, place } = incoming;
-        let profile = profile.unwrap_or_default();
-        let slot = match self.admit(user.as_deref(), profile.links) {
-            Ok(slot) => slot,
-            Err((code, error)) => {
-                drop(changing);
-                let at = PortAt { slot: u32::MAX, number: 0, side: Side::Server };
-                let prof = (self.fabric.prof.clone(), at);
-                let stream = Arc::new(Stream::Tcp(stream));
-                let mut wire = Wire::new(
-                    stream.clone(),
-                    tls.map(|tls| Box::new(tls.into())),
-                    Role::Server,
-                    false,
-                    Arc::default(),
-                    prof,
-                );
-                wire.close(Some(code), &error.to_string());
-                wire.end_tls();
-                let open = self.open.clone();
-                tokio::spawn(async move {
-                    linger(&stream).await;
-                    drop(open);
-                });
-                return Err(error);
-            }
-        };
-        let refused = |e: std::io::Error| PortError::Failed(format!("link of {peer}: {e}"));
-        let stream = stream.into_std().map_err(refused)?;
-        let tls_state = tls.as_ref().and_then(|tls| describe_tls(tls));
-        let (mut spec, vlan) = self.incoming_spec(peer, user.as_deref(), &profile);
-        // What the kernel had when the service was asked for it may be gone: that costs no link.
-        let congestion = match congestion {
-            Congestion::Named(_) => {
-                congestion::set(&SockRef::from(&stream), &congestion).map(|()| congestion)
-            }
-            Congestion::System => Ok(congestion),
-        };
-        let congestion = congestion.unwrap_or_else(|e| {
-            debug!(%peer, "{e}");
-            Congestion::System
-        });
-        spec.congestion.clone_from(&congestion);
-        let link = Link::incoming(congestion.clone());
-        link.set_pace(spec.pace);
-        let entry = self.enter(
-            slot,
-            vlan,
-            Parts {
-                number: 0,
-                slot,
-                target: peer.to_string(),
-                spec,
-                way: Way::Link(Arc::new(link)),
-                life: Life {
-                    state: State::Up,
-                    peer: Some(peer.to_string()),
-                    tls: tls_state,
-                    vnet,
-                    connects: 1,
-                    ..Life::default()
-                },
-                user,
-                listener: None,
-            },
-        );
-        let session = Session {
-            link: entry.link().cloned().unwrap_or_default(),
-            fabric: self.fabric.clone(),
-            slot,
-            number: entry.number,
-            role: Role::Server,
-            vnet,
-            congestion,
-            stream: Some(stream),
-            tls: tls.map(|tls| Box::new(tls.into())),
-            early,
-            ping: ping.unwrap_or(PING),
-            answers: Arc::default(),
-            stop: entry.stop.subscribe(),
-        };
-        // Whoever may open links may open and close a thousand a second; what is not told of the beginning is not
-        // told of the end.
-        let told = self.arrivals.allow(std::time::Instant::now());
-        if let Some(kept_back) = told {
-            info!(port = entry.number, %peer, user = entry.user, kept_back, "link accepted");
-        }
-        let status = entry.status();
-        let session = Box::pin(session.run());
-        if let Some(ports) = self.me.upgrade() {
-            tokio::spawn(async move {
-                let weak = Arc::downgrade(&ports);
-                let ended = serve(ports, session).await;
-                drop(place);
-                if told.is_some() {
-                    info!(port = entry.number, %peer, user = entry.user, "link ended: {ended}");
-                }
-                if let Some(ports) = weak.upgrade() {
-                    let _changing = ports.changing.lock().await;
-                    ports.leave(&entry);
-                }
-            });
-        }
-        Ok(status)
-    }
-
-    /// Room for one more link of `user`, who may have `links`; a one-link user's old session ends.
-    fn admit(&self, user: Option<&str>, links: Option<u32>) -> Result<Slot, (u16, PortError)> {
-        if let (Some(user), Some(links)) = (user, links) {
-            let theirs: Vec<_> =
-                self.entries().values().filter(|e| e.user.as_deref() == Some(user)).cloned().collect();
-            if links == 1 {
-                for stale in &theirs {
-                    if self.arrivals.allow(std::time::Instant::now()).is_some() {
-                        info!(port = stale.number, user, "replaced by a new session");
-                    }
-                    stale.end(1008, "replaced by a new session");
-                    self.leave(stale);
-                }
-            } else if theirs.len() >= links as usize {
-                let text = format!("user {user} has {links} links already");
-                return Err((1013, PortError::Failed(text)));
-            }
-        }
-        self.fabric.switch.free_slot().ok_or_else(|| (1013, full()))
-    }
-
-    /// The spec that stands for an incoming link, and its rule.
-    fn incoming_spec(&self, peer: SocketAddr, user: Option<&str>, profile: &Profile) -> (PortSpec, VlanRule) {
-        let wanted = profile.name.as_deref().or(user).unwrap_or("link");
-        let rule = VlanRule::from_options(profile.access, profile.trunk.clone(), profile.native);
-        let spec = PortSpec {
-            name: Some(self.free_name(&name_from(wanted))),
-            access: profile.access,
-            trunk: profile.trunk.clone(),
-            native: profile.native,
-            isolated: profile.isolated,
-            macs: profile.macs.clone(),
-            ethertypes: profile.ethertypes.clone(),
-            rate: profile.rate,
-            storm: profile.storm,
-            max_macs: profile.max_macs,
-            loop_guard: profile.loop_guard.unwrap_or(true),
-            pace: profile.pace,
-            ..PortSpec::new(PortKind::Server, peer.to_string())
-        };
-        // The configuration was checked; a rule that cannot be is closed, not open: it has no VLAN.
-        let closed = VlanRule::Trunk { allowed: crate::frame::VidSet::empty(), native: None };
-        (spec, rule.unwrap_or(closed))
     }
 
     async fn add_device(
@@ -338,7 +179,7 @@ impl Ports {
         congestion::check(&spec.congestion).map_err(PortError::Invalid)?;
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let ping = spec.options.ping.map(|seconds| Duration::from_secs(seconds.into()));
-        let link = Link::dialled(spec.congestion.clone());
+        let link = Link::dialled(spec.congestion.clone()).of_members(spec.options.connections.unwrap_or(1));
         link.set_pace(spec.pace);
         let entry = self.enter(
             slot,
@@ -376,6 +217,9 @@ impl Ports {
     /// Takes a port out of the registry and the switch; nothing happens the second time.
     pub(super) fn leave(&self, entry: &Entry) {
         if self.entries().remove(&entry.number).is_some() {
+            if let Some(resumable) = entry.resumable.get() {
+                resumable.end();
+            }
             self.fabric.switch.remove(entry.slot);
             self.refresh_own();
             entry.raise(What::PortRemoved, String::new());

@@ -6,14 +6,16 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{info, warn};
 
+use super::agreed::{Agreed, Ticket};
 use super::entry::{Entry, State};
 use super::{Ports, announce};
-use crate::port::dial::{Backoff, DialError, Dialed, Target, dial};
-use crate::port::link::{Ended, Link, Session, VmSession};
+use crate::port::dial::{Backoff, DialError, Dialed, Target, Wish, dial};
+use crate::port::link::{Ended, Link, Session, Stop, VmSession};
 use crate::port::qemu::Address;
 use crate::port::spec::Congestion;
 use crate::ws::codec::Role;
@@ -23,6 +25,7 @@ use crate::ws::handshake::SUPER;
 pub const PING: Duration = Duration::from_secs(15);
 
 /// Whom a port dials.
+#[derive(Clone)]
 pub enum Far {
     /// Another switch. Without an interval of its own it is probed at the switch's.
     Switch(Box<Target>, Option<Duration>),
@@ -30,49 +33,61 @@ pub enum Far {
 }
 
 /// Keeps `entry` connected to `far` until the port is ended.
-pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, mut far: Far) {
+pub async fn keep_connected(ports: Weak<Ports>, entry: Arc<Entry>, far: Far) {
+    let terms = Agreed::default();
     tokio::select! {
         biased;
         () = entry.ended() => {
             // A session that runs hears of it too, and says Close.
+            if let (Some(ticket), Some(stop)) = (terms.ticket(), *entry.stop.borrow()) {
+                ticket.stop.send_replace(Some(stop));
+            }
             while entry.link().is_some_and(|link| link.is_connected()) {
                 sleep(Duration::from_millis(5)).await;
             }
         }
-        () = redial(ports, &entry, &mut far) => (),
+        () = redial_all(ports, &entry, far, &terms) => (),
     }
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
+/// Each of a link's connections by itself; the first agrees with the server about the others.
+async fn redial_all(ports: Weak<Ports>, entry: &Arc<Entry>, far: Far, agreed: &Agreed) {
+    let most = entry.link().map_or(1, |link| link.most());
+    let all = (0..most).map(|member| redial(ports.clone(), entry, far.clone(), member, agreed));
+    join_all(all).await;
+}
+
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8, agreed: &Agreed) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
     let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
     // A peer that answered a PING once will be taken to answer on its next connection too.
     let answers = Arc::<AtomicBool>::default();
     loop {
+        // What is not the first has nobody to ask before there is a link.
+        let ticket = if member == 0 { agreed.ticket() } else { Some(agreed.with_room_for(member).await) };
         set_state(entry, State::Connecting, None);
         patience.moved.mark_unchanged();
-        let outcome = match far.dial(entry).await {
+        let dialled = far.dial(entry, member, ticket.as_deref()).await;
+        let outcome = match dialled {
             Ok(reached) => {
                 let Some(ports) = ports.upgrade() else { return };
+                if let (Reached::Switch { dialed, .. }, None) = (&reached, &ticket) {
+                    agreed.begin(entry, dialed.terms.clone());
+                }
                 let since = Instant::now();
                 let peer = reached.peer();
-                let is_back = {
-                    let mut life = entry.life();
-                    life.state = State::Up;
-                    life.reason = None;
-                    life.peer = Some(peer.clone());
-                    (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
-                    life.connects += 1;
-                    life.connects > 1
+                came_up(&ports, entry, &reached, agreed);
+                info!(port = entry.number, peer, member, "connected to {}", entry.target);
+                let stop = match &ticket {
+                    Some(ticket) if member > 0 => ticket.stop.subscribe(),
+                    _ => entry.stop.subscribe(),
                 };
-                entry.tell();
-                info!(port = entry.number, peer, "connected to {}", entry.target);
-                if matches!(reached, Reached::Switch { .. }) {
-                    ports.introduce(entry, if is_back { Duration::ZERO } else { announce::SETTLE });
-                }
+                // It lives as long as its link is agreed on.
+                drop(ticket);
                 let ended = match reached {
                     Reached::Switch { dialed, made_with, ping } => {
-                        let session = session(&ports, entry, *dialed, made_with, ping, &answers);
+                        let of = (member, stop, &answers);
+                        let session = session(&ports, entry, *dialed, made_with, ping, of);
                         match session.map(|session| Box::pin(session.run())) {
                             Ok(session) => serve(ports, session).await,
                             Err(error) => Ended::Broken(error),
@@ -89,14 +104,17 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
                 ended
             }
             Err(error) => {
+                if error.is_gone() && ticket.is_some() {
+                    info!(port = entry.number, member, "{} knows nothing of the link any more", entry.target);
+                    agreed.forget(&ports, entry, ticket.as_ref());
+                    continue;
+                }
                 let delay = patience.backoff.next(rand::random());
                 patience.wait(entry, delay, error.to_string()).await;
                 continue;
             }
         };
-        if let Some(ports) = ports.upgrade() {
-            ports.fabric.switch.fdb.flush(entry.slot);
-        }
+        agreed.lost(&ports, entry, &outcome);
         let random: u64 = rand::random();
         let delay = match outcome {
             Ended::Closed(Some(1001)) => patience.backoff.going_away(random),
@@ -106,13 +124,39 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: &mut Far) {
     }
 }
 
+/// A connection is there; with the first one the port is up.
+fn came_up(ports: &Ports, entry: &Entry, reached: &Reached, agreed: &Agreed) {
+    let is_first = entry.link().is_none_or(|link| !link.is_connected());
+    let is_back = {
+        let mut life = entry.life();
+        (life.state, life.reason) = (State::Up, agreed.fewer(entry));
+        life.peer = Some(reached.peer());
+        (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
+        life.connects += u64::from(is_first);
+        life.connects > 1
+    };
+    entry.tell();
+    if is_first && matches!(reached, Reached::Switch { .. }) {
+        ports.introduce(entry, if is_back { Duration::ZERO } else { announce::SETTLE });
+    }
+}
+
 impl Far {
-    async fn dial(&mut self, entry: &Entry) -> Result<Reached, DialError> {
+    async fn dial(
+        &mut self,
+        entry: &Entry,
+        member: u8,
+        ticket: Option<&Ticket>,
+    ) -> Result<Reached, DialError> {
         match self {
             Self::Switch(target, ping) => {
                 let offload = entry.spec().offload;
                 target.congestion.clone_from(&entry.spec().congestion);
-                let dialed = Box::new(dial(target, offload).await?);
+                let wish = match ticket {
+                    Some(ticket) => ticket.wish(member),
+                    None => Wish::New { members: entry.link().map_or(1, |link| link.most()) },
+                };
+                let dialed = Box::new(dial(target, offload, wish).await?);
                 Ok(Reached::Switch { dialed, made_with: target.congestion.clone(), ping: *ping })
             }
             Self::Qemu(address) => {
@@ -155,13 +199,16 @@ fn session(
     dialed: Dialed,
     congestion: Congestion,
     ping: Option<Duration>,
-    answers: &Arc<AtomicBool>,
+    (member, stop, answers): (u8, watch::Receiver<Option<Stop>>, &Arc<AtomicBool>),
 ) -> io::Result<Session> {
     Ok(Session {
         link: link(entry),
         fabric: ports.fabric.clone(),
         slot: entry.slot,
         number: entry.number,
+        member,
+        // A place is dialled for when its connection has ended.
+        live: false,
         role: Role::Client,
         vnet: dialed.protocol.as_deref() == Some(SUPER),
         congestion,
@@ -170,7 +217,7 @@ fn session(
         early: dialed.early,
         ping: ping.unwrap_or_else(|| ports.ping()),
         answers: answers.clone(),
-        stop: entry.stop.subscribe(),
+        stop,
     })
 }
 
@@ -244,7 +291,11 @@ fn link(entry: &Entry) -> Arc<Link> {
     entry.link().cloned().unwrap_or_default()
 }
 
+/// How a port fares that no connection serves at the moment.
 fn set_state(entry: &Entry, state: State, reason: Option<String>) {
+    if entry.link().is_some_and(|link| link.is_connected()) {
+        return;
+    }
     let mut life = entry.life();
     life.state = state;
     life.peer = None;

@@ -1,16 +1,17 @@
 //! One port as the control side knows it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
 use super::super::events::{Events, What};
 use super::super::link::{Link, Stop};
+use super::super::resumable::Resumable;
 use super::super::spec::{Bpdu, Congestion, GuardSettings, PortKind, PortSpec};
-use super::super::status::PortStatus;
+use super::super::status::{Connections, PortStatus};
 use super::rounds::ALERTS;
 use crate::switch::guard::{Gate, Policer, Storm, StormRates};
 use crate::switch::vlan::VlanRule;
@@ -35,6 +36,12 @@ pub struct Entry {
     asked: Arc<Policer>,
     life: Mutex<Life>,
     closed: Mutex<Option<Closed>>,
+    /// What others need to join it: of a link that came in.
+    pub resumable: OnceLock<Arc<Resumable>>,
+    /// Of a link that came in, its connections that are not at their end; changed by whoever holds `changing`.
+    pub sessions: AtomicU32,
+    /// Counts when it had none and one came.
+    pub returns: watch::Sender<u64>,
     /// Ends the port's tasks: links with a Close.
     pub stop: watch::Sender<Option<Stop>>,
     events: Arc<Events>,
@@ -82,6 +89,8 @@ pub enum State {
     Listening,
     Connecting,
     Waiting,
+    /// A link that came in has lost its connection, and is waited for.
+    Away,
     Down,
     Failed,
 }
@@ -93,6 +102,7 @@ impl State {
             Self::Listening => "listening",
             Self::Connecting => "connecting",
             Self::Waiting => "waiting",
+            Self::Away => "away",
             Self::Down => "down",
             Self::Failed => "failed",
         }
@@ -135,6 +145,9 @@ impl Entry {
             asked: Arc::new(Policer::of_frames(ASKED)),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
+            resumable: OnceLock::new(),
+            sessions: AtomicU32::new(0),
+            returns: watch::Sender::new(0),
             stop: watch::Sender::new(None),
             events,
             told_up: AtomicBool::new(false),
@@ -288,6 +301,10 @@ impl Entry {
                 Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
                 Way::Device(device) => granted(device),
             },
+            connections: self
+                .link()
+                .filter(|link| link.most() > 1)
+                .map(|link| Connections { up: link.connections(), of: link.most() }),
             bridge: spec.bridge,
             // The switch's, where it is shown.
             node: None,

@@ -4,11 +4,13 @@
 //! everything as it was.
 
 mod add;
+mod agreed;
 mod announce;
 mod change;
 mod client;
 mod entry;
 mod groups;
+mod incoming;
 mod machines;
 mod rounds;
 mod seeing;
@@ -35,6 +37,7 @@ use super::egress::Handle;
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
 use super::netif::{self, Event};
+use super::resumable::{Linked, Resumables};
 use super::spec::{Congestion, GuardSettings, PortKind, PortRef, PortSpec, Profile};
 use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
 use super::tally::Tally;
@@ -118,6 +121,8 @@ pub struct Incoming {
     /// Its 101 said `etherws.vnet1`.
     pub vnet: bool,
     pub congestion: Congestion,
+    /// What it is to a link that others may join.
+    pub linked: Option<Linked>,
     /// Its place among the connections, let go when the link has ended.
     pub place: Box<dyn Send>,
 }
@@ -147,6 +152,8 @@ pub struct Ports {
     events: Arc<Events>,
     /// A local address or route changed: waiting clients dial at once.
     moved: watch::Sender<()>,
+    /// Links that connections may join.
+    resumables: Resumables,
     /// Log lines about incoming links.
     arrivals: Throttle,
     /// Each connection that is not at its end holds one more of it.
@@ -184,6 +191,7 @@ impl Ports {
             groups: Mutex::default(),
             events: Arc::default(),
             moved: watch::Sender::new(()),
+            resumables: Resumables::default(),
             arrivals: Throttle::default(),
             open: Arc::default(),
         });
@@ -216,6 +224,11 @@ impl Ports {
     /// What no port can count.
     pub fn tally(&self) -> &Tally {
         &self.fabric.tally
+    }
+
+    /// Links that connections may join.
+    pub fn resumables(&self) -> &Resumables {
+        &self.resumables
     }
 
     /// The ports, as the profiler shows them.
