@@ -16,6 +16,7 @@ help:
 	@echo 'make test-vm      virtual machines: two of QEMU, one in a browser (root, 10 minutes)'
 	@echo 'make test-fabric  the fabric with ten kills, goals checked (root, 4 minutes)'
 	@echo 'make check        format, clippy, cargo deny'
+	@echo 'make openrpc      docs/openrpc.json, made anew after a change of the contract'
 	@echo 'make bench        bench-micro, then bench-lab (root, an hour); JSON in benches/results/'
 	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
 	@echo 'make bench-micro  mask, codec, FDB and path beside other crates, medians of three runs'

@@ -77,11 +77,9 @@ async fn what_is_served_is_what_is_described() {
     let methods = served();
     let served: BTreeSet<_> = methods.method_names().collect();
     assert_eq!(served, all_names().into_iter().collect());
-    assert_eq!(
-        ask(&methods, Method::Discover, "[]").await["result"],
-        described(),
-        "make openrpc writes it anew"
-    );
+    // Both at length help nobody.
+    let is_described = ask(&methods, Method::Discover, "[]").await["result"] == described();
+    assert!(is_described, "docs/openrpc.json says something else; make openrpc writes it anew");
 }
 
 /// The document as the table has it.
