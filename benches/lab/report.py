@@ -167,6 +167,8 @@ def super_frames(middle, runs, keys):
 
     row, met, text = judge("R3 ping, load", [(f"{label} / SoftEther", ratio(middle, name, "softether", ("loaded_ping",)), goal)
                                              for label, name, goal in (("super", whole, -0.25), ("without", ws, -0.5))])
+    spread = ratio(middle, "super-ws-2", "softether", ("loaded_ping",))
+    text += f"; super over two connections {spread:.2f}" if spread else ""
     result.append((row, None if met else met, text + "; a bottleneck is not part of this lab"))
     return result
 

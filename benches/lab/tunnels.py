@@ -53,11 +53,13 @@ class Tunnel:
 
 class Etherws(Tunnel):
     """`taps`: the hosts whose TAP takes super-frames; `whole`: the link carries them. Nothing of both is the classic way,
-    frame by frame, which the H rows are about; all of it is what etherws does when it is not told."""
+    frame by frame, which the H rows are about; all of it is what etherws does when it is not told. `connections`: so many
+    for the link, the first for flows that send little."""
 
-    def __init__(self, name, label, tls=False, taps="", whole=False):
+    def __init__(self, name, label, tls=False, taps="", whole=False, connections=1):
         super().__init__()
         self.name, self.label, self.tls, self.taps, self.whole = name, label, tls, taps, whole
+        self.connections = connections
 
     def prepare(self, lab):
         self.sw, self.ctl_program = etherws()
@@ -82,7 +84,8 @@ class Etherws(Tunnel):
 
     def link(self, lab, side):
         scheme, trust = ("wss", ("--cacerts", self.cert)) if self.tls else ("ws", ())
-        self.ctl(lab, side, "addport", "client", f"{scheme}://{UNDERLAY['b']}:8080/", *trust, *offload(self.whole))
+        self.ctl(lab, side, "addport", "client", f"{scheme}://{UNDERLAY['b']}:8080/", *trust, *offload(self.whole),
+                 *(("--connections", self.connections) if self.connections > 1 else ()))
 
     def start(self, lab):
         self.server(lab)
@@ -255,6 +258,7 @@ TUNNELS = (
     Etherws("etherws-wss", "etherws wss", tls=True),
     Etherws("super-ws", "etherws super ws", taps="ab", whole=True),
     Etherws("super-wss", "etherws super wss", tls=True, taps="ab", whole=True),
+    Etherws("super-ws-2", "etherws super ws, 2 conn.", taps="ab", whole=True, connections=2),
     Etherws("taps", "etherws ws, super TAPs", taps="ab"),
     Etherws("tap-a", "etherws ws, super TAP on A", taps="a"),
     Etherws("tap-b", "etherws ws, super TAP on B", taps="b"),
@@ -264,7 +268,7 @@ TUNNELS = (
 ALL = ("idle_ping", "tcp", "loaded_ping", "small")
 FULL = {"etherws-ws": (*ALL, "udp"), "super-ws": (*ALL, "udp"), "vxlan": ALL, "tinc": ALL, "softether": ALL}
 FULL |= {name: ALL[:3] for name in ("etherws-wss", "super-wss", "softether-tls", "openvpn", "openvpn-tls")}
-FULL |= {name: ("tcp",) for name in ("taps", "tap-a", "tap-b")}
+FULL |= {name: ("tcp",) for name in ("taps", "tap-a", "tap-b")} | {"super-ws-2": ("tcp", "loaded_ping")}
 QUICK = {"etherws-ws": ("idle_ping", "tcp", "small", "udp"), "super-ws": ("tcp", "loaded_ping", "udp"), "vxlan": ("tcp", "small"),
          "tinc": ("idle_ping", "tcp", "small"), "softether": ("tcp", "loaded_ping")}
-QUICK |= {name: ("tcp",) for name in ("etherws-wss", "super-wss", "tap-a", "softether-tls", "openvpn")}
+QUICK |= {"super-ws-2": ("loaded_ping",)} | {name: ("tcp",) for name in ("etherws-wss", "super-wss", "tap-a", "softether-tls", "openvpn")}
