@@ -7,7 +7,7 @@ TEST_THREADS ?= 2
 KILLS ?= 3
 
 .PHONY: help demo demo-fabric openrpc test test-vm test-fabric check autobahn fuzz soak pictures build release deb test-deb static clean
-.PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick
+.PHONY: bench bench-quick bench-micro bench-micro-quick bench-lab bench-lab-quick bench-scale bench-scale-quick
 
 help:
 	@echo 'make demo         two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make bench-quick  the same in two minutes once it is built, for a first look'
 	@echo 'make bench-micro  mask, codec, FDB and path beside other crates, medians of three runs'
 	@echo 'make bench-lab    etherws beside other tunnels, medians of three runs (root, 25 minutes)'
+	@echo 'make bench-scale  what links cost, from 10 to 10,000 (root, 10 minutes); docs/scale.md'
 	@echo 'make autobahn     Autobahn|Testsuite against the WebSocket code (needs Python 2.7)'
 	@echo 'make fuzz T=3600  all fuzz targets, for so many seconds together (needs nightly and cargo-fuzz)'
 	@echo 'make soak T=900   reliability, measured: the R rows, then churn for the rest of the time (root)'
@@ -102,6 +103,14 @@ bench-lab: release
 bench-lab-quick: release
 	@scripts/install-deps.sh test
 	@timeout -k 15 95 benches/lab/run.py --quick
+
+bench-scale: release
+	@scripts/install-deps.sh test
+	@timeout -k 30 1200 benches/scale/run.py
+
+bench-scale-quick: release
+	@scripts/install-deps.sh test
+	@timeout -k 15 180 benches/scale/run.py --quick
 
 clean:
 	$(CARGO) clean

@@ -277,3 +277,28 @@ fn daemon(host: &Host) -> Option<Pid> {
         |pid: &&str| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "etherws\n");
     pids.lines().find(is)?.parse().ok().map(Pid::from_raw)
 }
+
+#[test]
+fn a_port_is_found_by_the_name_that_it_has_now() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--port", "8080"]);
+    switch.ctl_ok(&["addport", "tap", "t0"]);
+    switch.ctl_ok(&["setport", "t0", "--name", "lan"]);
+    assert!(switch.ctl_err(1, &["delport", "t0"]).contains("no port t0"));
+    // That name is anybody's now.
+    switch.ctl_ok(&["addport", "tap", "t1", "--name", "t0"]);
+    assert_eq!((&switch.port("lan")["target"], &switch.port("t0")["target"]), (&json!("t0"), &json!("t1")));
+    assert!(switch.ctl_err(1, &["setport", "t0", "--name", "lan"]).contains("another port is called lan"));
+    switch.ctl_ok(&["setport", "t0", "--name", "t0"]);
+
+    let is_there = |name: &str| switch.entries("listPort").iter().any(|port| port["name"] == name);
+    let link = |name: &str| {
+        let link = ws::open(&host, "127.0.0.1:8080");
+        wait_until(name, SOON, || is_there(name));
+        link
+    };
+    let (_first, second, _third) = (link("link"), link("link-2"), link("link-3"));
+    drop(second);
+    wait_until("it is gone", SOON, || !is_there("link-2"));
+    let _again = link("link-2");
+}

@@ -3,6 +3,7 @@
     idle N HOST PORT [CA]     N links that answer PINGs; prints "ready", at the end of its input how they ended
     slow HOST PORT            a link that is never read
     sources N HOST PORT       a link that sends N frames, each from another station
+    stations N HOST PORT      the same, "ready" when all have been taken; once more for each line of its input
     frames DEVICE N SEED      N frames of all kinds into a TAP
     stream DEVICE MAC RATE S  RATE frames of 1,000 bytes a second to MAC, for S seconds
 """
@@ -12,6 +13,7 @@ import functools
 import json
 import os
 import random
+import resource
 import select
 import socket
 import ssl
@@ -97,6 +99,7 @@ class Peer:
 
 
 def idle(count, host, port, ca=None):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     poll, peers = select.epoll(), {}
     for _ in range(int(count)):
         sock = connect(host, port, ca)
@@ -133,18 +136,36 @@ def ethernet(to, sender, kind, payload):
     return to + sender + kind + payload
 
 
-def sources(count, host, port):
-    sock = connect(host, port)
+def speak(sock, count):
     for start in range(0, int(count), 500):
         frames = []
         for number in range(start, min(start + 500, int(count))):
             sender = b"\x02" + struct.pack("!Q", number)[3:]
             frames.append(message(BINARY, ethernet(b"\x02\xee\0\0\0\1", sender, b"\x88\xb5", bytes(46))))
         sock.sendall(b"".join(frames))
+
+
+def sources(count, host, port):
+    sock = connect(host, port)
+    speak(sock, count)
     sock.sendall(message(CLOSE, b"\x03\xe8"))
     sock.settimeout(60)
     while sock.recv(65536):
         pass
+
+
+def stations(count, host, port):
+    sock = connect(host, port)
+    sock.settimeout(60)
+    while True:
+        speak(sock, count)
+        sock.sendall(message(PING, b"taken"))
+        heard = b""
+        while b"\x8a\x05taken" not in heard:
+            heard = heard[-6:] + sock.recv(65536)
+        print("ready", flush=True)
+        if not sys.stdin.readline():
+            return
 
 
 def packet(device):
@@ -185,4 +206,5 @@ def stream(device, mac, rate, seconds):
 
 
 if __name__ == "__main__":
-    {"idle": idle, "slow": slow, "sources": sources, "frames": frames, "stream": stream}[sys.argv[1]](*sys.argv[2:])
+    {"idle": idle, "slow": slow, "sources": sources, "stations": stations, "frames": frames,
+     "stream": stream}[sys.argv[1]](*sys.argv[2:])

@@ -30,11 +30,15 @@ class Row:
             for device in ("t0", "t1", "t2"):
                 self.lab.on(side, "ip", "link", "del", device, check=False)
 
-    def switch(self, side, *argv):
-        sock = self.lab.path(f"soak-{side}.sock")
-        process = self.lab.start(side, f"soak-{side}", self.sw, "sw", "--ctlsock", sock, *argv)
+    def socket(self, name):
+        return self.lab.path(f"soak-{name}.sock")
+
+    def switch(self, side, *argv, name=None):
+        """A switch on a host; where there are several, `name` is what it is called instead of the host."""
+        name = name or side
+        process = self.lab.start(side, f"soak-{name}", self.sw, "sw", "--ctlsock", self.socket(name), *argv)
         self.started.append(process)
-        until(lambda: process.poll() is not None or self.answers(side), 15, f"the switch on host {side}")
+        until(lambda: process.poll() is not None or self.answers(name), 15, f"the switch on host {side}")
         if process.poll() is not None:
             raise LabError(f"the switch on host {side} has ended: {last_words(process)}")
         return process
@@ -50,7 +54,7 @@ class Row:
             return False
 
     def ctl(self, side, *argv):
-        return command(self.ctl_program, "--ctlurl", "unix:" + self.lab.path(f"soak-{side}.sock"), *argv)
+        return command(self.ctl_program, "--ctlurl", "unix:" + self.socket(side), *argv)
 
     def entries(self, side, what):
         return json.loads(self.ctl(side, "--json", what))["entries"]
@@ -134,6 +138,11 @@ def rss_kib(process):
 
 def cpu(process):
     return sum(int(stat_fields(process.pid)[index]) for index in (11, 12)) / TICK
+
+
+def cpu_exact(process):
+    """The same by its CPU clock (clock_getcpuclockid(3)), in nanoseconds and not in ticks."""
+    return time.clock_gettime(~process.pid << 3 | 2)
 
 
 def descriptors(process):

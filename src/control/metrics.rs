@@ -4,6 +4,7 @@
 //! disagree. It is served at two doors: beside control, to who may control, and on a listener of its own
 //! (`--metrics`), which shows it to everybody and can do nothing else.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -87,7 +88,7 @@ impl Scrape {
             ports: ports.list(),
             counters: ports.counters(),
             events: ports.tally().all().map(|(event, count)| (event.name(), count)).collect(),
-            stations: ports.fdb().len() as u64,
+            stations: ports.fdb_len() as u64,
             started,
             process: std::fs::read_to_string("/proc/self/stat").ok().and_then(|stat| usage(&stat)),
         }
@@ -106,8 +107,10 @@ impl Scrape {
 
     /// The ports with their counters; one that came or went in between is left out.
     fn rows(&self) -> impl Iterator<Item = (Labels, &PortStatus, &CounterStatus)> {
-        self.ports.iter().filter_map(|port| {
-            let counters = self.counters.iter().find(|counters| counters.port == port.port)?;
+        let counters: HashMap<_, _> =
+            self.counters.iter().map(|counters| (counters.port, counters)).collect();
+        self.ports.iter().filter_map(move |port| {
+            let counters = *counters.get(&port.port)?;
             let labels = [
                 ("port", port.port.to_string()),
                 ("name", port.name.clone()),

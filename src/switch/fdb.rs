@@ -147,6 +147,11 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
         (moves.count(), told.into_iter().map(hold).collect())
     }
 
+    /// The slots that stations have moved from or to since the last call, in order.
+    pub fn moved(&self) -> Vec<Slot> {
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner).places()
+    }
+
     /// The port of a station heard within the ageing time, or of a static entry.
     pub fn lookup(&self, vid: u16, mac: MacAddr, now: u32) -> Option<Slot> {
         let key = key(vid, mac);

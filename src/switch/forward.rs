@@ -67,15 +67,20 @@ pub struct Port<E> {
     pub egress: E,
 }
 
-/// All ports at one moment.
+/// All ports at one moment. Where there are ten thousand, links come and go all the time: a table shares with the one
+/// before it all but the page that changed.
 #[derive(Debug)]
 pub struct Table<E> {
-    slots: Vec<Option<Arc<Port<E>>>>,
+    pages: Vec<Arc<Page<E>>>,
     /// MAC addresses of this host's own devices, sorted.
     own: Vec<MacAddr>,
     /// Who gets which multicast group; `None`: everybody gets all.
     members: Option<Arc<Members>>,
 }
+
+/// The ports of so many slots in a row.
+type Page<E> = [Option<Arc<Port<E>>>; PAGE];
+const PAGE: usize = 64;
 
 /// What becomes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +116,7 @@ pub struct Switch<E> {
 
 impl<E> Switch<E> {
     pub fn new(fdb: Fdb) -> Self {
-        let table = ArcSwap::from_pointee(Table { slots: Vec::new(), own: Vec::new(), members: None });
+        let table = ArcSwap::from_pointee(Table { pages: Vec::new(), own: Vec::new(), members: None });
         Self { fdb, probe_source: None, arrivals: Arrivals::default(), table, leaving: Mutex::default() }
     }
 
@@ -124,12 +129,13 @@ impl<E> Switch<E> {
     pub fn put(&self, port: Port<E>) {
         self.fdb.limit_port(port.slot, port.max_macs);
         self.update(|table, leaving| {
-            let index = port.slot.index();
-            if table.slots.len() <= index {
-                table.slots.resize_with(index + 1, || None);
+            let page = port.slot.index() / PAGE;
+            while table.pages.len() <= page {
+                table.pages.push(Arc::new([const { None }; PAGE]));
             }
+            let place = &mut Arc::make_mut(&mut table.pages[page])[port.slot.index() % PAGE];
             // Whoever still reads the one before keeps the slot from being given away, as after `remove`.
-            leaving.extend(table.slots[index].replace(Arc::new(port)).map(|before| Arc::downgrade(&before)));
+            leaving.extend(place.replace(Arc::new(port)).map(|before| Arc::downgrade(&before)));
         });
     }
 
@@ -137,9 +143,10 @@ impl<E> Switch<E> {
     /// port.
     pub fn remove(&self, slot: Slot) {
         self.update(|table, leaving| {
-            if let Some(port) = table.slots.get_mut(slot.index()).and_then(Option::take) {
-                leaving.push(Arc::downgrade(&port));
-            }
+            let page = table.pages.get_mut(slot.index() / PAGE).map(Arc::make_mut);
+            leaving.extend(
+                page.and_then(|page| page[slot.index() % PAGE].take()).map(|port| Arc::downgrade(&port)),
+            );
         });
         self.fdb.forget_port(slot);
     }
@@ -337,11 +344,11 @@ impl Flood {
 
 impl<E> Table<E> {
     pub fn get(&self, slot: Slot) -> Option<&Arc<Port<E>>> {
-        self.slots.get(slot.index())?.as_ref()
+        self.pages.get(slot.index() / PAGE)?[slot.index() % PAGE].as_ref()
     }
 
     pub fn ports(&self) -> impl Iterator<Item = &Arc<Port<E>>> {
-        self.slots.iter().flatten()
+        self.pages.iter().flat_map(|page| page.iter().flatten())
     }
 
     /// Whether multicast groups are told apart.
@@ -353,9 +360,10 @@ impl<E> Table<E> {
     pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
         let (all, some) = match flood.only {
             Some(only) => (&[][..], self.only(only)),
-            None => (&self.slots[..], &[][..]),
+            None => (&self.pages[..], &[][..]),
         };
-        let ports = all.iter().flatten().chain(some.iter().filter_map(|slot| self.get(*slot)));
+        let all = all.iter().flat_map(|page| page.iter().flatten());
+        let ports = all.chain(some.iter().filter_map(|slot| self.get(*slot)));
         ports.filter_map(move |port| Some((port, flood.leaves_by(port, reserved).ok()?)))
     }
 
@@ -437,7 +445,7 @@ fn list_of(allowed: &[impl ToString]) -> String {
 
 impl<E> Clone for Table<E> {
     fn clone(&self) -> Self {
-        Self { slots: self.slots.clone(), own: self.own.clone(), members: self.members.clone() }
+        Self { pages: self.pages.clone(), own: self.own.clone(), members: self.members.clone() }
     }
 }
 

@@ -148,6 +148,25 @@ fn nor_when_the_port_was_changed_before_it_was_removed() {
 }
 
 #[test]
+fn a_change_copies_no_page_but_its_own() {
+    let switch = Switch::new(Fdb::new(64, 300, [1, 2]));
+    let page = PAGE as u32;
+    [0, page - 1, page, 3 * page].into_iter().for_each(|slot| switch.put(port(slot)));
+    let before = switch.table().load_full();
+    switch.put(port(3 * page + 1));
+    switch.remove(Slot(page));
+    let after = switch.table().load_full();
+    let same = before.pages.iter().zip(&after.pages).map(|(one, other)| Arc::ptr_eq(one, other));
+    assert_eq!(same.collect::<Vec<_>>(), [true, false, true, false]);
+    let slots = |table: &Table<()>| table.ports().map(|port| port.slot.0).collect::<Vec<_>>();
+    assert_eq!(slots(&before), [0, page - 1, page, 3 * page]);
+    assert_eq!(slots(&after), [0, page - 1, 3 * page, 3 * page + 1]);
+    let there = |slot| after.get(Slot(slot)).is_some();
+    assert!(there(page - 1) && !there(page) && there(3 * page + 1) && !there(4 * page));
+    assert_eq!(switch.free_slot(), Some(Slot(1)));
+}
+
+#[test]
 fn isolated_ports_meet_only_the_others() {
     let switch = switch(|port| port.isolated = port.slot.0 < 2);
     assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [2]);

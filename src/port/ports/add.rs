@@ -9,12 +9,12 @@ use tracing::{info, warn};
 
 use super::client::{Far, keep_connected};
 use super::entry::{Closed, Entry, Life, Parts, State, Way};
+use super::names::default_name;
 use super::{PortError, Ports, no_congestion, no_pace};
 use crate::port::dial::Target;
 use crate::port::egress::{Device, Handle};
 use crate::port::events::What;
 use crate::port::link::Link;
-use crate::port::qemu::Address;
 use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec};
 use crate::port::status::PortStatus;
 use crate::port::{congestion, netdev, netif, tap};
@@ -209,6 +209,7 @@ impl Ports {
         let entry = Arc::new(Entry::new(Parts { number, slot, ..parts }, self.events.clone()));
         self.fabric.switch.put(entry.port(vlan, &self.guards()));
         self.entries().insert(number, entry.clone());
+        self.named().take(&entry.name(), number);
         entry.raise(What::PortAdded, entry.kind.to_string());
         entry.tell();
         entry
@@ -221,40 +222,12 @@ impl Ports {
                 resumable.end();
             }
             self.fabric.switch.remove(entry.slot);
-            self.refresh_own();
+            self.named().give_back(&entry.name());
+            if entry.kind == PortKind::Tap {
+                self.refresh_own();
+            }
             entry.raise(What::PortRemoved, String::new());
         }
-    }
-
-    /// Names are how people and configuration speak of a port.
-    pub(super) fn check_name(&self, name: &str, besides: Option<u32>) -> Result<(), PortError> {
-        let shaped = (1..=MAX_NAME).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:@".contains(&b))
-            && !name.bytes().all(|b| b.is_ascii_digit());
-        if !shaped {
-            return Err(PortError::Invalid(format!(
-                "{name:?} cannot be a port's name: 1 to {MAX_NAME} letters, digits and ._-:@, not all digits"
-            )));
-        }
-        let taken = self.entries().values().any(|e| e.name() == name && Some(e.number) != besides);
-        if taken {
-            Err(PortError::Invalid(format!("another port is called {name}; choose another name")))
-        } else {
-            Ok(())
-        }
-    }
-
-    /// `wanted`, with `-2`, `-3` behind it while it is taken.
-    pub(super) fn free_name(&self, wanted: &str) -> String {
-        let entries = self.entries();
-        let taken = |name: &str| entries.values().any(|entry| entry.name() == name);
-        let mut name = wanted.to_owned();
-        let mut n = 1;
-        while taken(&name) {
-            n += 1;
-            name = format!("{wanted}-{n}");
-        }
-        name
     }
 }
 
@@ -329,60 +302,10 @@ pub(super) fn full() -> PortError {
     PortError::Failed("no room for another port".into())
 }
 
-/// A device's or socket's name, or the host of a URL.
-fn default_name(spec: &PortSpec) -> String {
-    if spec.kind == PortKind::Qemu {
-        return name_from(
-            &Address::of(&spec.target, &spec.options).map_or_else(|_| String::new(), |a| a.stem()),
-        );
-    }
-    if spec.kind != PortKind::Client {
-        return name_from(&spec.target);
-    }
-    let rest = spec.target.split_once("://").map_or(&*spec.target, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let host = authority.rsplit('@').next().unwrap_or(authority);
-    let host = match host.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => host.split(':').next().unwrap_or(host),
-    };
-    name_from(host)
-}
-
-/// The nearest name that [`Ports::check_name`] takes.
-pub(super) fn name_from(text: &str) -> String {
-    let mut name: String = text
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-:@".contains(c) { c } else { '_' })
-        .take(MAX_NAME - 4)
-        .collect();
-    if name.bytes().all(|b| b.is_ascii_digit()) || name.starts_with('-') {
-        name.insert(0, 'p');
-    }
-    name
-}
-
-const MAX_NAME: usize = 63;
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::port::spec::LinkOptions;
-
-    #[test]
-    fn names_come_from_targets() {
-        for (kind, target, name) in [
-            (PortKind::Tap, "tap0", "tap0"),
-            (PortKind::Netdev, "1234", "p1234"),
-            (PortKind::Client, "wss://user:pw@example.org:8443/x?y", "example.org"),
-            (PortKind::Client, "ws://[fd00::1]:80/", "fd00::1"),
-            (PortKind::Client, "ws://10.0.0.1", "10.0.0.1"),
-            (PortKind::Qemu, "unix:/run/etherws/vms.sock", "vms"),
-            (PortKind::Qemu, "tcp:5000", "qemu"),
-        ] {
-            assert_eq!(default_name(&PortSpec::new(kind, target)), name, "{target}");
-        }
-    }
 
     #[test]
     fn specs_that_make_no_sense_are_refused_by_name() {

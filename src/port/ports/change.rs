@@ -66,6 +66,11 @@ impl Ports {
         if before == spec {
             return Ok(entry.status());
         }
+        if before.name != spec.name {
+            let mut named = self.named();
+            named.give_back(before.name.as_deref().unwrap_or_default());
+            named.take(&entry.name(), entry.number);
+        }
         entry.gate.set_shut(spec.shut);
         self.fabric.switch.put(entry.port(vlan, &self.guards()));
         // Stations behind a shut port, or of another VLAN, are not there any more.

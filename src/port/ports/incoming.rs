@@ -12,9 +12,10 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use super::add::{full, name_from};
+use super::add::full;
 use super::client::{PING, describe_tls, serve};
 use super::entry::{Entry, Life, Parts, State, Way};
+use super::names::name_from;
 use super::{Incoming, PortError, Ports};
 use crate::port::congestion;
 use crate::port::link::{Ended, Link, Session, Stream, Wire, linger};

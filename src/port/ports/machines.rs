@@ -8,9 +8,10 @@ use socket2::Socket;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::add::{full, name_from};
+use super::add::full;
 use super::client::{Far, keep_connected, serve, vm_session};
 use super::entry::{Entry, Life, Parts, State, Way};
+use super::names::name_from;
 use super::{PortError, Ports};
 use crate::port::link::Link;
 use crate::port::qemu::{Address, Listener};
@@ -93,7 +94,7 @@ impl Ports {
         let slot = self.fabric.switch.free_slot().ok_or_else(full)?;
         let vlan = VlanRule::from_options(spec.access, spec.trunk.clone(), spec.native)
             .map_err(|rule| PortError::Failed(rule.to_string()))?;
-        let name = self.free_number(&name_from(spec.name.as_deref().unwrap_or("qemu")));
+        let name = self.named().numbered(&name_from(spec.name.as_deref().unwrap_or("qemu")), 1);
         let way = Way::Link(Arc::new(Link::to_vm()));
         let life = Life { state: State::Up, peer: Some(peer.clone()), connects: 1, ..Life::default() };
         let parts = Parts {
@@ -134,15 +135,6 @@ impl Ports {
             });
         }
         Ok(())
-    }
-
-    /// `base` with the least number behind it that is free.
-    fn free_number(&self, base: &str) -> String {
-        let entries = self.entries();
-        let names: Vec<_> = entries.values().map(|entry| entry.name()).collect();
-        let numbered = (1_u32..).map(|n| format!("{base}-{n}"));
-        let mut free = numbered.filter(|name| !names.contains(name));
-        free.next().unwrap_or_else(|| base.to_owned())
     }
 }
 

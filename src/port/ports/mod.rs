@@ -12,6 +12,7 @@ mod entry;
 mod groups;
 mod incoming;
 mod machines;
+mod names;
 mod rounds;
 mod seeing;
 mod stations;
@@ -32,6 +33,7 @@ use tracing::{info, warn};
 
 use self::announce::Announcer;
 use self::entry::{Entry, State};
+use self::names::Names;
 pub use self::seeing::{Example, Whose};
 use super::egress::Handle;
 use super::events::{Event as Happened, Events};
@@ -134,6 +136,7 @@ pub struct Ports {
     fabric: Arc<Fabric>,
     threads: Threads,
     entries: Mutex<BTreeMap<u32, Arc<Entry>>>,
+    named: Mutex<Names>,
     next_number: AtomicU32,
     /// Held while ports change.
     changing: tokio::sync::Mutex<()>,
@@ -179,6 +182,7 @@ impl Ports {
             fabric: Arc::new(Fabric::new(fdb, prof)),
             threads,
             entries: Mutex::default(),
+            named: Mutex::default(),
             next_number: AtomicU32::new(1),
             changing: tokio::sync::Mutex::default(),
             ageout: AtomicU64::new(seconds),
@@ -322,6 +326,13 @@ impl Ports {
         listed
     }
 
+    /// How many [`Ports::fdb`] lists.
+    pub fn fdb_len(&self) -> usize {
+        let table = self.fabric.table();
+        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
+        stations.iter().filter(|station| table.get(station.slot).is_some()).count()
+    }
+
     /// A static entry. `vid` 0 is untagged.
     pub fn add_fdb(&self, vid: u16, mac: MacAddr, port: &PortRef) -> Result<FdbStatus, PortError> {
         check_vid(vid)?;
@@ -438,12 +449,12 @@ impl Ports {
     }
 
     fn find(&self, port: &PortRef) -> Result<Arc<Entry>, PortError> {
-        let entries = self.entries();
-        let found = match port {
-            PortRef::Number(number) => entries.get(number),
-            PortRef::Name(name) => entries.values().find(|entry| entry.name() == *name),
+        let number = match port {
+            PortRef::Number(number) => Some(*number),
+            PortRef::Name(name) => self.named().owner(name),
         };
-        found.cloned().ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
+        let found = number.and_then(|number| self.entries().get(&number).cloned());
+        found.ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {

@@ -37,8 +37,6 @@ struct Rounds {
     guard: LoopGuard,
     /// Of each port, what is told by its drops.
     drops: BTreeMap<u32, [Watched; ALERTS.len()]>,
-    /// Moves of stations so far.
-    moves: u64,
     came_back: Vec<Probe>,
     /// Of each port: which of its VLANs have their turn, and whether a probe of these came back.
     turns: BTreeMap<u32, (usize, bool)>,
@@ -61,7 +59,6 @@ pub async fn go(ports: Weak<Ports>, key: [u8; 32]) {
     let mut rounds = Rounds {
         guard: LoopGuard::new(key, source),
         drops: BTreeMap::new(),
-        moves: 0,
         came_back: Vec::new(),
         turns: BTreeMap::new(),
     };
@@ -122,7 +119,7 @@ impl Rounds {
                     }
                     (Some(Turn::Began), _) => {
                         entry.raise(What::StormBegan, format!("{kind} is over its limit"));
-                        self.guard.changed(ports.fabric.now().0);
+                        self.guard.changed([entry.number], ports.fabric.now().0);
                     }
                     (Some(Turn::Ended(dropped)), reason) if *reason != Reason::MacLimit => {
                         entry.raise(What::StormEnded, format!("{kind}, {dropped} frames dropped"));
@@ -138,11 +135,10 @@ impl Rounds {
 
     fn watch_moves(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
         let now = ports.fabric.now();
-        let (moves, holds) = ports.fabric.switch.fdb.moves(now.seconds());
-        if moves != self.moves {
-            self.guard.changed(now.0);
-        }
-        self.moves = moves;
+        let (_, holds) = ports.fabric.switch.fdb.moves(now.seconds());
+        let moved = ports.fabric.switch.fdb.moved();
+        let concerned = entries.iter().filter(|entry| moved.binary_search(&entry.slot).is_ok());
+        self.guard.changed(concerned.map(|entry| entry.number), now.0);
         for hold in holds {
             let Some(entry) = entries.iter().find(|entry| entry.slot == hold.slot) else { continue };
             let vlan = if hold.vid == 0 { String::new() } else { format!(" in VLAN {}", hold.vid) };

@@ -6,6 +6,7 @@
 //! uncounted.
 
 use super::super::forward::Slot;
+use super::MAX_SLOTS;
 
 /// Moves in a second that nobody minds.
 const MOST: u32 = 5;
@@ -23,6 +24,8 @@ pub struct Moves {
     held: usize,
     /// All moves so far.
     count: u64,
+    /// A bit for each slot that a station has gone from or to since that was last asked.
+    places: Box<[u64]>,
     untold: Vec<Told>,
 }
 
@@ -57,7 +60,8 @@ impl Moves {
         let sets = vec![[Mover::NOBODY; WAYS]; SETS].into_boxed_slice();
         // The length is that of the type.
         let sets = sets.try_into().unwrap_or_else(|_| Box::new([[Mover::NOBODY; WAYS]; SETS]));
-        Self { sets, held: 0, count: 0, untold: Vec::with_capacity(UNTOLD) }
+        let places = vec![0; MAX_SLOTS / 64].into_boxed_slice();
+        Self { sets, held: 0, count: 0, places, untold: Vec::with_capacity(UNTOLD) }
     }
 
     /// Whether the station may go `from` one port `to` another at second `now`.
@@ -69,7 +73,7 @@ impl Moves {
             free.min_by_key(|way| set[*way].second)
         };
         let Some(way) = known.or_else(stalest) else {
-            self.count += 1;
+            self.note(from, to);
             return true;
         };
         let mover = &mut set[way];
@@ -98,13 +102,30 @@ impl Moves {
                 return false;
             }
         }
-        self.count += 1;
+        self.note(from, to);
         true
+    }
+
+    fn note(&mut self, from: Slot, to: Slot) {
+        self.count += 1;
+        for slot in [from, to] {
+            self.places[slot.index() / 64] |= 1 << (slot.index() % 64);
+        }
     }
 
     /// All moves so far.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// The slots that stations have gone from or to since the last call, in order.
+    pub fn places(&mut self) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        for (index, bits) in self.places.iter_mut().enumerate() {
+            let bits = std::mem::take(bits);
+            slots.extend((0..64).filter(|bit| bits >> bit & 1 == 1).map(|bit| Slot(index as u32 * 64 + bit)));
+        }
+        slots
     }
 
     /// Ends the holds that are over; what was held or released since the last call.
@@ -147,6 +168,10 @@ mod tests {
         assert_eq!(moves.tell(14), [Told { key: 7, slot: A.0, held: false }]);
         assert!(moves.admits(7, 7, A, 14));
         assert_eq!(moves.count(), 6);
+        let far = (Slot(64), Slot(MAX_SLOTS as u32 - 1));
+        assert!(moves.admits(8, 8, far, 14));
+        assert_eq!(moves.places(), [A.0, A.1, far.0, far.1]);
+        assert_eq!(moves.places(), []);
     }
 
     #[test]

@@ -47,6 +47,8 @@ const PATIENCE: u32 = 3;
 const EAGER: Duration = Duration::from_secs(1);
 const EAGER_FOR: Duration = Duration::from_secs(30);
 const LAZY: Duration = Duration::from_secs(10);
+/// Moments in that time, for ports by turns.
+const PHASES: u32 = 64;
 /// Probes remembered as counted.
 const COUNTED: usize = 4_096;
 
@@ -101,7 +103,7 @@ impl LoopGuard {
         let before = std::mem::take(&mut self.ports);
         let new = Probed { sent: None, eager_until: now + EAGER_FOR, echoes: (0, Duration::ZERO) };
         self.ports = up.map(|port| (port, before.get(&port).copied().unwrap_or(new))).collect();
-        let due = self.ports.iter_mut().filter(|(_, probed)| probed.is_due(now));
+        let due = self.ports.iter_mut().filter(|(port, probed)| probed.is_due(**port, now));
         due.map(|(port, probed)| {
             probed.sent = Some(now);
             *port
@@ -109,9 +111,14 @@ impl LoopGuard {
         .collect()
     }
 
-    /// Something changed: all ports are probed eagerly for a while.
-    pub fn changed(&mut self, now: Duration) {
-        self.ports.values_mut().for_each(|probed| probed.hurry(now));
+    /// Something changed there: these ports are probed eagerly for a while. Frames that go round show at the ports that
+    /// they go round by, and of ten thousand others none needs to be asked.
+    pub fn changed(&mut self, ports: impl IntoIterator<Item = u32>, now: Duration) {
+        for port in ports {
+            if let Some(probed) = self.ports.get_mut(&port) {
+                probed.hurry(now);
+            }
+        }
     }
 
     /// Whether some port is probed eagerly, or blocked.
@@ -206,10 +213,15 @@ impl Probed {
         self.eager_until = now + EAGER_FOR;
     }
 
-    fn is_due(&self, now: Duration) -> bool {
-        let pause = if now < self.eager_until { EAGER } else { LAZY };
-        // Who asks every second asks a little early now and then.
-        self.sent.is_none_or(|sent| now + EAGER / 8 >= sent + pause)
+    fn is_due(&self, port: u32, now: Duration) -> bool {
+        let Some(sent) = self.sent else { return true };
+        if now < self.eager_until {
+            // Who asks every second asks a little early now and then.
+            return now + EAGER / 8 >= sent + EAGER;
+        }
+        // Each at a moment of its own: those that came together are not to be probed together for ever.
+        let turn = |at: Duration| (at + LAZY / PHASES * (port % PHASES)).as_millis() / LAZY.as_millis();
+        turn(now) > turn(sent)
     }
 
     /// One more came back; how many in a row. Those of several VLANs at a time are one.
@@ -296,14 +308,31 @@ mod tests {
         for second in 0..100 {
             let now = Duration::from_secs(second);
             if second == 70 {
-                guard.changed(now);
+                guard.changed([1, 7], now);
             }
             times.extend(guard.due([1].into_iter(), now).iter().map(|_| second));
         }
-        let rare = [39, 49, 59, 69];
+        let rare = [30, 40, 50, 60];
         let expected: Vec<u64> = (0..30).chain(rare).chain(70..100).collect();
         assert_eq!(times, expected);
         assert_eq!(guard.due([1, 2].into_iter(), at(99.5)), [2], "a new port is due at once");
+        (100..200).for_each(|second| _ = guard.due([1, 2].into_iter(), at(f64::from(second))));
+        guard.changed([2], at(200.0));
+        let times =
+            (200..204).map(|second| guard.due([1, 2].into_iter(), at(f64::from(second))).contains(&1));
+        assert!(times.filter(|due| *due).count() <= 1, "where nothing changed");
+    }
+
+    #[test]
+    fn those_that_came_together_are_not_probed_together_for_ever() {
+        let mut guard = guard();
+        let mut last = [0; 1_000];
+        for second in 0..100 {
+            let due = guard.due(0..1_000, Duration::from_secs(second));
+            assert!(second <= 30 || due.len() < 200, "{} at {second} s", due.len());
+            due.into_iter().for_each(|port| last[port as usize] = second);
+            assert!(last.iter().all(|probed| second - probed <= 10));
+        }
     }
 
     #[test]
