@@ -338,7 +338,7 @@ mod tests {
             "{broken:?}"
         );
         // On the same thread, which goes on.
-        let next = serve(ports, Box::pin(async { Ended::Eof })).await;
+        let next = serve(ports.clone(), Box::pin(async { Ended::Eof })).await;
         assert!(matches!(next, Ended::Eof), "{next:?}");
     }
 }
