@@ -393,5 +393,8 @@ fn a_switch_that_cannot_be_watched_is_named() {
     let url = "http://127.0.0.1:7867/ctl";
     let output = host.run_for(20, &[&[ETHERCTL, "--ctlurl", url], &login[..]].concat());
     let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.code() == Some(1) && text.contains("does not take this user and password"), "{text}");
+    assert!(
+        output.status.code() == Some(1) && text.contains("does not take this user and password"),
+        "{text}"
+    );
 }
