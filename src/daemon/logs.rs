@@ -14,13 +14,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{Targets, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+use tracing_subscriber::{Layer, Registry, reload};
 
 /// Lines waiting for stderr.
 const QUEUE: usize = 1024;
@@ -29,7 +29,7 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The running logger.
 pub struct Logs {
-    filter: reload::Handle<EnvFilter, Registry>,
+    filter: reload::Handle<Targets, Registry>,
     writer: Option<Lines>,
     /// Where lines wait until there is a thread to write them.
     waiting: Mutex<Option<Queue>>,
@@ -118,9 +118,10 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
     parse(Some(filter)).map(drop)
 }
 
-fn parse(filter: Option<&str>) -> Result<EnvFilter, String> {
-    let filter = filter.unwrap_or("info");
-    EnvFilter::try_new(filter).map_err(|e| {
+fn parse(filter: Option<&str>) -> Result<Targets, String> {
+    // An environment variable that is there and empty says nothing.
+    let filter = filter.filter(|filter| !filter.trim().is_empty()).unwrap_or("info");
+    filter.replace(' ', "").parse::<Targets>().map_err(|e| {
         format!("{filter:?} is not a log filter: {e} (expected for example info or etherws=debug)")
     })
 }
@@ -289,7 +290,9 @@ mod tests {
 
     #[test]
     fn filters_are_checked() {
-        assert!(check_filter("info,etherws=debug").is_ok());
+        for filter in ["info,etherws=debug", "warn, etherws::port=trace", "", "off"] {
+            assert!(check_filter(filter).is_ok(), "{filter}");
+        }
         assert!(check_filter("etherws=loud").unwrap_err().contains("etherws=loud"));
     }
 }
