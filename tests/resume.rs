@@ -104,6 +104,7 @@ fn a_connection_that_is_back_before_the_loss_was_noticed_takes_the_place() {
     let before = link.server().expect("B's end");
     let near = Wire::open(&hosts.a, "t0");
     let far = Wire::open(&hosts.b, "t0");
+    let mut peer = before["peer"].clone();
     for round in 0..3 {
         link.relay.cut_here();
         wait_until("another connection", LIMIT, || link.relay.alive().len() == 1);
@@ -116,6 +117,8 @@ fn a_connection_that_is_back_before_the_loss_was_noticed_takes_the_place() {
             ["port", "name", "state", "connects"].map(|name| &before[name]),
             "it was never away"
         );
+        assert_ne!(entry["peer"], peer, "it is shown where it is now");
+        peer = entry["peer"].clone();
     }
     hosts.a.ping("10.1.0.2");
     assert_eq!(link.b.entries("listPort").len(), 2);
@@ -251,7 +254,7 @@ fn bad_78_who_joins_by_a_forged_name_is_refused_by_a_true_one() {
     let host = Host::new();
     // 16 bytes each.
     let tokens = host.file("tokens", "alice alicealicealice1\nbob bobbobbobbobbob1\n");
-    let switch = Switch::start(&host, &["--resume", "30s", "--tokens", &tokens]);
+    let switch = Switch::start(&host, &["--resume", "30s", "--tokens", &tokens, "--debug"]);
     let (alice, bob) =
         ("Authorization: Bearer alicealicealice1\r\n", "Authorization: Bearer bobbobbobbobbob1\r\n");
     let (terms, first) = begin(&host, 4, alice);
@@ -292,7 +295,32 @@ fn bad_78_who_joins_by_a_forged_name_is_refused_by_a_true_one() {
     assert_eq!(link["connections"]["of"], 4);
     assert_eq!(switch.entries("listPort").len(), 2, "each has one port");
     drop(first);
-    assert!(!switch.process.log().contains(&"0".repeat(32)), "no id of anybody's in the log");
+    let log = switch.process.log();
+    assert!(log.contains("joins a link"), "what was refused is told: {log}");
+    for link in [&terms, &others] {
+        let secret: String = link.secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(!log.contains(&link.id) && !log.contains(&secret), "nobody's id and secret is in the log");
+    }
+}
+
+/// One connection from each address is enough to be a link.
+#[test]
+fn a_link_whose_other_connections_are_refused_is_up_all_the_same() {
+    let hosts = TwoHosts::new();
+    let config = hosts.b.file("c.toml", "[limits]\nconnections_per_address = 1\n");
+    let b = Switch::start(&hosts.b, &["--config", &config]);
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    let url = format!("ws://{}/", hosts.link.b);
+    a.ctl_ok(&["addport", "client", &url, "--name", "link", "--connections", "4"]);
+    a.wait_state("link", "up");
+    let refused = || b.drops("connections-per-address");
+    let start = refused();
+    wait_until("the others were refused, and again", LIMIT, || {
+        let port = a.port("link");
+        assert_eq!((&port["state"], &port["connects"]), (&"up".into(), &1.into()), "{port}");
+        assert!(port["peer"].is_string(), "{port}");
+        refused() >= start + 4
+    });
 }
 
 #[test]

@@ -63,6 +63,11 @@ pub struct Terms {
     pub resume: Duration,
 }
 
+/// Whether an answer says that the connection has joined.
+pub fn has_joined(fields: &HeaderMap) -> bool {
+    fields.get(&FIELD).is_some_and(|value| value == JOINED)
+}
+
 /// The field stands there and says nothing that makes sense.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Malformed;

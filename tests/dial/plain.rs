@@ -1,10 +1,12 @@
 //! ws://: the request, the early bytes, every wrong answer, the time limit.
 
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use etherws::port::LinkOptions;
-use etherws::port::dial::{Target, dial_offering};
+use etherws::port::dial::{Target, Wish, dial_offering};
 use etherws::ws::handshake::{CLASSIC, OFFER};
+use etherws::ws::joining::Terms;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -63,6 +65,28 @@ async fn the_request_says_what_it_must() {
     assert_eq!(field(&heads.recv().await.unwrap(), "authorization"), Some("Bearer t0ken"));
     dial(&format!("ws://bob:b%20b@{address}"), &direct()).await.unwrap();
     assert_eq!(field(&heads.recv().await.unwrap(), "authorization"), Some("Basic Ym9iOmIgYg=="));
+}
+
+/// A server that knows nothing of links takes each connection for a link of its own, and floods to all of them.
+#[tokio::test]
+async fn what_was_to_join_a_link_and_did_not_is_none() {
+    let (address, mut heads) = server(|head| match head.starts_with("GET /new ") {
+        true => switching(head, "").into(),
+        false => b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".into(),
+    })
+    .await;
+    let terms =
+        Terms { id: [1; 16], secret: zeroize::Zeroizing::new([2; 32]), members: 2, resume: Duration::ZERO };
+    let n = AtomicU64::new(0);
+    for (path, is_gone) in [("/new", true), ("/broken", false)] {
+        let target = Target::parse(&format!("ws://{address}{path}"), &direct()).unwrap();
+        let wish = Wish::Join { terms: &terms, member: 1, n: &n, live: false };
+        let error = etherws::port::dial::dial(&target, true, wish).await.expect_err(path);
+        assert_eq!(error.is_gone(), is_gone, "{error}");
+        let head = heads.recv().await.unwrap();
+        assert!(field(&head, "etherws-link").is_some_and(|link| link.starts_with("join=01")), "{head}");
+        assert!(heads.try_recv().is_err(), "it is asked once, with the subprotocol of its link");
+    }
 }
 
 #[tokio::test]

@@ -73,6 +73,10 @@ pub enum Wish<'a> {
 }
 
 impl Wish<'_> {
+    fn is_join(self) -> bool {
+        matches!(self, Self::Join { .. })
+    }
+
     fn field(self, key: &str) -> Option<String> {
         match self {
             Self::Alone => None,
@@ -104,6 +108,8 @@ pub enum DialError {
     Handshake { to: String, error: handshake::Error },
     /// The exchange of HTTP broke off or was not HTTP.
     Http { to: String, reason: String },
+    /// What was to join a link was taken for one of its own.
+    Alone { to: String },
     /// [`TIME_LIMIT`] (or the limit given) ran out.
     Timeout { to: String, limit: Duration, stage: &'static str },
 }
@@ -153,7 +159,8 @@ async fn dial_wishing(
             );
         }
         match attempt(target, &credentials, (protocols, wish), &stage).await {
-            Err(error) if !protocols.is_empty() && error.refuses_offer() => {
+            // All of a link speak the same: what one connection of it is refused says nothing of that.
+            Err(error) if !protocols.is_empty() && !wish.is_join() && error.refuses_offer() => {
                 debug!("{error}; asking once more without a subprotocol");
                 attempt(target, &credentials, (&[], wish), &stage).await
             }
@@ -207,7 +214,7 @@ async fn attempt(
     let request = request(target, credentials, &opening, wish)?;
     let Some(trust) = &credentials.trust else {
         enter(ANSWER);
-        let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening).await?;
+        let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening, wish).await?;
         let (stream, unread) = stream.into_parts();
         let early = [read, unread].concat().into();
         return Ok(Dialed { stream, tls: None, early, peer, protocol, terms });
@@ -215,7 +222,7 @@ async fn attempt(
     enter("in the TLS handshake");
     let stream = trust::handshake(trust, target, stream).await?;
     enter(ANSWER);
-    let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening).await?;
+    let (stream, read, protocol, terms) = upgraded(target, stream, request, &opening, wish).await?;
     let (stream, mut tls) = stream.into_inner();
     let (stream, unread) = stream.into_parts();
     let mut early = read.to_vec();
@@ -231,6 +238,7 @@ async fn upgraded<T>(
     stream: T,
     request: Request<Empty<Bytes>>,
     opening: &Opening,
+    wish: Wish<'_>,
 ) -> Result<(T, Bytes, Option<String>, Option<Terms>), DialError>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -243,6 +251,8 @@ where
     })?;
     match opening.check(answer.status, answer.version, &answer.headers) {
         Err(error) => Err(DialError::Handshake { to, error }),
+        // It knows nothing of links, and would take each connection for one of its own.
+        Ok(_) if wish.is_join() && !joining::has_joined(&answer.headers) => Err(DialError::Alone { to }),
         Ok(protocol) => {
             let (stream, read) = taken.ok_or_else(|| http("no connection behind the 101".to_owned()))?;
             Ok((stream, read, protocol, Terms::of(&answer.headers)))
@@ -309,7 +319,8 @@ impl DialError {
     pub fn is_gone(&self) -> bool {
         matches!(
             self,
-            Self::Handshake { error: handshake::Error::Status { status: StatusCode::GONE, .. }, .. }
+            Self::Alone { .. }
+                | Self::Handshake { error: handshake::Error::Status { status: StatusCode::GONE, .. }, .. }
         )
     }
 }
@@ -326,6 +337,9 @@ impl fmt::Display for DialError {
             Self::Tls { to, reason } => write!(f, "TLS with {to} failed: {reason}"),
             Self::Handshake { to, error } => write!(f, "{to} {error}"),
             Self::Http { to, reason } => write!(f, "HTTP with {to} failed: {reason}"),
+            Self::Alone { to } => {
+                write!(f, "{to} took what was to join a link for a link of its own")
+            }
             Self::Timeout { to, limit, stage } => {
                 write!(f, "no link with {to} within {} s, still {stage}", limit.as_secs_f32())
             }

@@ -65,22 +65,24 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
     loop {
         // What is not the first has nobody to ask before there is a link.
         let ticket = if member == 0 { agreed.ticket() } else { Some(agreed.with_room_for(member).await) };
-        set_state(entry, State::Connecting, None);
+        set_state(entry, agreed, State::Connecting, None);
         patience.moved.mark_unchanged();
         let dialled = far.dial(entry, member, ticket.as_deref()).await;
         let outcome = match dialled {
             Ok(reached) => {
                 let Some(ports) = ports.upgrade() else { return };
-                if let (Reached::Switch { dialed, .. }, None) = (&reached, &ticket) {
-                    agreed.begin(entry, dialed.terms.clone());
-                }
+                let here = agreed.comes();
+                let ticket = match (&reached, ticket) {
+                    (Reached::Switch { dialed, .. }, None) => agreed.begin(entry, dialed),
+                    (_, ticket) => ticket.inspect(|ticket| agreed.joined(ticket)),
+                };
                 let since = Instant::now();
                 let peer = reached.peer();
                 came_up(&ports, entry, &reached, agreed);
                 info!(port = entry.number, peer, member, "connected to {}", entry.target);
                 let stop = match &ticket {
-                    Some(ticket) if member > 0 => ticket.stop.subscribe(),
-                    _ => entry.stop.subscribe(),
+                    Some(ticket) => ticket.stop.subscribe(),
+                    None => entry.stop.subscribe(),
                 };
                 // It lives as long as its link is agreed on.
                 drop(ticket);
@@ -98,6 +100,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
                         serve(ports, session).await
                     }
                 };
+                drop(here);
                 if since.elapsed() >= Backoff::CEILING {
                     patience.backoff.reset();
                 }
@@ -110,7 +113,7 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
                     continue;
                 }
                 let delay = patience.backoff.next(rand::random());
-                patience.wait(entry, delay, error.to_string()).await;
+                patience.wait(entry, agreed, delay, error.to_string()).await;
                 continue;
             }
         };
@@ -120,13 +123,13 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
             Ended::Closed(Some(1001)) => patience.backoff.going_away(random),
             _ => patience.backoff.next(random),
         };
-        patience.wait(entry, delay, outcome.to_string()).await;
+        patience.wait(entry, agreed, delay, outcome.to_string()).await;
     }
 }
 
 /// A connection is there; with the first one the port is up.
 fn came_up(ports: &Ports, entry: &Entry, reached: &Reached, agreed: &Agreed) {
-    let is_first = entry.link().is_none_or(|link| !link.is_connected());
+    let is_first = agreed.is_alone(entry);
     let is_back = {
         let mut life = entry.life();
         (life.state, life.reason) = (State::Up, agreed.fewer(entry));
@@ -150,7 +153,8 @@ impl Far {
     ) -> Result<Reached, DialError> {
         match self {
             Self::Switch(target, ping) => {
-                let offload = entry.spec().offload;
+                // All of a link speak the same.
+                let offload = ticket.map_or_else(|| entry.spec().offload, |ticket| ticket.vnet);
                 target.congestion.clone_from(&entry.spec().congestion);
                 let wish = match ticket {
                     Some(ticket) => ticket.wish(member),
@@ -244,10 +248,10 @@ struct Patience {
 
 impl Patience {
     /// Waits out the backoff, less when an address or a route changes: what failed may work now.
-    async fn wait(&mut self, entry: &Entry, delay: Duration, reason: String) {
+    async fn wait(&mut self, entry: &Entry, agreed: &Agreed, delay: Duration, reason: String) {
         let target = &entry.target;
         warn!(port = entry.number, "{target}: {reason}; next try in {:.1} s", delay.as_secs_f32());
-        set_state(entry, State::Waiting, Some(reason));
+        set_state(entry, agreed, State::Waiting, Some(reason));
         let deadline = Instant::now() + delay;
         // Changes come in bursts, and our own TAPs make some; a router's never end.
         let settle = if self.hurried { RESTLESS } else { SETTLE };
@@ -292,8 +296,8 @@ fn link(entry: &Entry) -> Arc<Link> {
 }
 
 /// How a port fares that no connection serves at the moment.
-fn set_state(entry: &Entry, state: State, reason: Option<String>) {
-    if entry.link().is_some_and(|link| link.is_connected()) {
+fn set_state(entry: &Entry, agreed: &Agreed, state: State, reason: Option<String>) {
+    if agreed.has_somebody(entry) {
         return;
     }
     let mut life = entry.life();

@@ -76,7 +76,7 @@ impl Ports {
         let connection = Connection { stream, tls, early, peer, ping, vnet, congestion, place };
         let (entry, member, live) = match (admitted, linked) {
             (Admitted::To(entry), Some(Linked::Joins { member, live, .. })) => {
-                comes_back(&entry, &connection);
+                comes_back(&entry, &connection, member);
                 (entry, member, live)
             }
             (Admitted::To(entry), _) => (entry, 0, false),
@@ -289,18 +289,24 @@ enum Admitted {
     In(Slot),
 }
 
-/// One more connection of a link; with the first one the port is up again.
-fn comes_back(entry: &Entry, connection: &Connection) {
-    if entry.sessions.load(Relaxed) > 0 {
+/// One more connection of a link; with the first one the port is up again, with one in the first place its peer is
+/// another.
+fn comes_back(entry: &Entry, connection: &Connection, member: u8) {
+    let was_away = entry.sessions.load(Relaxed) == 0;
+    if !was_away && member != 0 {
         return;
     }
     let mut life = entry.life();
-    (life.state, life.reason) = (State::Up, None);
     life.peer = Some(connection.peer.to_string());
     life.tls = connection.tls.as_ref().and_then(|tls| describe_tls(tls));
-    life.vnet = connection.vnet;
-    life.connects += 1;
+    if was_away {
+        (life.state, life.reason) = (State::Up, None);
+        life.vnet = connection.vnet;
+        life.connects += 1;
+    }
     drop(life);
-    entry.returns.send_modify(|times| *times += 1);
+    if was_away {
+        entry.returns.send_modify(|times| *times += 1);
+    }
     entry.tell();
 }
