@@ -200,6 +200,11 @@ impl FairQueue {
         }
     }
 
+    /// Fewer messages are here than frames may be.
+    pub fn has_room(&self) -> bool {
+        self.held + self.leaving.len() < MAX_MESSAGES
+    }
+
     fn begin(&mut self) {
         if self.flows.is_empty() {
             self.flows = vec![Flow::EMPTY; FLOWS];

@@ -289,3 +289,13 @@ fn a_mark_keeps_its_place_in_its_flow_and_is_never_dropped() {
         }
     }
 }
+
+#[test]
+fn bad_78_what_is_said_of_flows_has_a_bound() {
+    let mut queue = FairQueue::default();
+    for said in 0..MAX_MESSAGES {
+        assert!(queue.has_room(), "{said}");
+        queue.push_mark(said % FLOWS, &[0; 8], None);
+    }
+    assert!(!queue.has_room());
+}

@@ -59,6 +59,11 @@ impl Member {
         self.lock().wire.as_mut().is_some_and(|wire| wire.mark(flow, &mark.bytes()))
     }
 
+    /// More may be said of flows.
+    pub fn has_room(&self) -> bool {
+        self.lock().wire.as_ref().is_none_or(Wire::has_room)
+    }
+
     /// Nothing waits here, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
         self.lock().wire.as_ref().is_none_or(Wire::is_drained)

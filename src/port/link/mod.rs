@@ -148,23 +148,45 @@ impl Link {
     ) -> Result<bool, Reason> {
         let (index, now) = (more.bucket_of(frame), more.now());
         let mut bucket = more.lock(index);
-        let mut up = self.up.load(Relaxed);
+        let works = self.up.load(Relaxed);
+        let mut up = works;
         if self.pace.load(Relaxed) != 0 {
             // A pace is one connection's.
             up &= up.wrapping_neg();
         }
-        let mut marked = false;
+        let (mut marked, mut left) = (false, None);
         loop {
             let drained = |member| self.member(member).is_none_or(Member::is_drained);
             let lightest = |among| more.lightest(among, now);
             let way = bucket.route(len, now, up, drained, lightest).ok_or(Reason::LinkDown)?;
-            let to = self.member(bucket.member).ok_or(Reason::LinkDown)?;
+            let mut to = self.member(bucket.member).ok_or(Reason::LinkDown)?;
             if let Way::Moves { from, told } = way {
                 let (number, epoch) = (index as u16, bucket.epoch);
-                let left = |from: &Member| from.mark(index, Mark::Leaves { bucket: number, epoch });
-                let told = told && self.member(from).is_some_and(left);
-                to.mark(index, Mark::Enters { bucket: number, epoch, from, told });
+                let before = self.member(from);
+                let has_room = to.has_room() && before.is_none_or(Member::has_room);
+                let works = works >> from & 1 == 1;
                 marked = true;
+                match (told || from == 0 && works, left, before) {
+                    // It has left there, and whoever was to have it next broke.
+                    (false, Some(epoch), _) => {
+                        to.mark(index, Mark::Enters { bucket: number, epoch, from: 0, told: true });
+                    }
+                    (true, _, Some(before)) if has_room => {
+                        let told = before.mark(index, Mark::Leaves { bucket: number, epoch });
+                        to.mark(index, Mark::Enters { bucket: number, epoch, from, told });
+                        left = told.then_some(epoch);
+                    }
+                    // More is said of moves than the peer reads.
+                    (true, _, Some(before)) if told => {
+                        bucket.stays(from);
+                        to = before;
+                    }
+                    // A pace silences what works: nobody would say that it has left.
+                    (false, None, _) if !works && to.has_room() => {
+                        to.mark(index, Mark::Enters { bucket: number, epoch, from, told: false });
+                    }
+                    _ => (),
+                }
             }
             match to.send(header, frame, sent, Some(index), tape) {
                 // It has broken this moment; its session will find out.
@@ -336,6 +358,15 @@ impl Link {
         };
         let hold = Hold { what, until: now + spread::HOLD };
         (!self.is_over(&hold)).then_some(hold)
+    }
+
+    /// A hold is over. A connection that was waited for in vain is not waited for again.
+    fn forgo(&self, hold: &Hold) {
+        if let Awaited::Read { member, count } = hold.what
+            && let Some(at) = self.member(member)
+        {
+            at.reads_no_more(count);
+        }
     }
 
     /// Whether what was waited for has come, or will not come any more.

@@ -245,7 +245,8 @@ impl<'a> Serving<'a> {
         let mut waiting = self.has_tls || !self.early.is_empty();
         let mut turns = 0u32;
         loop {
-            if self.held.is_some_and(|hold| link.is_over(&hold) || Instant::now() >= hold.until) {
+            if let Some(hold) = self.held.filter(|hold| link.is_over(hold) || Instant::now() >= hold.until) {
+                link.forgo(&hold);
                 self.held = None;
                 self.heard = Instant::now();
                 waiting = true;

@@ -180,6 +180,14 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// It has not moved after all.
+    pub fn stays(&mut self, from: u8) {
+        self.member = from;
+        self.epoch = self.epoch.wrapping_sub(1);
+    }
+}
+
 impl Mark {
     pub const LEN: usize = 8;
 

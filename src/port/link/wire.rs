@@ -188,6 +188,11 @@ impl Wire {
         true
     }
 
+    /// What is said of flows is never dropped, so who says it asks before: no peer is to make it grow without end.
+    pub fn has_room(&self) -> bool {
+        self.fair.has_room()
+    }
+
     /// Nothing waits, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
         let waits = !self.queue.is_empty() || !self.fair.is_empty();
