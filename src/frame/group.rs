@@ -1,5 +1,6 @@
 //! Multicast groups of IP: which one a frame is for, and what messages of IGMP ([`igmp`]) and MLD ([`mld`]) say of
-//! who wants which; the queries that ask for it. Behind one VLAN tag at most: what is behind two is flooded.
+//! who wants which; the queries that ask for it. Behind one tag of 802.1Q at most: what is behind two, or one of 802.1ad,
+//! is flooded.
 //!
 //! Groups of the link itself, 224.0.0.0/24 and ff02::/16, are never told apart: all hosts of a link have to hear them
 //! (RFC 4541 sections 2.1.2 and 3), whether they asked for them or not.
@@ -7,7 +8,7 @@
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 
-use super::eth::TPID_8021Q;
+use super::eth::{TPID_8021AD, TPID_8021Q};
 use super::neighbour::behind_tag;
 use super::packet::{ipv4, ipv6};
 use super::{Frame, MacAddr, Tag, Vid, igmp, mld, nd};
@@ -115,7 +116,7 @@ pub fn sort(frame: Frame<'_>) -> Option<Sort> {
     if !matches!([a, b], [0x01, 0x00] | [0x33, 0x33]) {
         return None;
     }
-    let (ethertype, at) = behind_tag(frame)?;
+    let (ethertype, at) = behind_8021q(frame)?;
     let bytes = frame.bytes();
     let packet = bytes.get(at..bytes.len().min(HEAD))?;
     let (group, found) = match ethertype {
@@ -132,7 +133,7 @@ pub fn sort(frame: Frame<'_>) -> Option<Sort> {
 
 /// What a whole frame says, by all the rules of its protocol.
 pub fn message(frame: Frame<'_>) -> Option<Message<'_>> {
-    let (ethertype, at) = behind_tag(frame)?;
+    let (ethertype, at) = behind_8021q(frame)?;
     let packet = frame.bytes().get(at..)?;
     let (group, message) = match ethertype {
         ipv4::ETHERTYPE => (igmp::destination(packet)?.into(), igmp::parse(packet)?),
@@ -242,6 +243,11 @@ pub(super) fn code_of(time: u32, bits: u32) -> u16 {
     }
     let low = time >> (exponent + 3) & ((1 << mantissa) - 1);
     (1 << (bits - 1) | exponent << mantissa | low) as u16
+}
+
+/// [`behind_tag`] of 802.1Q: we ask behind no other, and whoever is not asked is not told apart.
+fn behind_8021q(frame: Frame<'_>) -> Option<(u16, usize)> {
+    behind_tag(frame).filter(|_| frame.ethertype() != TPID_8021AD)
 }
 
 /// A packet to a group as a frame, padded as on a cable.

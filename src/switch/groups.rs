@@ -20,9 +20,11 @@
 //!
 //! **Bounds.** A port has [`SHARE`] memberships at most, and all have [`LIMIT`]. A port for which there is no room gets
 //! everything until it could have said that it wants less: nobody goes without what he asked for because of others.
-//! There are [`AREAS`] at most; others are flooded. Whatever a port says counts for that port alone, but for queries:
+//! There are [`AREAS`] at most; others are flooded. Questions about single groups are so many a second, of a port and in all;
+//! those for all groups are not kept off by anything. Whatever a port says counts for that port alone, but for queries:
 //! one that is not to be answered soon is not believed.
 
+mod asks;
 mod members;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+pub use self::asks::Ask;
+use self::asks::Asks;
 pub use self::members::{Members, Only};
 use super::forward::Slot;
 use crate::frame::MacAddr;
@@ -42,8 +46,6 @@ pub const SHARE: usize = 1_024;
 pub const LIMIT: usize = 32_768;
 /// VLANs that are snooped, IPv4 and IPv6 by themselves.
 pub const AREAS: usize = 256;
-/// Questions put at a time; others have to wait for their next occasion.
-const ASKS: usize = 256;
 /// How often something is asked before silence counts (RFC 3376 section 8.1).
 const ROBUSTNESS: u32 = 2;
 
@@ -56,12 +58,13 @@ pub struct Groups {
     /// Whom our questions come from.
     mac: MacAddr,
     areas: BTreeMap<Area, State>,
+    /// In the order of ports.
     members: HashMap<(u16, IpAddr), Vec<Member>>,
     /// Memberships by port.
     shares: BTreeMap<u32, usize>,
     total: usize,
     ports: BTreeMap<u32, Port>,
-    asks: Vec<Ask>,
+    asks: Asks,
     /// What [`Members`] says is different from what it said last.
     changed: bool,
 }
@@ -71,17 +74,6 @@ pub struct Groups {
 pub struct Timers {
     /// Between two questions.
     pub interval: Duration,
-}
-
-/// A question to be put.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
-    pub vid: u16,
-    pub v6: bool,
-    /// `None`: for all groups.
-    pub group: Option<IpAddr>,
-    /// Out of this port; `None`: of all.
-    pub port: Option<u32>,
 }
 
 /// Who asks in an area.
@@ -114,8 +106,8 @@ pub struct Asked {
 }
 
 struct State {
-    /// When it was asked first.
-    since: Duration,
+    /// When we asked first.
+    since: Option<Duration>,
     querier: Querier,
     routers: BTreeMap<u32, Duration>,
     /// The last one to advertise itself that has no address.
@@ -128,8 +120,8 @@ struct Member {
     until: Duration,
     /// Until then somebody is there who doesn't say when he leaves.
     mute: Duration,
-    /// When it is asked once more whether anybody is left.
-    again: Option<Duration>,
+    /// How often we have asked whether anybody is left.
+    asked: u32,
 }
 
 /// A port gets everything while one of these times is to come.
@@ -137,6 +129,8 @@ struct Port {
     /// Another one when it came up anew.
     life: u64,
     settles: Option<Duration>,
+    /// It was asked when it came up; until there is room for that it settles.
+    asked: bool,
     full: Option<Duration>,
 }
 
@@ -183,7 +177,7 @@ impl Groups {
             shares: BTreeMap::new(),
             total: 0,
             ports: BTreeMap::new(),
-            asks: Vec::new(),
+            asks: Asks::default(),
             changed: true,
         }
     }
@@ -238,6 +232,7 @@ impl Groups {
         ports: impl Iterator<Item = (u32, u64)>,
         vids: Option<&BTreeSet<u16>>,
     ) {
+        self.asks.tick(now);
         self.follow(ports, now);
         for vid in vids.into_iter().flatten() {
             self.area((*vid, false), now);
@@ -252,13 +247,19 @@ impl Groups {
             }
             if let Querier::Own { next, sent } = &mut state.querier
                 && *next <= now
-                && self.asks.len() < ASKS
             {
-                self.asks.push(Ask { vid: *vid, v6: *v6, group: None, port: None });
+                self.asks.general((*vid, *v6), None);
                 *sent += 1;
                 *next = now + if *sent < ROBUSTNESS { startup } else { interval };
             }
-            let filters = now >= state.since + settle;
+            if state.since.is_none() {
+                // Once, whoever else asks: nobody knows what hosts make of his questions.
+                if matches!(state.querier, Querier::Other { .. }) {
+                    self.asks.general((*vid, *v6), None);
+                }
+                state.since = Some(now);
+            }
+            let filters = state.since.is_some_and(|since| now >= since + settle);
             self.changed |= filters != state.filters;
             state.filters = filters;
         }
@@ -272,7 +273,7 @@ impl Groups {
 
     /// The questions to be put now.
     pub fn asks(&mut self) -> Vec<Ask> {
-        std::mem::take(&mut self.asks)
+        self.asks.take()
     }
 
     /// What frames go by, when that is different from the last time. `place` says where a port is.
@@ -323,9 +324,10 @@ impl Groups {
         let until = now + self.timers.membership();
         let mute_until = if mute { until } else { Duration::ZERO };
         if let Some(members) = self.members.get_mut(&key)
-            && let Some(member) = members.iter_mut().find(|member| member.port == port)
+            && let Ok(at) = members.binary_search_by_key(&port, |member| member.port)
         {
-            (member.until, member.again) = (until, None);
+            let member = &mut members[at];
+            (member.until, member.asked) = (until, 0);
             member.mute = member.mute.max(mute_until);
             return;
         }
@@ -336,7 +338,9 @@ impl Groups {
             return;
         }
         self.changed = true;
-        self.members.entry(key).or_default().push(Member { port, until, mute: mute_until, again: None });
+        let members = self.members.entry(key).or_default();
+        let at = members.partition_point(|member| member.port < port);
+        members.insert(at, Member { port, until, mute: mute_until, asked: 0 });
         self.shares.insert(port, share + 1);
         self.total += 1;
     }
@@ -348,11 +352,15 @@ impl Groups {
         let last = self.timers.last();
         let until = now + last * ROBUSTNESS;
         let member = self.members.get_mut(&key);
-        let member = member.and_then(|members| members.iter_mut().find(|member| member.port == port));
-        let Some(member) = member.filter(|member| member.mute <= now && member.until > until) else { return };
-        if is_ours && self.asks.len() < ASKS {
-            (member.until, member.again) = (until, Some(now + last));
-            self.asks.push(Ask { vid: key.0, v6: area.1, group: Some(key.1), port: Some(port) });
+        let member = member.and_then(|members| {
+            let at = members.binary_search_by_key(&port, |member| member.port).ok()?;
+            members.get_mut(at)
+        });
+        let is_sure = |member: &&mut Member| member.mute <= now && member.until > until && member.asked == 0;
+        let Some(member) = member.filter(is_sure) else { return };
+        if is_ours {
+            member.until = now;
+            member.ask(key, &mut self.asks, self.timers, now);
         }
     }
 
@@ -401,7 +409,7 @@ impl Groups {
         Some(self.areas.entry(area).or_insert_with(|| {
             self.changed = true;
             State {
-                since: now,
+                since: None,
                 querier: Querier::Own { next: now, sent: 0 },
                 routers: BTreeMap::new(),
                 switch: None,
@@ -410,22 +418,25 @@ impl Groups {
         }))
     }
 
-    /// Ports come and go; one that comes is asked at once, where it is for us to ask.
+    /// Ports come and go; one that comes is asked at once, whoever else asks.
     fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
         let settles = Some(now + self.timers.settle());
         let mut before = std::mem::take(&mut self.ports);
         for (port, life) in up {
             let known = before.remove(&port);
             let full = known.as_ref().and_then(|known| known.full);
-            let kept = known.filter(|known| known.life == life).unwrap_or_else(|| {
+            let mut kept = known.filter(|known| known.life == life).unwrap_or_else(|| {
                 self.changed = true;
-                let is_ours = |state: &State| matches!(state.querier, Querier::Own { sent: 1.., .. });
-                let ours = self.areas.iter().filter(|(_, state)| is_ours(state));
-                let ask = |&(vid, v6)| Ask { vid, v6, group: None, port: Some(port) };
-                let room = ASKS.saturating_sub(self.asks.len());
-                self.asks.extend(ours.map(|(area, _)| ask(area)).take(room));
-                Port { life, settles, full }
+                Port { life, settles, full, asked: false }
             });
+            if !kept.asked {
+                kept.settles = settles;
+                // Of areas that are asked for the first time everybody is.
+                let asked = self.areas.iter().filter(|(_, state)| state.since.is_some());
+                let asks = &mut self.asks;
+                kept.asked = asks.has_room();
+                asked.filter(|_| kept.asked).for_each(|(area, _)| asks.general(*area, Some(port)));
+            }
             self.ports.insert(port, kept);
         }
         // Those that are down, or gone.
@@ -446,9 +457,10 @@ impl Groups {
         }
     }
 
-    /// Forgets what has not been said again in time.
+    /// Forgets what has not been said again in time, members only after we have asked ourselves: somebody else's questions
+    /// may be such that hosts do not answer them.
     fn expire(&mut self, now: Duration) {
-        let (changed, asks, last) = (&mut self.changed, &mut self.asks, self.timers.last());
+        let (changed, asks) = (&mut self.changed, &mut self.asks);
         for port in self.ports.values_mut() {
             for until in [&mut port.settles, &mut port.full] {
                 *changed |= until.take_if(|until| *until <= now).is_some();
@@ -459,28 +471,41 @@ impl Groups {
             state.routers.retain(|_, until| *until > now);
             *changed |= state.routers.len() != before;
         }
-        let (shares, total) = (&mut self.shares, &mut self.total);
-        self.members.retain(|(vid, group), members| {
+        let (shares, total, timers) = (&mut self.shares, &mut self.total, self.timers);
+        self.members.retain(|key, members| {
             members.retain_mut(|member| {
-                if member.until <= now {
-                    *changed = true;
-                    *total -= 1;
-                    let share = shares.entry(member.port).or_default();
-                    *share -= 1;
-                    if *share == 0 {
-                        shares.remove(&member.port);
-                    }
-                    return false;
+                if member.until > now {
+                    return true;
                 }
-                if member.again.take_if(|again| *again <= now).is_some() && asks.len() < ASKS {
-                    // It may have taken its time until this was looked at.
-                    member.until = member.until.max(now + last);
-                    let (v6, port) = (group.is_ipv6(), Some(member.port));
-                    asks.push(Ask { vid: *vid, v6, group: Some(*group), port });
+                if member.asked < ROBUSTNESS {
+                    member.ask(*key, asks, timers, now);
+                    return true;
                 }
-                true
+                *changed = true;
+                *total -= 1;
+                let share = shares.entry(member.port).or_default();
+                *share -= 1;
+                if *share == 0 {
+                    shares.remove(&member.port);
+                }
+                false
             });
             !members.is_empty()
         });
+    }
+}
+
+impl Member {
+    /// Its time is up: it is asked whether anybody is left, whoever else asks. It stays until there is room for that. One
+    /// of IGMPv1 answers no question about one group.
+    fn ask(&mut self, (vid, group): (u16, IpAddr), asks: &mut Asks, timers: Timers, now: Duration) {
+        let (about, response) = match self.mute {
+            Duration::ZERO => (Some(group), timers.last()),
+            _ => (None, timers.response()),
+        };
+        if asks.last((vid, group.is_ipv6()), about, self.port) {
+            self.asked += 1;
+            self.until = now + response;
+        }
     }
 }

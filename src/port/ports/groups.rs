@@ -25,6 +25,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub async fn listen(ports: Weak<Ports>) {
     let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
     let mut told = Vec::new();
+    let mut known = None;
     let (mut next, mut look, mut tell) = (Instant::now(), Instant::now(), Instant::now());
     loop {
         let Some(is_on) = ports.upgrade().map(|ports| ports.groups().is_some()) else { return };
@@ -37,6 +38,9 @@ pub async fn listen(ports: Weak<Ports>) {
         ports.hear_groups(&told);
         let now = Instant::now();
         let timers = ports.groups().as_ref().map(Groups::timers);
+        if timers != known {
+            (known, next, look) = (timers, now, now);
+        }
         if let Some(timers) = timers.filter(|_| now >= next) {
             let vids = (now >= look).then(|| ports.vids());
             if vids.is_some() {

@@ -1,0 +1,69 @@
+//! The questions to be put, and how many there may be.
+
+use core::net::IpAddr;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Questions about single groups in a second; others have to wait for the next.
+pub(super) const ASKS: usize = 1_024;
+/// Of them, those out of one port: whoever joins and leaves again and again uses up his own.
+pub(super) const OF_PORT: usize = 64;
+
+/// Questions that wait, before ports that come up have to.
+const WAITING: usize = 4_096;
+
+/// A question to be put.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    pub vid: u16,
+    pub v6: bool,
+    /// `None`: for all groups.
+    pub group: Option<IpAddr>,
+    /// Out of this port; `None`: of all.
+    pub port: Option<u32>,
+}
+
+/// Those that wait, and what is left of this second's.
+#[derive(Default)]
+pub(super) struct Asks {
+    waiting: Vec<Ask>,
+    second: Duration,
+    put: usize,
+    by_port: BTreeMap<u32, usize>,
+}
+
+impl Asks {
+    /// For all groups: nothing keeps these off.
+    pub fn general(&mut self, (vid, v6): (u16, bool), port: Option<u32>) {
+        self.waiting.push(Ask { vid, v6, group: None, port });
+    }
+
+    /// Who is left behind a port, of a group or, `None`, of all; `false`: it has to wait.
+    pub fn last(&mut self, (vid, v6): (u16, bool), group: Option<IpAddr>, port: u32) -> bool {
+        let of_port = self.by_port.entry(port).or_default();
+        let has_room = self.put < ASKS && *of_port < OF_PORT;
+        if has_room {
+            self.put += 1;
+            *of_port += 1;
+            self.waiting.push(Ask { vid, v6, group, port: Some(port) });
+        }
+        has_room
+    }
+
+    /// It is `now`.
+    pub fn tick(&mut self, now: Duration) {
+        if now >= self.second + Duration::from_secs(1) {
+            (self.second, self.put) = (now, 0);
+            self.by_port.clear();
+        }
+    }
+
+    /// Whether another port may be asked for all groups.
+    pub fn has_room(&self) -> bool {
+        self.waiting.len() < WAITING
+    }
+
+    pub fn take(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.waiting)
+    }
+}
