@@ -1,7 +1,8 @@
 //! The place of one connection of a link. One that takes another's place finds the old one's words still to be said:
 //! that one lets them out, and the new one reads when the old one has read all that was sent to it.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::spread::Mark;
 use super::{Wire, fair};
@@ -18,6 +19,8 @@ pub struct Member {
     place: Mutex<Place>,
     /// Of those that were here, the last that has read all it will.
     read_by: AtomicU64,
+    /// The last that was waited for in vain.
+    forgone: AtomicU64,
 }
 
 #[derive(Default)]
@@ -106,12 +109,21 @@ impl Member {
 
     /// Whether the `count`th connection has read all that it will.
     pub fn has_read(&self, count: u64) -> bool {
-        self.read_by.load(Relaxed) >= count
+        self.read_by.load(Acquire) >= count
     }
 
     /// The `count`th will read no more.
     pub fn reads_no_more(&self, count: u64) {
-        self.read_by.fetch_max(count, Relaxed);
+        self.read_by.fetch_max(count, Release);
+    }
+
+    /// Nobody is to wait for the `count`th once more, whatever it still reads.
+    pub fn forgo(&self, count: u64) {
+        self.forgone.fetch_max(count, Relaxed);
+    }
+
+    pub fn is_forgone(&self, count: u64) -> bool {
+        self.forgone.load(Relaxed) >= count
     }
 }
 

@@ -148,7 +148,7 @@ impl Link {
     ) -> Result<bool, Reason> {
         let (index, now) = (more.bucket_of(frame), more.now());
         let mut bucket = more.lock(index);
-        let works = self.up.load(Relaxed);
+        let mut works = self.up.load(Relaxed);
         let mut up = works;
         if self.pace.load(Relaxed) != 0 {
             // A pace is one connection's.
@@ -164,9 +164,9 @@ impl Link {
                 let (number, epoch) = (index as u16, bucket.epoch);
                 let before = self.member(from);
                 let has_room = to.has_room() && before.is_none_or(Member::has_room);
-                let works = works >> from & 1 == 1;
+                let from_works = works >> from & 1 == 1;
                 marked = true;
-                match (told || from == 0 && works, left, before) {
+                match (told || from == 0 && from_works, left, before) {
                     // It has left there, and whoever was to have it next broke.
                     (false, Some(epoch), _) => {
                         to.mark(index, Mark::Enters { bucket: number, epoch, from: 0, told: true });
@@ -182,7 +182,7 @@ impl Link {
                         to = before;
                     }
                     // A pace silences what works: nobody would say that it has left.
-                    (false, None, _) if !works && to.has_room() => {
+                    (false, None, _) if !from_works && to.has_room() => {
                         to.mark(index, Mark::Enters { bucket: number, epoch, from, told: false });
                     }
                     _ => (),
@@ -190,7 +190,10 @@ impl Link {
             }
             match to.send(header, frame, sent, Some(index), tape) {
                 // It has broken this moment; its session will find out.
-                Err(Reason::LinkDown) => up &= !(1 << bucket.member),
+                Err(Reason::LinkDown) => {
+                    let broken = 1 << bucket.member;
+                    (up, works) = (up & !broken, works & !broken);
+                }
                 taken => return taken.map(|first| first || marked),
             }
         }
@@ -352,6 +355,7 @@ impl Link {
                 let reads = self.member(from).is_some_and(|from| !from.has_read(count));
                 match told {
                     true => Awaited::Left { bucket, epoch, from, count: Some(count).filter(|_| reads) },
+                    false if self.member(from).is_some_and(|from| from.is_forgone(count)) => return None,
                     false => Awaited::Read { member: from, count },
                 }
             }
@@ -365,7 +369,7 @@ impl Link {
         if let Awaited::Read { member, count } = hold.what
             && let Some(at) = self.member(member)
         {
-            at.reads_no_more(count);
+            at.forgo(count);
         }
     }
 

@@ -13,7 +13,8 @@
 //! flow comes before or behind.
 
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Instant as Clock;
 
 use tokio::time::Instant;
@@ -123,7 +124,7 @@ impl Spread {
 
     /// The far end said that a bucket has left.
     pub fn has_left(&self, bucket: u16, epoch: u32) {
-        self.left[usize::from(bucket)].store(epoch, Relaxed);
+        self.left[usize::from(bucket)].store(epoch, Release);
     }
 
     /// It has said nothing yet.
@@ -133,7 +134,7 @@ impl Spread {
 
     /// Whether it has, by this move at least.
     pub fn is_left(&self, bucket: u16, epoch: u32) -> bool {
-        self.left[usize::from(bucket)].load(Relaxed).wrapping_sub(epoch).cast_signed() >= 0
+        self.left[usize::from(bucket)].load(Acquire).wrapping_sub(epoch).cast_signed() >= 0
     }
 }
 
