@@ -1,7 +1,5 @@
 //! What the data path does to devices and peers when ports come and go.
 
-use std::time::Duration;
-
 use etherws::port::ports::SwitchSettings;
 use etherws::port::{PortKind, PortRef, PortSpec, Ports};
 
@@ -17,19 +15,7 @@ fn a_tap_is_gone_when_its_port_is_deleted() {
     own_namespace();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let settings = SwitchSettings {
-            node: None,
-            ageout: Duration::from_secs(300),
-            fdb_limit: 64,
-            threads: 2,
-            ping: None,
-            prof: Default::default(),
-            guard: Default::default(),
-            announce: true,
-            suppress: false,
-            snoop: false,
-            snoop_interval: Duration::from_secs(125),
-        };
+        let settings = SwitchSettings { fdb_limit: 64, threads: 2, ..SwitchSettings::default() };
         let ports = Ports::start(settings).unwrap();
         for turn in 0..200 {
             let added = ports.add(PortSpec::new(PortKind::Tap, "rvd0")).await;

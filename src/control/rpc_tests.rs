@@ -1,7 +1,6 @@
 //! Tests of [`super`].
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use serde_json::json;
 
@@ -10,19 +9,7 @@ use crate::control::openrpc::made::{self, Described};
 use crate::port::ports::SwitchSettings;
 
 fn served() -> Methods {
-    let settings = SwitchSettings {
-        node: None,
-        ageout: Duration::from_secs(300),
-        fdb_limit: 16,
-        threads: 1,
-        ping: None,
-        prof: Default::default(),
-        guard: Default::default(),
-        announce: true,
-        suppress: false,
-        snoop: false,
-        snoop_interval: Duration::from_secs(125),
-    };
+    let settings = SwitchSettings { fdb_limit: 16, ..SwitchSettings::default() };
     let hooks = Hooks {
         save: Box::new(|file| async move { file.ok_or("no file to save to".to_owned()) }.boxed()),
         reload: Box::new(|| async { panic!("a task dies") }.boxed()),

@@ -194,19 +194,7 @@ mod tests {
     use crate::port::ports::SwitchSettings;
 
     fn served() -> (Arc<Ports>, Methods) {
-        let settings = SwitchSettings {
-            node: None,
-            ageout: Duration::from_secs(300),
-            fdb_limit: 16,
-            threads: 1,
-            ping: None,
-            prof: Default::default(),
-            guard: Default::default(),
-            announce: true,
-            suppress: false,
-            snoop: false,
-            snoop_interval: Duration::from_secs(125),
-        };
+        let settings = SwitchSettings { fdb_limit: 16, ..SwitchSettings::default() };
         let hooks = Hooks {
             save: Box::new(|_| async { Err(String::new()) }.boxed()),
             reload: Box::new(|| async { Err(String::new()) }.boxed()),

@@ -186,22 +186,22 @@ impl Layer {
                 wrong(key, format!("{value} is out of range (expected {low} to {high})"));
             }
         };
-        let ageout = self.ageout.unwrap_or(300);
+        let usual = SwitchSettings::default();
+        let ageout = self.ageout.unwrap_or(usual.ageout.as_secs());
         range("switch.ageout", ageout, 1, u64::from(u32::MAX));
-        let fdb_limit = self.fdb_limit.unwrap_or(8192);
+        let fdb_limit = self.fdb_limit.unwrap_or(usual.fdb_limit);
         range("switch.fdb_limit", fdb_limit as u64, 1, 1 << 24);
         let threads = self.threads.unwrap_or_else(default_threads);
         range("switch.threads", threads as u64, 1, 256);
         let ping = self.ping.map(|ping| Duration::from_secs(u64::from(ping)));
         range("switch.ping", u64::from(self.ping.unwrap_or(15)), 1, 3600);
-        let snoop_interval = self.snoop_interval.unwrap_or(125);
-        range("switch.snoop_interval", snoop_interval.into(), 4, 3600);
+        let snoop_interval = self.snoop_interval.map_or(usual.snoop_interval.as_secs(), u64::from);
+        range("switch.snoop_interval", snoop_interval, 4, 3600);
         let drain_wait = self.drain_wait.unwrap_or_default();
         range("listen.drain_wait", drain_wait.into(), 0, 3600);
         let resume = self.resume.unwrap_or_default();
         range("listen.resume", resume.into(), 0, 3600);
-        let usual = GuardSettings::default();
-        let max_macs = self.max_macs.unwrap_or(usual.max_macs);
+        let max_macs = self.max_macs.unwrap_or(usual.guard.max_macs);
         range("switch.max_macs", max_macs.into(), 1, 1 << 24);
         let storm = self.storm.unwrap_or_default();
         if let Err(why) = storm.check() {
@@ -332,14 +332,14 @@ impl Layer {
                 ping,
                 prof: Want { level: self.prof.unwrap_or_default(), ..Want::default() },
                 guard: GuardSettings {
-                    storm: storm.over(usual.storm),
+                    storm: storm.over(usual.guard.storm),
                     max_macs,
-                    loop_guard: self.loop_guard.unwrap_or(usual.loop_guard),
+                    loop_guard: self.loop_guard.unwrap_or(usual.guard.loop_guard),
                 },
-                announce: self.announce.unwrap_or(true),
-                suppress: self.suppress.unwrap_or_default(),
-                snoop: self.snoop.unwrap_or_default(),
-                snoop_interval: Duration::from_secs(snoop_interval.into()),
+                announce: self.announce.unwrap_or(usual.announce),
+                suppress: self.suppress.unwrap_or(usual.suppress),
+                snoop: self.snoop.unwrap_or(usual.snoop),
+                snoop_interval: Duration::from_secs(snoop_interval),
             },
             log: self.log,
             door: DoorSettings {

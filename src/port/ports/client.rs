@@ -322,19 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn bad_77_a_session_that_panics_costs_its_connection_alone() {
-        let settings = SwitchSettings {
-            node: None,
-            ageout: Duration::from_secs(300),
-            fdb_limit: 16,
-            threads: 1,
-            ping: None,
-            prof: Default::default(),
-            guard: Default::default(),
-            announce: true,
-            suppress: false,
-            snoop: false,
-            snoop_interval: Duration::from_secs(125),
-        };
+        let settings = SwitchSettings { fdb_limit: 16, ..SwitchSettings::default() };
         let ports = Ports::start(settings).unwrap();
         let broken = serve(ports.clone(), Box::pin(async { panic!("a bug of ours") })).await;
         assert!(

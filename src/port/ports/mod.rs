@@ -108,6 +108,25 @@ pub struct SwitchSettings {
     pub snoop_interval: Duration,
 }
 
+/// What holds where nobody says otherwise, but for `threads`, which go by the processors.
+impl Default for SwitchSettings {
+    fn default() -> Self {
+        Self {
+            node: None,
+            ageout: Duration::from_secs(300),
+            fdb_limit: 8192,
+            threads: 1,
+            ping: None,
+            prof: Want::default(),
+            guard: GuardSettings::default(),
+            announce: true,
+            suppress: false,
+            snoop: false,
+            snoop_interval: Duration::from_secs(125),
+        }
+    }
+}
+
 /// A WebSocket link that has been accepted: upgraded, authenticated, its 101 already sent.
 pub struct Incoming {
     pub stream: TcpStream,
