@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -219,7 +220,10 @@ fn l4_sum(frame: &[u8], l3: usize) -> u16 {
         false => (l3 + 12..l3 + 20, frame[l3 + 9], l3 + 20),
     };
     let len = (frame.len() - l4) as u16;
-    let bytes = [&frame[addresses], &len.to_be_bytes(), &[0, protocol], &frame[l4..]].concat();
+    ones_sum(&[&frame[addresses], &len.to_be_bytes(), &[0, protocol], &frame[l4..]].concat())
+}
+
+fn ones_sum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {
         sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
@@ -231,19 +235,19 @@ fn l4_sum(frame: &[u8], l3: usize) -> u16 {
 #[test]
 fn a_tap_comes_stays_and_goes_as_asked() {
     in_namespace("a_tap_comes_stays_and_goes_as_asked", async || {
-        let tap = Tap::open("t0", false).unwrap();
+        let tap = Tap::open("t0", false, 1).unwrap();
         assert!(!tap.existed());
-        let busy = Tap::open("t0", false).unwrap_err();
+        let busy = Tap::open("t0", false, 1).unwrap_err();
         assert!(matches!(&busy, OpenError::Failed(text) if text.contains("another process")), "{busy}");
         tap.set_persist(true).unwrap();
         drop(tap);
         assert_eq!(netif::exists("t0").await, Ok(true));
-        let tap = Tap::open("t0", false).unwrap();
+        let tap = Tap::open("t0", false, 1).unwrap();
         assert!(tap.existed());
         tap.set_persist(false).unwrap();
         drop(tap);
         assert_eq!(netif::exists("t0").await, Ok(false));
-        let wrong = Tap::open("lo", false).unwrap_err();
+        let wrong = Tap::open("lo", false, 1).unwrap_err();
         assert!(matches!(&wrong, OpenError::Invalid(text) if text.contains("not a TAP")), "{wrong}");
     });
 }
@@ -251,11 +255,11 @@ fn a_tap_comes_stays_and_goes_as_asked() {
 #[test]
 fn frames_pass_a_tap_in_both_directions() {
     in_namespace("frames_pass_a_tap_in_both_directions", async || {
-        let tap = Tap::open("t0", false).unwrap();
+        let tap = Tap::open("t0", false, 1).unwrap();
         let sent = frame(b"\x88\xb5hello");
         let down = tap.write(&[IoSlice::new(&sent)]).unwrap_err();
         assert_eq!(down.raw_os_error(), Some(libc::EIO));
-        assert_eq!(tap.read(&mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(tap.read(0, &mut [0; 100]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         netif::set_up("t0", true).await.unwrap();
         let on_device = PacketSocket::open("t0", false).unwrap();
 
@@ -270,7 +274,7 @@ fn frames_pass_a_tap_in_both_directions() {
         );
         let len = soon(|| {
             loop {
-                let len = tap.read(&mut buf)?;
+                let len = tap.read(0, &mut buf)?;
                 if ours(&buf) {
                     return Ok(len);
                 }
@@ -280,8 +284,97 @@ fn frames_pass_a_tap_in_both_directions() {
 
         assert_eq!(tap.write(&[IoSlice::new(&sent[..13])]).unwrap_err().raw_os_error(), Some(libc::EINVAL));
         netif::delete("t0").await.unwrap();
-        assert_eq!(tap.read(&mut buf).unwrap_err().raw_os_error(), Some(libc::EBADFD));
+        assert_eq!(tap.read(0, &mut buf).unwrap_err().raw_os_error(), Some(libc::EBADFD));
     });
+}
+
+#[test]
+fn a_tap_of_several_queues_deals_out_flows_and_is_handed_over() {
+    in_namespace("a_tap_of_several_queues_deals_out_flows_and_is_handed_over", async || {
+        let mut tap = Tap::open("t0", false, 16).unwrap();
+        assert_eq!(tap.queues(), 16);
+        netif::no_qdisc("t0").await.unwrap();
+        let change = InterfaceChange { address: vec!["10.9.0.1/24".parse().unwrap()], ..Default::default() };
+        netif::apply("t0", &change).await.unwrap();
+        netif::set_up("t0", true).await.unwrap();
+        // A second process would get a share of the frames.
+        let busy = Tap::open("t0", false, 16).unwrap_err();
+        assert!(matches!(&busy, OpenError::Invalid(text) if text.contains("several queues")), "{busy}");
+
+        // The station that all flows go to answers for itself, so the kernel knows both ways of a flow.
+        let station = MacAddr::new([2, 0, 0, 0, 0, 9]);
+        let ours = netif::status("t0").await.unwrap().mac;
+        let neighbour = format!("ip neigh add 10.9.0.2 lladdr {station} dev t0");
+        assert!(std::process::Command::new("sh").args(["-c", &neighbour]).status().unwrap().success());
+        let flows = |tap: &Tap| {
+            let mut of = vec![Vec::new(); tap.queues()];
+            for n in 0..FLOWS {
+                let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+                let port = socket.local_addr().unwrap().port();
+                for round in 0..3 {
+                    socket.send_to(&[n, round], "10.9.0.2:9").unwrap();
+                    let answer = udp((station, [10, 9, 0, 2], 9), (ours, [10, 9, 0, 1], port), &[n, round]);
+                    tap.write(&[IoSlice::new(&answer)]).unwrap();
+                    let mut read = [0; 2];
+                    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    assert_eq!((socket.recv(&mut read).unwrap(), read), (2, [n, round]));
+                }
+            }
+            let mut buf = vec![0; MAX_FRAME];
+            for (queue, of) in of.iter_mut().enumerate() {
+                while let Ok(len) = tap.read(queue, &mut buf) {
+                    if buf[..6] == station.octets() {
+                        of.push((buf[len - 2], buf[len - 1]));
+                    }
+                }
+            }
+            of
+        };
+        for handed_over in [false, true] {
+            let of = flows(&tap);
+            let all: usize = of.iter().map(Vec::len).sum();
+            assert_eq!(all, usize::from(FLOWS) * 3, "{of:?}");
+            assert!(of.iter().filter(|frames| !frames.is_empty()).count() > 4, "all in one: {of:?}");
+            for n in 0..FLOWS {
+                let whole = of
+                    .iter()
+                    .any(|of| of.iter().filter(|(flow, _)| *flow == n).map(|(_, round)| *round).eq(0..3));
+                assert!(whole, "flow {n} is in several queues, or out of order: {of:?}");
+            }
+            if !handed_over {
+                let fd = tap.as_fd().try_clone_to_owned().unwrap();
+                drop(tap);
+                tap = Tap::adopt(fd, "t0", false, 16).unwrap();
+                assert_eq!(tap.queues(), 16);
+            }
+        }
+        drop(tap);
+        assert_eq!(netif::exists("t0").await, Ok(false));
+    });
+}
+
+/// Enough that 16 queues do not get all of them into four by chance (one in 10^8).
+const FLOWS: u8 = 32;
+
+/// A UDP datagram, its checksum left out (RFC 768), from a station, its address and port to another's.
+fn udp(from: (MacAddr, [u8; 4], u16), to: (MacAddr, [u8; 4], u16), payload: &[u8]) -> Vec<u8> {
+    let len = 28 + payload.len() as u16;
+    let mut ip = vec![0x45, 0];
+    ip.extend(len.to_be_bytes());
+    ip.extend([0, 0, 0, 0, 64, 17, 0, 0]);
+    ip.extend(from.1);
+    ip.extend(to.1);
+    let sum = !ones_sum(&ip);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = [to.0.octets(), from.0.octets()].concat();
+    frame.extend([8, 0]);
+    frame.extend(ip);
+    frame.extend(from.2.to_be_bytes());
+    frame.extend(to.2.to_be_bytes());
+    frame.extend((len - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(payload);
+    frame
 }
 
 #[test]
@@ -471,7 +564,7 @@ fn udp_super_frames_split_into_valid_segments() {
 #[test]
 fn interfaces_change_as_asked_and_not_by_halves() {
     in_namespace("interfaces_change_as_asked_and_not_by_halves", async || {
-        let _tap = Tap::open("t0", false).unwrap();
+        let _tap = Tap::open("t0", false, 1).unwrap();
         assert!(matches!(netif::status("nosuch").await, Err(PortError::NotFound(_))));
         let mac: MacAddr = "02:11:22:33:44:55".parse().unwrap();
         let all =
@@ -568,7 +661,7 @@ fn changes_are_told_as_they_happen() {
             tokio::time::timeout(PATIENCE, search).await.expect("not told");
         };
         let is = |is_up, is_gone| move |event: &Event| matches!(event, Event::Link { name, up, gone, .. } if name == "t0" && *up == is_up && *gone == is_gone);
-        let tap = Tap::open("t0", false).unwrap();
+        let tap = Tap::open("t0", false, 1).unwrap();
         told(&is(false, false)).await;
         netif::set_up("t0", true).await.unwrap();
         told(&is(true, false)).await;
@@ -585,7 +678,7 @@ fn changes_are_told_as_they_happen() {
 #[test]
 fn a_tap_takes_and_gives_super_frames() {
     in_namespace("a_tap_takes_and_gives_super_frames", async || {
-        let tap = Tap::open("t0", true).unwrap();
+        let tap = Tap::open("t0", true, 1).unwrap();
         let granted = tap.offload().expect("this kernel has TUNSETOFFLOAD");
         netif::set_up("t0", true).await.unwrap();
         // What the TAP's host sends by itself is behind a header too, and asks for nothing.
@@ -597,7 +690,7 @@ fn a_tap_takes_and_gives_super_frames() {
         let deadline = Instant::now() + PATIENCE;
         let got = loop {
             assert!(Instant::now() < deadline, "the frame does not come out of the TAP");
-            match tap.read(&mut buf) {
+            match tap.read(0, &mut buf) {
                 Ok(len) if buf[VnetHeader::LEN..len] == sent => break len,
                 Ok(_) => (),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(1)),
@@ -626,15 +719,15 @@ fn a_tap_takes_and_gives_super_frames() {
 #[test]
 fn a_persistent_tap_is_left_without_offload() {
     in_namespace("a_persistent_tap_is_left_without_offload", async || {
-        let tap = Tap::open("t0", true).unwrap();
+        let tap = Tap::open("t0", true, 1).unwrap();
         tap.set_persist(true).unwrap();
         assert!(features("t0").contains("tx-tcp-segmentation: on"), "{}", features("t0"));
         drop(tap);
         assert!(features("t0").contains("tx-tcp-segmentation: off"), "{}", features("t0"));
-        let tap = Tap::open("t0", true).unwrap();
+        let tap = Tap::open("t0", true, 1).unwrap();
         assert!(tap.existed() && tap.offload().is_some());
         drop(tap);
-        let tap = Tap::open("t0", false).unwrap();
+        let tap = Tap::open("t0", false, 1).unwrap();
         assert!(tap.existed() && tap.offload().is_none());
         tap.set_persist(false).unwrap();
     });

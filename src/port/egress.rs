@@ -166,6 +166,11 @@ impl Device {
         }
     }
 
+    /// It is read by several queues.
+    pub fn has_queues(&self) -> bool {
+        matches!(&self.handle, Handle::Tap(tap) if tap.queues() > 1)
+    }
+
     /// What writing to it is called.
     pub fn write_stage(&self) -> Stage {
         match self.handle {

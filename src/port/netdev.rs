@@ -24,7 +24,7 @@ pub async fn ingress(
     number: u32,
     socket: Arc<Held<PacketSocket>>,
 ) -> io::Error {
-    pump(socket, |socket| {
+    pump(socket, |socket, _| {
         crate::with_tape!(fabric.prof, |tape| forward_batch(&fabric, slot, number, socket, tape))
     })
     .await

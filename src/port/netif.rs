@@ -7,10 +7,15 @@
 
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::{IpNet, Ipv4Net};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage};
+use rtnetlink::packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 use tokio::task::JoinHandle;
 
@@ -86,6 +91,27 @@ pub async fn pin_gso(name: &str) -> Result<(), PortError> {
     let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(link.header.index).build();
     message.attributes = limits;
     netlink.set(name, "its gso_max_size and gro_max_size", message).await
+}
+
+/// Takes the queueing discipline off a device that does not block: a TAP with several queues. The one that it is given by
+/// default is one for each of 256 queues, some 6 MiB. The caller may ignore an error.
+pub async fn no_qdisc(name: &str) -> Result<(), PortError> {
+    let mut netlink = Netlink::open()?;
+    let mut message = TcMessage::with_index(netlink.link(name).await?.header.index as i32);
+    message.header.parent = TcHandle::ROOT;
+    message.attributes.push(TcAttribute::Kind("noqueue".into()));
+    let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+    message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let refused = |e| refused(name, "take off its queueing discipline", &e);
+    let mut answers = netlink.handle.request(message).map_err(refused)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(e) = answer.payload
+            && e.code.is_some()
+        {
+            return Err(refused(rtnetlink::Error::NetlinkError(e)));
+        }
+    }
+    Ok(())
 }
 
 /// Changes a device. Everything that can be known is checked before the first change; when the kernel

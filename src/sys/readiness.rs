@@ -13,11 +13,34 @@ use tokio::sync::oneshot;
 use super::packet::PacketSocket;
 use super::tun::Tap;
 
-/// A device whose descriptor stays open, and the same, for as long as the value lives.
-pub trait Device: AsRawFd + private::Sealed {}
+/// A device whose descriptors stay open, and the same, for as long as the value lives.
+pub trait Device: private::Sealed {
+    /// How many queues it is read by, 64 at most.
+    fn queues(&self) -> usize;
 
-impl Device for Tap {}
-impl Device for PacketSocket {}
+    /// What becomes readable with a queue.
+    fn descriptor(&self, queue: usize) -> RawFd;
+}
+
+impl Device for Tap {
+    fn queues(&self) -> usize {
+        self.queues()
+    }
+
+    fn descriptor(&self, queue: usize) -> RawFd {
+        self.queue(queue).as_raw_fd()
+    }
+}
+
+impl Device for PacketSocket {
+    fn queues(&self) -> usize {
+        1
+    }
+
+    fn descriptor(&self, _queue: usize) -> RawFd {
+        self.as_raw_fd()
+    }
+}
 
 mod private {
     pub trait Sealed {}
@@ -48,17 +71,24 @@ impl<T> Deref for Held<T> {
     }
 }
 
-impl<T: AsRawFd> AsRawFd for Held<T> {
+/// One of a device's queues.
+pub struct Queue<T> {
+    device: Arc<Held<T>>,
+    queue: usize,
+}
+
+impl<T: Device> AsRawFd for Queue<T> {
     fn as_raw_fd(&self) -> RawFd {
-        self.device.as_raw_fd()
+        self.device.descriptor(self.queue)
     }
 }
 
-/// Readiness to read, from the calling thread's tokio reactor.
-pub fn readable<T: Device>(device: Arc<Held<T>>) -> io::Result<AsyncFd<Arc<Held<T>>>> {
+/// Readiness to read a queue, from the calling thread's tokio reactor.
+pub fn readable<T: Device>(device: &Arc<Held<T>>, queue: usize) -> io::Result<AsyncFd<Queue<T>>> {
+    let queue = Queue { device: device.clone(), queue };
     // SAFETY: register asks that the descriptor stay open until the AsyncFd is dropped, which holds
-    // the `Arc`; a `Device` owns its descriptor and never gives it up, and `Held` never gives up the
+    // the `Arc`; a `Device` owns its descriptors and never gives them up, and `Held` never gives up the
     // device. There is no safe way in.
-    let registered = unsafe { AsyncFd::register_with_interest(device, Interest::READABLE) };
+    let registered = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) };
     registered.map_err(|refused| refused.into_parts().1)
 }

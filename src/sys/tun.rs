@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::uio::writev;
@@ -12,25 +12,31 @@ use nix::unistd::read;
 use super::{Granted, OpenError, check_device_name};
 use crate::frame::offload::VnetHeader;
 
-/// One open queue of a TAP device, non-blocking, without packet information. The device goes away with
-/// it unless it is persistent.
+/// An open TAP device, non-blocking, without packet information. The device goes away with it unless it is persistent.
+///
+/// With several queues the kernel deals out to them what it sends, by flow, so that a frame waits for those of its own
+/// queue and not for all.
 #[derive(Debug)]
 pub struct Tap {
+    /// Where frames are written. Of a device with several queues it is none of them (`IFF_DETACH_QUEUE`): the kernel
+    /// would send the answers of a flow to the queue that the flow was written to, all to one.
     fd: OwnedFd,
+    /// Where frames are read; none when that is `fd`.
+    queues: Vec<OwnedFd>,
     existed: bool,
     offload: Option<Granted>,
 }
 
 impl Tap {
     /// Attaches to the TAP called `name` in the calling thread's network namespace, making it when
-    /// there is none. With `offload` frames carry a virtio_net_hdr both ways, if the kernel knows how:
-    /// see [`Tap::offload`].
-    pub fn open(name: &str, offload: bool) -> Result<Self, OpenError> {
+    /// there is none, with so many queues; one that is there has a single one. With `offload` frames carry a
+    /// virtio_net_hdr both ways, if the kernel knows how: see [`Tap::offload`].
+    pub fn open(name: &str, offload: bool, queues: usize) -> Result<Self, OpenError> {
         check_device_name(name)?;
         if !offload {
-            return Self::attach(name, 0);
+            return Self::attach(name, 0, queues);
         }
-        let mut tap = Self::attach(name, libc::IFF_VNET_HDR)?;
+        let mut tap = Self::attach(name, libc::IFF_VNET_HDR, queues)?;
         tap.offload = tap.take_on().ok();
         if tap.offload.is_some() {
             return Ok(tap);
@@ -38,14 +44,15 @@ impl Tap {
         // A device that was there must not be left with a header that nobody speaks of.
         let existed = tap.existed;
         drop(tap);
-        let mut tap = Self::attach(name, 0)?;
+        let mut tap = Self::attach(name, 0, queues)?;
         tap.existed = existed;
         Ok(tap)
     }
 
     /// Takes over the TAP called `name` from another process, whose descriptor of it is `fd`; it is non-blocking and
-    /// speaks a header or not as that process asked for, which must be what is asked for now.
-    pub fn adopt(fd: OwnedFd, name: &str, offload: bool) -> Result<Self, OpenError> {
+    /// speaks a header or not as that process asked for, which must be what is asked for now. What waited in queues that
+    /// only that process had is lost; there are `queues` new ones, if it had several.
+    pub fn adopt(fd: OwnedFd, name: &str, offload: bool, queues: usize) -> Result<Self, OpenError> {
         let failed = |why: &dyn std::fmt::Display| {
             Err(OpenError::Failed(format!("TAP {name} could not be taken over: {why}")))
         };
@@ -54,10 +61,16 @@ impl Tap {
             Err(e) => return failed(&e),
         };
         let has = |flag: libc::c_int| libc::c_int::from(flags) & flag != 0;
-        if its != name.as_bytes() || !has(libc::IFF_TAP) || has(libc::IFF_MULTI_QUEUE) {
+        if its != name.as_bytes() || !has(libc::IFF_TAP) {
             return failed(&format!("the descriptor is that of {}", String::from_utf8_lossy(&its)));
         }
-        let mut tap = Self { fd, existed: true, offload: None };
+        let mut tap = Self { fd, queues: Vec::new(), existed: true, offload: None };
+        if has(libc::IFF_MULTI_QUEUE) {
+            let extra = if has(libc::IFF_VNET_HDR) { libc::IFF_VNET_HDR } else { 0 };
+            if let Err(e) = tap.spread(name, extra, queues) {
+                return failed(&e);
+            }
+        }
         match (offload, has(libc::IFF_VNET_HDR)) {
             (true, true) => match tap.take_on() {
                 Ok(granted) => tap.offload = Some(granted),
@@ -70,20 +83,14 @@ impl Tap {
     }
 
     /// `extra`: flags besides those of every TAP.
-    fn attach(name: &str, extra: libc::c_int) -> Result<Self, OpenError> {
-        let fd: OwnedFd = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-            .open(DEVICE)
-            .map_err(|e| {
-                OpenError::Failed(format!("could not open {DEVICE} for TAP {name}: {}", open_reason(&e)))
-            })?
-            .into();
+    fn attach(name: &str, extra: libc::c_int, queues: usize) -> Result<Self, OpenError> {
+        let fd = open_device(name)?;
         // With IFF_TUN_EXCL the kernel itself says whether the device was there; a look beforehand
-        // would race with another maker.
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | extra;
-        let existed = match attach(fd.as_fd(), name, flags | libc::IFF_TUN_EXCL) {
+        // would race with another maker. One that is there is never taken with several queues, since any number
+        // of processes may have those of one device, each a share of its frames.
+        let flags = TAP_FLAGS | extra;
+        let several = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
+        let existed = match attach(fd.as_fd(), name, flags | several | libc::IFF_TUN_EXCL) {
             Ok(()) => false,
             Err(e) if e.raw_os_error() == Some(libc::EBUSY) => {
                 attach(fd.as_fd(), name, flags).map_err(|e| attach_error(name, &e))?;
@@ -91,10 +98,28 @@ impl Tap {
             }
             Err(e) => return Err(attach_error(name, &e)),
         };
-        let tap = Self { fd, existed, offload: None };
+        let mut tap = Self { fd, queues: Vec::new(), existed, offload: None };
+        if several != 0 && !existed {
+            tap.spread(name, extra, queues)?;
+        }
         // Whoever had a persistent device before may have taken on what nobody does now.
         let _ = tap.set_offload(0);
         Ok(tap)
+    }
+
+    /// Takes so many queues, and its first descriptor out of them.
+    fn spread(&mut self, name: &str, extra: libc::c_int, queues: usize) -> Result<(), OpenError> {
+        for _ in 0..queues.clamp(1, MAX_QUEUES) {
+            let queue = open_device(name)?;
+            let flags = TAP_FLAGS | libc::IFF_MULTI_QUEUE | extra;
+            attach(queue.as_fd(), name, flags).map_err(|e| attach_error(name, &e))?;
+            self.queues.push(queue);
+        }
+        match detach(self.fd.as_fd()) {
+            // One that was handed over is.
+            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => Err(attach_error(name, &e)),
+            _ => Ok(()),
+        }
     }
 
     /// Tells the kernel what it may leave to us.
@@ -133,10 +158,20 @@ impl Tap {
         if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// One frame, behind its header if there is one; what does not fit into `buf` is lost, so a read that
+    /// How many queues it is read by.
+    pub fn queues(&self) -> usize {
+        self.queues.len().max(1)
+    }
+
+    /// The descriptor that becomes readable when `queue` has a frame.
+    pub fn queue(&self, queue: usize) -> BorrowedFd<'_> {
+        self.queues.get(queue).unwrap_or(&self.fd).as_fd()
+    }
+
+    /// One frame of a queue, behind its header if there is one; what does not fit into `buf` is lost, so a read that
     /// fills it may be truncated. `WouldBlock` when there is none or the device is down, EBADFD once it is deleted.
-    pub fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        Ok(read(&self.fd, buf)?)
+    pub fn read(&self, queue: usize, buf: &mut [u8]) -> io::Result<usize> {
+        Ok(read(self.queue(queue), buf)?)
     }
 
     /// One frame in pieces, behind its header if there is one. EIO while the device is down, EBADFD once it
@@ -146,15 +181,10 @@ impl Tap {
     }
 }
 
+/// What another process can [adopt](Tap::adopt).
 impl AsFd for Tap {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
-    }
-}
-
-impl AsRawFd for Tap {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
     }
 }
 
@@ -167,18 +197,41 @@ impl Drop for Tap {
     }
 }
 
+fn open_device(name: &str) -> Result<OwnedFd, OpenError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
+    let failed =
+        |e| OpenError::Failed(format!("could not open {DEVICE} for TAP {name}: {}", open_reason(&e)));
+    Ok(options.open(DEVICE).map_err(failed)?.into())
+}
+
 /// `name` has passed [`check_device_name`].
 fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> {
-    let mut ifr_name = [0; libc::IFNAMSIZ];
+    let mut ifr_name = NO_NAME;
     for (to, from) in ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
         *to = from as libc::c_char;
     }
-    // TUNSETIFF reads the flags as 16 bits: IFF_TUN_EXCL, 0x8000, is its sign bit.
+    set(fd, libc::TUNSETIFF, ifr_name, flags)
+}
+
+/// Takes a queue out of the device's; it can still be written to. EINVAL when it is none.
+fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set(fd, libc::TUNSETQUEUE, NO_NAME, libc::IFF_DETACH_QUEUE)
+}
+
+/// `name` ends with a NUL.
+fn set(
+    fd: BorrowedFd<'_>,
+    request: libc::Ioctl,
+    ifr_name: [libc::c_char; libc::IFNAMSIZ],
+    flags: libc::c_int,
+) -> io::Result<()> {
+    // The flags are read as 16 bits: IFF_TUN_EXCL, 0x8000, is their sign bit.
     let ifr_ifru = libc::__c_anonymous_ifr_ifru { ifru_flags: flags as u16 as libc::c_short };
-    let mut request = libc::ifreq { ifr_name, ifr_ifru };
-    // SAFETY: TUNSETIFF reads and writes one `ifreq`, which lives on this stack frame; the name ends
-    // with a NUL because only 15 of its 16 bytes were written. nix has no wrapper.
-    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    let mut of = libc::ifreq { ifr_name, ifr_ifru };
+    // SAFETY: the requests given here (TUNSETIFF, TUNSETQUEUE) read and write one `ifreq`, which lives on this stack
+    // frame. nix has no wrappers.
+    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut of) };
     if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -222,8 +275,10 @@ fn attach_error(name: &str, e: &io::Error) -> OpenError {
         Some(libc::EPERM) => "; run as root or with CAP_NET_ADMIN, or make it first with ip tuntap add user",
         Some(libc::EBUSY) => "; another process has it open: stop that one or choose another name",
         Some(libc::EINVAL) => {
-            let text =
-                format!("a device {name} exists and is not a TAP with a single queue; choose another name");
+            let text = format!(
+                "a device {name} exists and is not a TAP with a single queue; choose another name, or stop the process \
+                 that has it open (a switch gives a TAP of its own several queues)"
+            );
             return OpenError::Invalid(text);
         }
         _ => "",
@@ -232,6 +287,10 @@ fn attach_error(name: &str, e: &io::Error) -> OpenError {
 }
 
 const DEVICE: &str = "/dev/net/tun";
+const TAP_FLAGS: libc::c_int = libc::IFF_TAP | libc::IFF_NO_PI;
+const NO_NAME: [libc::c_char; libc::IFNAMSIZ] = [0; libc::IFNAMSIZ];
+/// Whoever reads them keeps a bit for each in a word.
+const MAX_QUEUES: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -249,6 +308,6 @@ mod tests {
 
     #[test]
     fn impossible_names_never_reach_the_kernel() {
-        assert!(matches!(Tap::open("tap%d", true), Err(OpenError::Invalid(_))));
+        assert!(matches!(Tap::open("tap%d", true, 1), Err(OpenError::Invalid(_))));
     }
 }

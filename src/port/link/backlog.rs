@@ -57,7 +57,7 @@ impl Backlog {
 }
 
 const WINDOW: u64 = 50_000_000;
-const AHEAD_MS: u64 = 4;
+const AHEAD_MS: u64 = 1;
 const FIRST: u32 = 256 << 10;
 /// 5 ms at 100 Mb/s.
 const LEAST: u32 = 64 << 10;

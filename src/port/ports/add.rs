@@ -100,6 +100,10 @@ impl Ports {
             let _ = netif::pin_gso(&name).await;
             // One that never went away has what it was given meanwhile.
             if !adopted {
+                if device.has_queues() {
+                    // Frames wait in the TAP's queues, where they are read in turn, and nowhere else.
+                    let _ = netif::no_qdisc(&name).await;
+                }
                 if let Some(bridge) = &spec.bridge {
                     netif::join(&name, bridge).await?;
                 }
@@ -271,18 +275,20 @@ fn check(spec: &PortSpec) -> Result<VlanRule, PortError> {
         .map_err(|rule| PortError::Invalid(format!("{kind} {target}: {rule}")))
 }
 
-/// The device, and whether it is the one behind `tap`.
-fn open(spec: &PortSpec, tap: Option<OwnedFd>) -> Result<(Handle, Closed, bool), PortError> {
+/// The device, and whether it is the one behind `passed`.
+fn open(spec: &PortSpec, passed: Option<OwnedFd>) -> Result<(Handle, Closed, bool), PortError> {
     Ok(match spec.kind {
         PortKind::Tap => {
-            let adopted = tap.and_then(|fd| {
-                let adopted = Tap::adopt(fd, &spec.target, spec.offload);
+            // One that outlives us is as `ip tuntap` makes it, for whoever opens it then.
+            let queues = if spec.persist { 1 } else { tap::QUEUES };
+            let adopted = passed.and_then(|fd| {
+                let adopted = Tap::adopt(fd, &spec.target, spec.offload, queues);
                 adopted.inspect_err(|why| warn!("made anew: {why}")).ok()
             });
             let was_ours = adopted.is_some();
             let tap = match adopted {
                 Some(tap) => tap,
-                None => Tap::open(&spec.target, spec.offload)?,
+                None => Tap::open(&spec.target, spec.offload, queues)?,
             };
             let (tap, closed) = Held::new(tap);
             (Handle::Tap(tap), closed, was_ours)
