@@ -1,16 +1,24 @@
 //! One connection's life on its data thread: read, decode, forward; keep alive; close.
 
+mod ended;
+mod parting;
+mod ping_rate;
+
 use std::io;
-use std::ops::ControlFlow::{self, Break, Continue};
+use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::progress::{Progress, STUCK};
+pub use self::ended::Ended;
+pub use self::parting::{PARTING, linger};
+use self::ping_rate::PingRate;
+
+use super::progress::Progress;
 use super::spread::{Awaited, Hold, Mark};
 use super::{Link, Stream, Wire, member};
 use crate::frame::MAX_FRAME;
@@ -21,69 +29,7 @@ use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::with_tape;
 use crate::ws::codec::{Decoder, Event, Role, Step};
-use crate::ws::header::{Opcode, Violation};
-
-/// Why a session ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// The peer sent a Close with this status code.
-    Closed(Option<u16>),
-    /// The peer's side of the stream ended without a Close.
-    Eof,
-    /// The same, over TLS and without close_notify: anybody on the path could have ended it.
-    Truncated,
-    /// The peer broke the protocol; it was told so.
-    Violation(Violation),
-    /// A VM announced a frame of so many bytes.
-    TooLong(u32),
-    /// No data for the time after which an answering peer is dead.
-    Silent,
-    /// The peer took no byte for 10 s while some waited.
-    Stuck,
-    /// A fragmented message was never finished.
-    Unfinished,
-    Broken(io::Error),
-    /// Another connection has taken its place; it still worked, or not.
-    Replaced {
-        live: bool,
-    },
-    /// We closed it, as told.
-    Stopped,
-}
-
-impl Ended {
-    /// Nobody wanted it to end: the path failed, or the far end as a whole.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Eof | Self::Truncated | Self::Silent | Self::Stuck | Self::Broken(_) => true,
-            Self::Replaced { .. } => true,
-            Self::Closed(_) | Self::Violation(_) | Self::TooLong(_) | Self::Unfinished | Self::Stopped => {
-                false
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Closed(Some(code)) => write!(f, "closed by the peer with status {code}"),
-            Self::Closed(None) => f.write_str("closed by the peer"),
-            Self::Eof => f.write_str("the peer ended the connection"),
-            Self::Truncated => f.write_str("the connection ended without TLS close_notify"),
-            Self::Violation(violation) => write!(f, "protocol violation: {}", violation.text()),
-            Self::TooLong(len) => {
-                write!(f, "the peer announced a frame of {len} bytes, more than {MAX_FRAME}")
-            }
-            Self::Silent => f.write_str("the peer fell silent"),
-            Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
-            Self::Unfinished => f.write_str("the peer left a message unfinished"),
-            Self::Broken(error) => write!(f, "the connection broke: {error}"),
-            Self::Replaced { .. } => f.write_str("replaced by another connection"),
-            Self::Stopped => f.write_str("closed"),
-        }
-    }
-}
+use crate::ws::header::Opcode;
 
 /// How a session is told to close: status code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -522,75 +468,6 @@ impl<'a> Serving<'a> {
         });
         found.unwrap_or(Err(Ended::Eof))
     }
-
-    /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
-    async fn part(&mut self, ended: &Ended) {
-        let (code, reason) = match ended {
-            Ended::Closed(code) => (*code, ""),
-            Ended::Violation(violation) => (Some(violation.close_code()), violation.text()),
-            Ended::Unfinished => (Some(1008), "message unfinished"),
-            Ended::Stopped => {
-                let told = *self.session.stop.borrow();
-                let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
-                (Some(code), reason)
-            }
-            Ended::Replaced { live: true } => (Some(1000), "replaced by another connection"),
-            Ended::Replaced { live: false }
-            | Ended::Eof
-            | Ended::Truncated
-            | Ended::TooLong(_)
-            | Ended::Silent
-            | Ended::Stuck
-            | Ended::Broken(_) => return,
-        };
-        self.wire(|wire| wire.close(code, reason));
-        let _ = timeout(PARTING, self.farewell(ended)).await;
-        // Nothing more is read that could come late.
-        self.session.link.reads_no_more(self.session.member, self.count);
-        self.wire(Wire::end_tls);
-        linger(&self.socket).await;
-    }
-
-    /// Lets out what waits; after our own Close also waits for the peer's.
-    async fn farewell(&mut self, ended: &Ended) {
-        while self.wire(|wire| wire.flush(&mut ())) == Some(false) {
-            if self.wire(Wire::take_error).flatten().is_some() {
-                return;
-            }
-            let _ = self.socket.writable().await;
-        }
-        if !matches!(ended, Ended::Stopped | Ended::Replaced { .. }) {
-            return;
-        }
-        self.parked |= self.held.take().is_some() && !self.rest.is_empty();
-        // Frames that are on their way to us are still forwarded: nothing accepted is lost.
-        loop {
-            match self.read_and_forward() {
-                Ok(true) => (),
-                Ok(false) => drop(self.socket.readable().await),
-                Err(_) => return,
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Ends our side of a connection whose last words are said. Unread bytes at close would turn into a reset that takes
-/// our Close away from the peer; so what comes is thrown away, until the peer ends too or has had its time.
-pub async fn linger(socket: &Stream) {
-    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
-    let discard = async {
-        // On the heap: no session is to carry it along for all its time.
-        let mut bytes = vec![0; 4096];
-        while socket.readable().await.is_ok() {
-            match socket.try_read(&mut bytes) {
-                Ok(0) => return,
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return,
-                _ => (),
-            }
-        }
-    };
-    let _ = timeout(LINGER, discard).await;
 }
 
 /// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).
@@ -616,56 +493,20 @@ fn dead_after(ping: Duration) -> Duration {
     ping * 40 / 15
 }
 
-/// More than 200 PINGs a second for 5 s are a flood.
-#[derive(Default)]
-struct PingRate {
-    second: Option<Instant>,
-    count: u32,
-    bad_seconds: u32,
-}
-
-impl PingRate {
-    fn count(&mut self, now: Instant) -> ControlFlow<Ended> {
-        let since = *self.second.get_or_insert(now);
-        if now >= since + Duration::from_secs(1) {
-            let lasting = self.count > 200 && now < since + Duration::from_secs(2);
-            self.bad_seconds = if lasting { self.bad_seconds + 1 } else { 0 };
-            (self.second, self.count) = (Some(now), 0);
-        }
-        self.count += 1;
-        if self.bad_seconds >= 5 { Break(Ended::Violation(Violation::PingFlood)) } else { Continue(()) }
-    }
-}
-
 /// Reads in a row before other tasks of the thread get their turn.
 pub const TURNS: u32 = 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
-/// For what waits, and for the peer's answer to our Close.
-pub const PARTING: Duration = Duration::from_secs(3);
 /// For the connection before, which has as long for its own end.
 const TURN: Duration = PARTING.saturating_add(Duration::from_secs(2));
 /// Reads of what a connection that is no more has left.
 const MOST_LEFT: u32 = 64;
-const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
+#[path = "peer_tests.rs"]
 pub(super) mod with_peers;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod hold_tests;
 
-    #[test]
-    fn bad_23_only_a_lasting_ping_flood_ends_a_session() {
-        let start = Instant::now();
-        let flood = |rate: u64, seconds: u64| {
-            let mut pings = PingRate::default();
-            (0..rate * seconds)
-                .any(|n| pings.count(start + Duration::from_micros(n * 1_000_000 / rate)).is_break())
-        };
-        assert!(flood(300, 7));
-        assert!(!flood(300, 4));
-        assert!(!flood(200, 60));
-    }
-}
+#[cfg(test)]
+mod serving_tests;
