@@ -1,6 +1,7 @@
 //! One connection's life on its data thread: read, decode, forward; keep alive; close.
 
 mod ended;
+mod held;
 mod parting;
 mod ping_rate;
 
@@ -15,11 +16,12 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::ended::Ended;
+use self::held::{Hold, TURN, Waits};
 pub use self::parting::{PARTING, linger};
 use self::ping_rate::PingRate;
 
 use super::progress::Progress;
-use super::spread::{Awaited, Hold, Mark};
+use super::spread::{Awaited, Mark};
 use super::{Link, Stream, Wire, member};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
@@ -30,6 +32,7 @@ use crate::switch::{Reason, Slot};
 use crate::with_tape;
 use crate::ws::codec::{Decoder, Event, Role, Step};
 use crate::ws::header::Opcode;
+use crate::ws::joining::Which;
 
 /// How a session is told to close: status code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,8 +48,7 @@ pub struct Session {
     pub slot: Slot,
     /// The port's number: its slot may be another's before the session has ended.
     pub number: u32,
-    /// Which of the link's connections it is; 0 is the first.
-    pub member: u8,
+    pub which: Which,
     /// The connection whose place it takes still works, if there is one.
     pub live: bool,
     pub role: Role,
@@ -93,9 +95,9 @@ impl Session {
             .shown_to(&self.fabric.captures)
             .waking(&stuck);
         let has_tls = wire.has_tls();
-        let count = self.link.connected(self.member, wire, &self.congestion, self.live);
+        let count = self.link.connected(self.which, wire, &self.congestion, self.live);
         // However the session ends, and be it by a panic, the port must not think it is connected.
-        let _down = Down { link: self.link.clone(), member: self.member, count };
+        let _down = Down { link: self.link.clone(), member: self.which.member, count };
         let early = std::mem::take(&mut self.early);
         let mut serving = Serving { early, ..Serving::new(self, socket, has_tls, (stuck, count)) };
         let outcome = serving.forward_until_the_end().await;
@@ -135,6 +137,7 @@ struct Serving<'a> {
     /// read and not looked at.
     rest: Vec<u8>,
     held: Option<Hold>,
+    waits: Waits,
     /// `rest` is to be looked at before more is read.
     parked: bool,
     began: Instant,
@@ -159,8 +162,8 @@ impl<'a> Serving<'a> {
         (stuck, count): (Arc<Notify>, u64),
     ) -> Self {
         // What went by the connection before went before.
-        let what = Awaited::Read { member: session.member, count: count - 1 };
-        let turn = Hold { what, until: Instant::now() + TURN };
+        let what = Awaited::Turn { member: session.which.member, count: count - 1 };
+        let now = Instant::now();
         Self {
             session,
             socket,
@@ -168,18 +171,19 @@ impl<'a> Serving<'a> {
             stuck,
             has_tls,
             early: Bytes::new(),
-            held: (!session.link.is_over(&turn)).then_some(turn),
+            held: (!session.link.is_over(what)).then_some(Hold { what, until: now + TURN }),
+            waits: Waits::new(now),
             parked: false,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
-            began: Instant::now(),
-            heard: Instant::now(),
+            began: now,
+            heard: now,
             pinged: None,
             asked: false,
-            progress: Progress::new(Instant::now()),
+            progress: Progress::new(now),
             unfinished: None,
             pings: PingRate::default(),
-            shrunk: Instant::now(),
+            shrunk: now,
         }
     }
 
@@ -191,10 +195,7 @@ impl<'a> Serving<'a> {
         let mut waiting = self.has_tls || !self.early.is_empty();
         let mut turns = 0u32;
         loop {
-            if let Some(hold) = self.held.filter(|hold| link.is_over(hold) || Instant::now() >= hold.until) {
-                link.forgo(&hold);
-                self.held = None;
-                self.heard = Instant::now();
+            if self.held.is_some() && self.is_let_go(Instant::now()) {
                 waiting = true;
             }
             if waiting && self.held.is_none() {
@@ -246,7 +247,7 @@ impl<'a> Serving<'a> {
 
     /// Does something with the connection's way out, while there is one.
     fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> Option<T> {
-        self.session.link.with(self.session.member, self.count, work)
+        self.session.link.with(self.session.which.member, self.count, work)
     }
 
     /// All that has come by a connection that is no more; of a peer that goes on all the same, not for ever.
@@ -316,7 +317,7 @@ impl<'a> Serving<'a> {
         let mut at = 0;
         let mut outcome = Ok(());
         let vnet = self.session.vnet;
-        let (link, member, count) = (&self.session.link, self.session.member, self.count);
+        let (link, member, count) = (&self.session.link, self.session.which.member, self.count);
         loop {
             // A message that is put together elsewhere would overtake those that wait.
             if self.decoder.is_mid_message() {
@@ -375,8 +376,7 @@ impl<'a> Serving<'a> {
                     if let Some(mark) = mark {
                         // What was said behind frames is told behind them.
                         batch.finish(bytes);
-                        self.held = link.hear(member, mark, Instant::now());
-                        if self.held.is_some() {
+                        if self.hears(mark, Instant::now()) {
                             self.parked = true;
                             break;
                         }
@@ -441,7 +441,7 @@ impl<'a> Serving<'a> {
             next = next.min(hold.until);
         }
         let progress = &mut self.progress;
-        let due = self.session.link.with(self.session.member, self.count, |wire| {
+        let due = self.session.link.with(self.session.which.member, self.count, |wire| {
             // No timer goes as far as the slowest pace.
             let held = wire.held_for().map(|wait| now + wait.min(ping));
             Ok([progress.check(wire, now)?, held])
@@ -496,8 +496,6 @@ fn dead_after(ping: Duration) -> Duration {
 /// Reads in a row before other tasks of the thread get their turn.
 pub const TURNS: u32 = 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
-/// For the connection before, which has as long for its own end.
-const TURN: Duration = PARTING.saturating_add(Duration::from_secs(2));
 /// Reads of what a connection that is no more has left.
 const MOST_LEFT: u32 = 64;
 

@@ -32,7 +32,7 @@ impl Serving<'_> {
         self.wire(|wire| wire.close(code, reason));
         let _ = timeout(PARTING, self.farewell(ended)).await;
         // Nothing more is read that could come late.
-        self.session.link.reads_no_more(self.session.member, self.count);
+        self.session.link.reads_no_more(self.session.which.member, self.count);
         self.wire(Wire::end_tls);
         linger(&self.socket).await;
     }

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::frame::{Frame, Retag, Tag};
 use crate::port::egress::{Departing, Egress};
-use crate::prof::{Profiler, Want};
+use crate::prof::{Profiler, Side, Want};
 use crate::switch::counters::Counters;
 use crate::switch::guard::Policer;
 use crate::switch::{Fdb, Port, VlanRule};
@@ -21,11 +21,13 @@ const KEY: Key = [1, 2, 3, 4];
 pub const PING: Duration = Duration::from_secs(15);
 pub const SOON: Duration = Duration::from_secs(30);
 
-/// A switch with a port for the session in slot 0 and one more, not connected, that frames go to.
+/// A switch with a port for the session in slot 0 and one more, at first not connected, that frames go to.
 pub struct Bench {
     pub fabric: Arc<Fabric>,
     pub link: Arc<Link>,
     pub stop: watch::Sender<Option<Stop>>,
+    /// Of the other port.
+    out: Arc<Link>,
 }
 
 impl Bench {
@@ -37,8 +39,9 @@ impl Bench {
         let fabric = Arc::new(Fabric::new(Fdb::new(64, 300, [1, 2]), Profiler::new(Want::default())));
         let link = Arc::new(link);
         fabric.switch.put(port(0, 1, link.clone()));
-        fabric.switch.put(port(1, 2, Arc::default()));
-        Self { fabric, link, stop: watch::Sender::new(None) }
+        let out = Arc::<Link>::default();
+        fabric.switch.put(port(1, 2, out.clone()));
+        Self { fabric, link, stop: watch::Sender::new(None), out }
     }
 
     /// A server's session of port 1, and its peer.
@@ -50,7 +53,7 @@ impl Bench {
             fabric: self.fabric.clone(),
             slot: Slot(0),
             number: 1,
-            member: 0,
+            which: Which::default(),
             live: false,
             role: Role::Server,
             vnet: false,
@@ -63,6 +66,21 @@ impl Bench {
             stop: self.stop.subscribe(),
         };
         (session, peer)
+    }
+
+    /// The same by another of the link's connections.
+    pub fn session_of(&self, member: u8, n: u32) -> (Session, Peer) {
+        let (session, peer) = self.session();
+        (Session { which: Which { member, n }, ..session }, peer)
+    }
+
+    /// Connects the other port too: its peer.
+    pub async fn connect_out(&self) -> Peer {
+        let (session, peer) = self.session();
+        let session = Session { link: self.out.clone(), slot: Slot(1), number: 2, ..session };
+        tokio::spawn(session.run());
+        until("the other port", || self.out.is_connected()).await;
+        peer
     }
 
     pub fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> T {
@@ -115,6 +133,16 @@ pub fn frame(len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     bytes[..14].copy_from_slice(&[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 0x08, 0]);
     bytes
+}
+
+/// A session about to forward, to be given bytes and time by hand.
+pub(super) fn serving(session: &Session, stream: Peer) -> Serving<'_> {
+    let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
+    let at = PortAt { slot: 0, number: 1, side: Side::Server };
+    let prof = (session.fabric.prof.clone(), at);
+    let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
+    let count = session.link.connected(session.which, wire, &Congestion::System, false);
+    Serving::new(session, socket, false, (Arc::default(), count))
 }
 
 /// A client's message.
@@ -292,11 +320,14 @@ async fn bad_27_text_is_answered_only_with_text() {
 async fn a_close_that_is_asked_for_says_why() {
     let bench = Bench::new();
     let (session, mut peer) = bench.session();
+    let ours = session.stream.as_ref().unwrap().try_clone().unwrap();
     let running = tokio::spawn(session.run());
     until("the link", || bench.link.is_connected()).await;
     // As a port is deleted while the session forwards: what ends it is that its port is gone.
     peer.write_all(&masked(Opcode::Binary, &frame(60))).unwrap();
-    thread::sleep(Duration::from_millis(50));
+    while ours.peek(&mut [0]).is_err() {
+        thread::yield_now();
+    }
     bench.stop.send_replace(Some(Stop { code: 1000, reason: "port deleted" }));
     bench.fabric.switch.remove(Slot(0));
     timeout(SOON, running).await.unwrap().unwrap();

@@ -1,24 +1,12 @@
 //! A session that is given bytes and time by hand.
 
 use std::io::Read;
-use std::net::TcpStream as Peer;
 
-use super::with_peers::{Bench, PING, frame, masked, until};
+use super::with_peers::{Bench, PING, frame, masked, serving, until};
 use super::*;
 use crate::frame::{Frame, Retag};
 use crate::port::egress::Departing;
 use crate::port::link::progress::STUCK;
-use crate::prof::Side;
-
-/// A session about to forward, to be given bytes and time by hand.
-fn serving(session: &Session, stream: Peer) -> Serving<'_> {
-    let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
-    let at = PortAt { slot: 0, number: 1, side: Side::Server };
-    let prof = (session.fabric.prof.clone(), at);
-    let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
-    let count = session.link.connected(0, wire, &Congestion::System, false);
-    Serving::new(session, socket, false, (Arc::default(), count))
-}
 
 #[tokio::test]
 async fn bad_22_messages_in_fragments_that_do_end_are_not_held_against_the_peer() {
@@ -147,13 +135,15 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let taken = bench.wire(|wire| wire.progress());
     serving.progress = Progress { taken, since: stuck_since };
     assert!(matches!(serving.tick(), Err(Ended::Stuck)), "not a byte in 10 s");
-    serving.progress = Progress { taken, since: stuck_since };
     // Far less than makes the socket writable.
     for _ in 0..8 {
         peer.read_exact(&mut [0; 32 << 10]).unwrap();
     }
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(serving.tick().is_ok(), "the peer does read");
+    until("the peer does read", || {
+        serving.progress = Progress { taken, since: stuck_since };
+        serving.tick().is_ok()
+    })
+    .await;
 }
 
 /// A peer that does not read may still ask and ask.

@@ -38,6 +38,8 @@ use crate::ws::header::{MAX_HEADER, Opcode};
 pub struct Wire {
     /// Which it is of those that were in its place.
     pub count: u64,
+    /// The same among those of its link, as both ends count.
+    pub n: u32,
     /// Another has taken its place; whether it still works all the same.
     pub replaced: Option<bool>,
     /// Tells the session that the socket would block, or broke, or that there is something to look at.
@@ -91,6 +93,7 @@ impl Wire {
         }
         Self {
             count: 0,
+            n: 0,
             replaced: None,
             stuck: Arc::default(),
             tls,
