@@ -69,6 +69,11 @@ impl Member {
         self.lock().wire.as_ref().is_none_or(Wire::has_room)
     }
 
+    /// Somebody's flows may come here: what was said of others is on its way.
+    pub fn takes_in(&self) -> bool {
+        self.lock().wire.as_ref().is_none_or(|wire| wire.has_room() && !wire.has_marks())
+    }
+
     /// Nothing waits here, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
         self.lock().wire.as_ref().is_none_or(Wire::is_drained)
@@ -90,8 +95,9 @@ impl Member {
     }
 
     pub fn set_pace(&self, bits: Option<u64>) {
-        if let Some(wire) = self.lock().wire.as_mut() {
-            wire.set_pace(bits);
+        if let Some(wire) = self.lock().wire.as_mut()
+            && wire.set_pace(bits)
+        {
             wire.flush(&mut ());
             // What waits may be due sooner than the session has been told.
             wire.stuck.notify_one();

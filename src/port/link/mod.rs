@@ -230,7 +230,20 @@ impl Link {
     /// Bits a second at most, for the connection that there is and for those to come.
     pub fn set_pace(&self, bits: Option<u64>) {
         if self.pace.swap(bits.unwrap_or(0), Relaxed) != bits.unwrap_or(0) {
-            self.members().for_each(|member| member.set_pace(bits));
+            self.pace_members();
+        }
+    }
+
+    /// The pace, if there is one.
+    fn pace(&self) -> Option<u64> {
+        Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0)
+    }
+
+    /// A pace is one connection's, the first's of those that there are. The others let out what they have.
+    fn pace_members(&self) {
+        let (bits, paced) = (self.pace(), self.up.load(Relaxed).trailing_zeros());
+        for (number, member) in (0..).zip(self.members()) {
+            member.set_pace(bits.filter(|_| number == paced));
         }
     }
 
@@ -249,10 +262,16 @@ impl Link {
             // The kernel was asked when it was wanted.
             let _ = wire.set_congestion(&wanted);
         }
-        wire.set_pace(Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0));
+        let pace = self.pace();
+        wire.set_pace(pace);
         self.vnet.store(wire.is_vnet(), Relaxed);
         let count = place.put(wire, n, live);
         self.up.fetch_or(1 << member, Relaxed);
+        drop(place);
+        drop(wanted);
+        if pace.is_some() {
+            self.pace_members();
+        }
         count
     }
 
@@ -265,6 +284,9 @@ impl Link {
         }
         drop(place);
         self.reads_no_more(member, count);
+        if self.pace().is_some() {
+            self.pace_members();
+        }
     }
 
     /// It reads no more: those that waited for that may go on.

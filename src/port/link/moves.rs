@@ -37,7 +37,12 @@ impl Link {
                 Way::Goes(to) => to,
                 Way::Moves(to) => {
                     marked = true;
-                    self.tell(&mut bucket, index, to, works, &mut left)
+                    match self.tell(&mut bucket, index, to, works, &mut left) {
+                        true => to,
+                        // A pace has taken its place away, and nobody may overtake it.
+                        false if up >> bucket.went.member & 1 == 0 => return Err(Reason::QueueFull),
+                        false => bucket.went.member,
+                    }
                 }
             };
             let at = self.member(to).ok_or(Reason::LinkDown)?;
@@ -53,16 +58,15 @@ impl Link {
         }
     }
 
-    /// Says where a bucket has left and where it enters; the member that its next frame takes. `left`: where it was said
-    /// that it has left, whoever was to have it next.
-    fn tell(&self, bucket: &mut Bucket, index: usize, to: u8, works: u16, left: &mut Option<Which>) -> u8 {
+    /// Says where a bucket has left and where it enters; `false`: there is no room for that. `left`: where it was said that
+    /// it has left, whoever was to have it next.
+    fn tell(&self, bucket: &mut Bucket, index: usize, to: u8, works: u16, left: &mut Option<Which>) -> bool {
         let (from, number) = (bucket.went, index as u16);
-        let (Some(old), Some(new)) = (self.member(from.member), self.member(to)) else { return to };
+        let (Some(old), Some(new)) = (self.member(from.member), self.member(to)) else { return true };
         let told = works >> from.member & 1 == 1;
         if left.is_none() && told {
-            if !(old.has_room() && new.has_room()) {
-                // More is said of moves than the peer reads.
-                return from.member;
+            if !(old.has_room() && new.takes_in()) {
+                return false;
             }
             let epoch = bucket.moves();
             let n = old.mark(index, Mark::Leaves { bucket: number, epoch });
@@ -76,9 +80,10 @@ impl Link {
                 let epoch = bucket.moves();
                 new.mark(index, Mark::Enters { bucket: number, epoch, from, told: false });
             }
+            // More is said of moves than the peer reads.
             None => (),
         }
-        to
+        true
     }
 
     /// What was said of a bucket on a member's connection; what has to come before that is read on.
@@ -86,10 +91,8 @@ impl Link {
         let more = self.more.get()?;
         let what = match mark {
             Mark::Leaves { bucket, epoch } => {
-                if member == 0 {
-                    more.has_left(bucket, epoch);
-                    self.members().for_each(Member::wake);
-                }
+                more.has_left(bucket, epoch);
+                self.members().for_each(Member::wake);
                 return None;
             }
             Mark::Enters { from, .. } if from.member == member => return None,

@@ -8,10 +8,13 @@
 //! A move could let frames overtake others that went before. So the old connection is told `leaves` behind the bucket's
 //! last frame, and the new one `enters` before its first. Whoever reads `enters` before `leaves` reads no more of that
 //! connection until that has come, or will not come any more ([`Awaited`]). `enters` names the connection that went
-//! before, not its place alone: that may have been taken by another one since, which nobody has to wait for. Between
-//! members that work buckets leave only member 0, so nobody waits for one that waits himself. What is said of a bucket is a
-//! binary message of [`Mark::LEN`] bytes, shorter than any frame. All of it happens under the bucket's lock, so that
-//! another thread's frame of the same flow comes before or behind.
+//! before, not its place alone: that may have been taken by another one since, which nobody has to wait for. A connection
+//! where `leaves` still waits behind frames takes no bucket in: so what is read before a `leaves` was said before it, who
+//! waits does so for somebody who waits for something older or not at all, and no two wait for each other. What is said of
+//! a bucket is a binary message of [`Mark::LEN`] bytes, shorter than any frame. All of it happens under the bucket's lock,
+//! so that another thread's frame of the same flow comes before or behind.
+//!
+//! Between members that work buckets leave member 0, and others when the link gets a pace: that is one connection's.
 
 use std::hash::RandomState;
 use std::sync::atomic::AtomicU32;

@@ -40,6 +40,8 @@ pub struct FairQueue {
     free: Vec<u16>,
     /// Messages that wait in flows.
     held: usize,
+    /// Of these, what is said of flows.
+    marks: usize,
     /// Messages on their way out, and how much of the first is written.
     leaving: VecDeque<u16>,
     written: usize,
@@ -199,8 +201,16 @@ impl FairQueue {
         let at = self.encode(Opcode::Binary, &[body.into()], key, Label::default(), &mut ());
         match self.flows[flow].head {
             NONE => self.leaving.push_back(at),
-            _ => self.append(flow, at),
+            _ => {
+                self.marks += 1;
+                self.append(flow, at);
+            }
         }
+    }
+
+    /// Something that is said of a flow waits behind its frames.
+    pub fn has_marks(&self) -> bool {
+        self.marks > 0
     }
 
     /// Fewer messages are here than frames may be.
@@ -445,6 +455,7 @@ impl FairQueue {
             }
             // A mark: all that went before it has left by now, or is dropped.
             self.held -= 1;
+            self.marks -= 1;
             self.leaving.push_back(at);
         }
     }

@@ -70,6 +70,12 @@ async fn frames_of_a_bucket_wait_for_those_that_went_by_another_connection() {
     assert_eq!(bench.rx(0), 8);
     one.gets(&[enters(4, which(0, 0), true), one_frame()]);
     assert_eq!((one.held.is_some(), bench.rx(0)), (false, 9), "nobody is there to say it");
+    // Nor is it member 0 alone that is left.
+    two.gets(&[enters(5, which(1, 1), true), one_frame()]);
+    assert!(!two.is_let_go(now));
+    one.gets(&[leaves(5)]);
+    two.goes_on(now);
+    assert_eq!(bench.rx(0), 10);
     // What is no mark is no frame either.
     one.gets(&[masked(Opcode::Binary, b"123456789012")]);
     assert_eq!(bench.dropped(Reason::Runt), 1);

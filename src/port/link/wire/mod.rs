@@ -198,6 +198,11 @@ impl Wire {
         self.fair.has_room()
     }
 
+    /// Something that is said of a flow waits behind its frames.
+    pub fn has_marks(&self) -> bool {
+        self.fair.has_marks()
+    }
+
     /// Nothing waits, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
         let waits = !self.queue.is_empty() || !self.fair.is_empty();
@@ -217,9 +222,14 @@ impl Wire {
         congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
     }
 
-    /// At most so many bits a second from here on; the caller flushes what waited for the old rate.
-    pub fn set_pace(&mut self, bits: Option<u64>) {
-        self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+    /// At most so many bits a second from here on; `true`: that is new, and the caller flushes what waited for the old
+    /// rate.
+    pub fn set_pace(&mut self, bits: Option<u64>) -> bool {
+        let changes = self.pace.map(|pace| pace.bits()) != bits;
+        if changes {
+            self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+        }
+        changes
     }
 
     /// How long frames still have to wait for their turn; `None` where none do.
