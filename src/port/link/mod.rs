@@ -39,7 +39,7 @@ use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::prof::{Side, Tape};
-use crate::switch::{Counters, Reason};
+use crate::switch::{Counters, Now, Reason};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
 use crate::ws::header::Opcode;
@@ -113,10 +113,10 @@ impl Link {
     }
 
     /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:
-    /// nobody has promised to flush yet, the caller must.
-    pub fn send(&self, frame: &Departing<'_>, tape: &mut impl Tape) -> Result<bool, Reason> {
+    /// nobody has promised to flush yet, the caller must. `now` may be that of its batch.
+    pub fn send(&self, frame: &Departing<'_>, now: Now, tape: &mut impl Tape) -> Result<bool, Reason> {
         let pieces = frame.out.parts().map(Piece::from);
-        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes), tape)
+        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes), now, tape)
     }
 
     /// The same for a frame of `len` bytes in pieces, some of which may wear the mask they came with.
@@ -127,6 +127,7 @@ impl Link {
         frame: &[Piece<'_>],
         len: usize,
         sent: (u32, u32),
+        now: Now,
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if is_too_big(len) {
@@ -134,7 +135,7 @@ impl Link {
         }
         match self.more.get() {
             None => self.first.send(header, frame, sent, None, tape).map(|(first, _)| first),
-            Some(more) => self.send_spread(more, header, frame, len, sent, tape),
+            Some(more) => self.send_spread(more, header, frame, sent, now, tape),
         }
     }
 

@@ -8,7 +8,7 @@ use super::member::Member;
 use super::spread::{Awaited, Bucket, Mark, Spread, Way};
 use crate::frame::offload::VnetHeader;
 use crate::prof::Tape;
-use crate::switch::Reason;
+use crate::switch::{Now, Reason};
 use crate::ws::codec::Piece;
 use crate::ws::joining::Which;
 
@@ -19,13 +19,13 @@ impl Link {
         more: &Spread,
         header: &VnetHeader,
         frame: &[Piece<'_>],
-        len: usize,
         sent: (u32, u32),
+        now: Now,
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
-        let (index, now) = (more.bucket_of(frame), more.now());
+        let (index, now) = (more.bucket_of(frame), now.0.as_nanos() as u64);
         let mut bucket = more.lock(index);
-        bucket.count(len, now);
+        bucket.count(frame.iter().map(|piece| piece.bytes.len()).sum(), now);
         let mut works = self.up.load(Relaxed);
         let (mut marked, mut left) = (false, None);
         loop {
@@ -66,6 +66,7 @@ impl Link {
         let told = works >> from.member & 1 == 1;
         if left.is_none() && told {
             if !(old.has_room() && new.takes_in()) {
+                bucket.stays();
                 return false;
             }
             let epoch = bucket.moves();

@@ -19,7 +19,6 @@
 use std::hash::RandomState;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::time::Instant as Clock;
 
 use super::fair;
 use super::member::{FLOWS, Member};
@@ -31,7 +30,6 @@ use crate::ws::joining::Which;
 pub struct Spread {
     /// From member 1 on.
     pub members: Box<[Member]>,
-    start: Clock,
     hasher: RandomState,
     buckets: Box<[Mutex<Bucket>]>,
     /// Of each bucket, the last move of which the far end's `leaves` has come.
@@ -86,16 +84,10 @@ impl Spread {
     pub fn new(members: u8) -> Self {
         Self {
             members: (1..members).map(|_| Member::default()).collect(),
-            start: Clock::now(),
             hasher: RandomState::new(),
             buckets: (0..FLOWS).map(|_| Mutex::default()).collect(),
             left: (0..FLOWS).map(|_| AtomicU32::new(0)).collect(),
         }
-    }
-
-    /// Nanoseconds.
-    pub fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos() as u64
     }
 
     pub fn bucket_of(&self, frame: &[Piece<'_>]) -> usize {
@@ -109,6 +101,9 @@ impl Spread {
     /// Of the members in `among`, not none, the one with the fewest buckets of late. What another thread holds at this
     /// moment is not counted: its owner may be counting too.
     pub fn lightest(&self, among: u16, now: u64) -> u8 {
+        if among.is_power_of_two() {
+            return among.trailing_zeros() as u8;
+        }
         let mut busy = [0_u32; 16];
         for bucket in self.buckets.iter().filter_map(|bucket| bucket.try_lock().ok()) {
             let is_busy = bucket.last != 0 && now.saturating_sub(bucket.last) < SECOND;
@@ -177,6 +172,11 @@ impl Bucket {
     /// It went.
     pub fn went(&mut self, which: Which, now: u64) {
         (self.went, self.last) = (which, now.max(1));
+    }
+
+    /// It cannot move now: not before as much has gone again is that looked at.
+    pub fn stays(&mut self) {
+        self.bytes = 0;
     }
 
     /// The number of a move that is told.

@@ -13,7 +13,7 @@ use crate::port::egress::{Departing, Egress};
 use crate::prof::{Profiler, Side, Want};
 use crate::switch::counters::Counters;
 use crate::switch::guard::Policer;
-use crate::switch::{Fdb, Port, VlanRule};
+use crate::switch::{Fdb, Now, Port, VlanRule};
 use crate::ws::codec::{close_body, encode};
 use crate::ws::mask::Key;
 
@@ -202,7 +202,7 @@ async fn a_link_that_never_pauses_still_writes_and_still_ends() {
     let big = frame(60_000);
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     for _ in 0..200 {
-        bench.link.send(&out, &mut ()).unwrap();
+        bench.link.send(&out, bench.fabric.now(), &mut ()).unwrap();
     }
     bench.link.flush(&mut ());
     let got = Arc::<AtomicU64>::default();
@@ -295,7 +295,7 @@ fn a_tag_does_not_make_a_frame_that_the_far_end_must_refuse() {
     let bytes = frame(MAX_FRAME);
     let tag = Tag { tpid: 0x8100, tci: 10 };
     let out = Departing::new(Frame::checked(&bytes).unwrap(), Retag::Push(tag), None);
-    assert_eq!(Link::default().send(&out, &mut ()), Err(Reason::TooBig));
+    assert_eq!(Link::default().send(&out, Now(Duration::ZERO), &mut ()), Err(Reason::TooBig));
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn bad_23_of_many_pings_sixteen_and_the_latest_are_answered() {
     let big = frame(60_000);
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     until("the socket is blocked", || {
-        (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
+        (0..100).for_each(|_| _ = bench.link.send(&out, bench.fabric.now(), &mut ()).unwrap());
         bench.link.flush(&mut ());
         bench.wire(|wire| wire.is_blocked())
     })
@@ -125,7 +125,7 @@ async fn bad_67_a_slow_reader_is_not_a_stuck_one() {
     let big = frame(60_000);
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     let full = || -> bool {
-        (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
+        (0..100).for_each(|_| _ = bench.link.send(&out, bench.fabric.now(), &mut ()).unwrap());
         bench.link.flush(&mut ());
         bench.wire(|wire| wire.is_blocked()) && bench.dropped(Reason::QueueFull) > 0
     };
@@ -157,7 +157,7 @@ async fn bad_27_answers_to_a_peer_that_does_not_read_are_bounded() {
     let out = Departing::new(Frame::checked(&big).unwrap(), Retag::Keep, None);
     serving.socket.writable().await.unwrap();
     until("the socket is blocked", || {
-        (0..100).for_each(|_| _ = bench.link.send(&out, &mut ()).unwrap());
+        (0..100).for_each(|_| _ = bench.link.send(&out, bench.fabric.now(), &mut ()).unwrap());
         bench.link.flush(&mut ());
         bench.wire(|wire| wire.is_blocked())
     })
