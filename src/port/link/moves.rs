@@ -126,3 +126,7 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "moves_tests.rs"]
+mod tests;

@@ -135,13 +135,19 @@ pub fn frame(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// A session about to forward, to be given bytes and time by hand.
-pub(super) fn serving(session: &Session, stream: Peer) -> Serving<'_> {
+/// A connection of the link, although nobody serves it: its socket and number.
+pub fn connect(session: &Session, stream: Peer) -> (Arc<Stream>, u64) {
     let socket = Arc::new(Stream::adopt(stream.into()).unwrap());
     let at = PortAt { slot: 0, number: 1, side: Side::Server };
     let prof = (session.fabric.prof.clone(), at);
     let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
     let count = session.link.connected(session.which, wire, &Congestion::System, false);
+    (socket, count)
+}
+
+/// A session about to forward, to be given bytes and time by hand.
+pub(super) fn serving(session: &Session, stream: Peer) -> Serving<'_> {
+    let (socket, count) = connect(session, stream);
     Serving::new(session, socket, false, (Arc::default(), count))
 }
 

@@ -232,6 +232,11 @@ impl Wire {
         changes
     }
 
+    #[cfg(test)]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
+    }
+
     /// How long frames still have to wait for their turn; `None` where none do.
     pub fn held_for(&self) -> Option<Duration> {
         let pace = self.pace.as_ref().filter(|_| self.held)?;
