@@ -117,7 +117,7 @@ async fn a_mark_is_for_the_connection_that_it_names_and_not_for_who_has_its_plac
 #[tokio::test]
 async fn connections_that_were_lost_unnoticed_are_waited_for_together_and_once() {
     let bench = Bench::of(Link::default().of_members(5));
-    connections!(bench, zero: 0, 0; one: 1, 1; _two: 2, 1; _three: 3, 1; four: 4, 1);
+    connections!(bench, zero: 0, 0; _one: 1, 1; _two: 2, 1; _three: 3, 1; four: 4, 1);
     let lost = |member| [enters(1, which(member, 1), false), one_frame()].concat();
     let before = Instant::now();
     zero.gets(&[lost(1), lost(2), lost(3)]);
@@ -128,14 +128,20 @@ async fn connections_that_were_lost_unnoticed_are_waited_for_together_and_once()
     // They are known by now.
     four.gets(&[lost(1), lost(2), lost(3)]);
     assert_eq!((four.held.is_some(), bench.rx(0)), (false, 6));
-    // Nor does a far end that names what never was stop more than that.
+}
+
+#[tokio::test]
+async fn bad_78_who_names_what_never_was_waits_two_seconds_for_all_of_it() {
+    let bench = Bench::of(Link::default().of_members(3));
+    connections!(bench, zero: 0, 0; _one: 1, 1);
     let mut held = Duration::ZERO;
     for n in 2..100 {
-        one.gets(&[enters(n, which(4, n), true)]);
-        held += one.held.unwrap().until.saturating_duration_since(Instant::now());
-        assert!(one.is_let_go(now + SECOND), "{n}");
+        zero.gets(&[enters(n, which(n as u8 % 2 + 1, u32::MAX - 100 + n), n % 3 > 0), one_frame()]);
+        held += zero.held.unwrap().until.saturating_duration_since(Instant::now());
+        zero.goes_on(Instant::now() + 60 * SECOND);
     }
     assert!(held <= 2 * SECOND, "{held:?}");
+    assert_eq!(bench.rx(0), 98);
 }
 
 /// With sessions of their own that nobody leads by the hand.
