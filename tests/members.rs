@@ -104,8 +104,8 @@ fn a_link_of_four_connections_is_one_port_that_outlives_each_of_them() {
     hosts.a.ping("10.1.0.2");
 }
 
-/// Flows that send much and flows that send little, in both directions, while connections are cut and come back: what
-/// arrives of a flow is in order, and nothing comes twice.
+/// Flows that send much and flows that send little, in both directions, while connections are cut and come back and the link
+/// gets a pace and loses it: what arrives of a flow is in order, and nothing comes twice.
 #[test]
 fn no_frame_overtakes_another_of_its_flow_while_connections_come_and_go() {
     const FLOWS: u16 = 12;
@@ -173,7 +173,13 @@ fn no_frame_overtakes_another_of_its_flow_while_connections_come_and_go() {
         std::thread::sleep(Duration::from_secs(3));
         let busy = relay.alive().iter().filter(|bytes| **bytes > 200_000).count();
         assert!(busy >= 3, "flows take their turns: {:?}", relay.alive());
-        for _ in 0..12 {
+        for n in 0..12 {
+            // That takes flows from their connections, and lets them go again.
+            match n {
+                1 | 7 => _ = a.ctl_ok(&["setport", "link", "--pace", "80000000"]),
+                4 | 10 => _ = a.ctl_ok(&["setport", "link", "--pace", "0"]),
+                _ => (),
+            }
             relay.cut_one(rng.random_range(0..4));
             std::thread::sleep(Duration::from_millis(rng.random_range(300..900)));
         }

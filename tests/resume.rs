@@ -3,6 +3,8 @@
 
 mod lab;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac;
@@ -13,6 +15,7 @@ use lab::ws::{self, Answer, RawWs};
 use lab::{Host, Switch, wait_until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -300,6 +303,73 @@ fn bad_78_who_joins_by_a_forged_name_is_refused_by_a_true_one() {
     for link in [&terms, &others] {
         let secret: String = link.secret.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(!log.contains(&link.id) && !log.contains(&secret), "nobody's id and secret is in the log");
+    }
+}
+
+/// The head of a request.
+fn request(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("a request");
+        head.push(byte[0]);
+    }
+    String::from_utf8(head).unwrap()
+}
+
+/// By a server that does not answer the first join, and says no to the second.
+#[test]
+fn a_join_that_fails_is_tried_again_under_another_number() {
+    let host = Host::new();
+    let listener = host.listen("127.0.0.1:0");
+    listener.set_nonblocking(true).unwrap();
+    let a = Switch::start(&host, &["--no-listen"]);
+    let url = format!("ws://{}/", listener.local_addr().unwrap());
+    a.ctl_ok(&["addport", "client", &url, "--name", "link", "--connections", "2"]);
+    let terms = Terms { id: "5a".repeat(16), secret: vec![9; 32], members: 2 };
+    // The key and what is said of a link.
+    let next = || {
+        let mut came = None;
+        wait_until("a connection", LIMIT, || {
+            came = listener.accept().ok();
+            came.is_some()
+        });
+        let mut stream = came.unwrap().0;
+        stream.set_nonblocking(false).unwrap();
+        let head = request(&mut stream);
+        let field = |name: &str| {
+            let lines = head.lines().filter_map(|line| line.split_once(": "));
+            let mut values = lines.filter(|(other, _)| other.eq_ignore_ascii_case(name));
+            values.next().unwrap_or_else(|| panic!("{name} in {head}")).1.to_owned()
+        };
+        (field("sec-websocket-key"), field("etherws-link"), stream)
+    };
+    let switch = |stream: &mut TcpStream, key: &str, said: &str| {
+        let accept = derive_accept_key(key.as_bytes());
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {accept}\r\nEtherws-Link: {said}\r\n\r\n"
+        );
+        stream.write_all(answer.as_bytes()).unwrap();
+    };
+    let (key, said, mut first) = next();
+    assert_eq!(said, "new; members=2");
+    let secret = "09".repeat(32);
+    switch(&mut first, &key, &format!("id={}; secret={secret}; members=2; resume=0", terms.id));
+    for n in 1..=3 {
+        let (key, said, mut stream) = next();
+        assert_eq!(said, join(&terms, 1, n, false, &key));
+        match n {
+            1 => (),
+            2 => stream.write_all(b"HTTP/1.1 409 Conflict\r\nContent-Length: 0\r\n\r\n").unwrap(),
+            _ => {
+                switch(&mut stream, &key, "joined");
+                wait_until("both", LIMIT, || a.port("link")["connections"]["up"] == 2);
+            }
+        }
+        let port = a.port("link");
+        assert_eq!((&port["state"], &port["connects"]), (&"up".into(), &1.into()), "{port}");
     }
 }
 

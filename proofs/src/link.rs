@@ -31,6 +31,7 @@ use tokio::net::{Connection, NEXT};
 use tokio::sync::watch;
 use ws::codec::{Role, encode};
 use ws::header::Opcode;
+use ws::joining::Which;
 
 fn main() {
     fabric();
@@ -136,7 +137,7 @@ impl World {
             fabric: fabric.clone(),
             slot: Slot(0),
             number: 0,
-            member: 0,
+            which: Which::default(),
             live: false,
             role: Role::Server,
             vnet: false,

@@ -115,7 +115,7 @@ fn linked(
             Ok(links.offer(whose, members, listen.resume).ok().map(Linked::New))
         }
         Ok(Some(Asked::Join(join))) => match links.judge(&join, key, &whose) {
-            Ok(link) => Ok(Some(Linked::Joins { link, member: join.member, live: join.live })),
+            Ok(link) => Ok(Some(Linked::Joins { link, which: join.which, live: join.live })),
             Err(refusal) => {
                 context.refused(peer, refusal.text(), refusal.event());
                 let status = if refusal.is_gone() { StatusCode::GONE } else { StatusCode::CONFLICT };

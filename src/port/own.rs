@@ -44,7 +44,7 @@ impl Fabric {
         port.counters.copied(1);
         let taken = match &port.egress {
             Egress::Device(device) => device.send(&departing, &port.counters, at),
-            Egress::Link(link) => link.send(&departing, &mut ()),
+            Egress::Link(link) => link.send(&departing, self.now(), &mut ()),
         };
         at.left(&departing, taken.err());
         match (taken, &port.egress) {

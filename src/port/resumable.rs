@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::spec::Profile;
 use super::tally::Event;
-use crate::ws::joining::{Id, JOINED, Join, Terms};
+use crate::ws::joining::{Id, JOINED, Join, Terms, Which};
 
 /// All of a switch.
 #[derive(Clone, Default)]
@@ -24,7 +24,7 @@ pub struct Resumable {
     /// Its port's number; 0: there is none yet, or none any more.
     port: AtomicU32,
     /// The last `n` of each member.
-    last: Mutex<Vec<u64>>,
+    last: Mutex<Vec<u32>>,
     all: Resumables,
 }
 
@@ -42,7 +42,7 @@ pub enum Linked {
     New(Arc<Resumable>),
     Joins {
         link: Arc<Resumable>,
-        member: u8,
+        which: Which,
         live: bool,
     },
 }
@@ -113,11 +113,11 @@ impl Resumables {
 impl Resumable {
     fn count(&self, join: &Join) -> Result<(), Refusal> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match last.get_mut(usize::from(join.member)) {
+        match last.get_mut(usize::from(join.which.member)) {
             None => Err(Refusal::Member),
-            Some(last) if join.n <= *last => Err(Refusal::Replayed),
+            Some(last) if join.which.n <= *last => Err(Refusal::Replayed),
             Some(last) => {
-                *last = join.n;
+                *last = join.which.n;
                 Ok(())
             }
         }
@@ -195,7 +195,7 @@ mod tests {
         let all = Resumables::default();
         let link = all.offer(whose("a"), 2, Duration::from_secs(1)).unwrap();
         let other = all.offer(whose("b"), 2, Duration::ZERO).unwrap();
-        let join = |member, n| Join::new(&link.terms, member, n, false, "k");
+        let join = |member, n| Join::new(&link.terms, Which { member, n }, false, "k");
         let judge = |join: &Join, key, user| all.judge(join, key, &whose(user)).map(|link| link.terms.id);
         assert_eq!(judge(&join(1, 1), "k", "a"), Ok(link.terms.id));
         assert_eq!(judge(&join(1, 1), "k", "a"), Err(Refusal::Replayed));
@@ -206,7 +206,8 @@ mod tests {
         assert_eq!(judge(&join(1, 4), "l", "a"), Err(Refusal::Proof));
         assert_eq!(judge(&join(1, 4), "k", "b"), Err(Refusal::Foreign));
         // Another's id under one's own secret.
-        let forged = Join { id: link.terms.id, ..Join::new(&other.terms, 1, 9, false, "k") };
+        let forged =
+            Join { id: link.terms.id, ..Join::new(&other.terms, Which { member: 1, n: 9 }, false, "k") };
         assert_eq!(judge(&forged, "k", "b"), Err(Refusal::Proof));
         assert_eq!(judge(&join(1, 4), "k", "a"), Ok(link.terms.id), "what was refused counts for nothing");
         let stranger = Join { id: [0; 16], ..join(1, 5) };

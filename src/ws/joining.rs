@@ -28,6 +28,16 @@ pub const JOINED: &str = "joined";
 
 /// Which link.
 pub type Id = [u8; 16];
+
+/// Which of a link's connections, as both its ends call it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Which {
+    /// Its place; 0 is the first.
+    pub member: u8,
+    /// The `n` that it joined by; 0: the one that the link began with.
+    pub n: u32,
+}
+
 /// Who has it may join: wiped from memory where it is dropped.
 pub type Secret = Zeroizing<[u8; 32]>;
 
@@ -44,9 +54,8 @@ pub enum Asked {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Join {
     pub id: Id,
-    /// Whose place this connection takes: 0 is the first.
-    pub member: u8,
-    pub n: u64,
+    /// Whose place this connection takes, and the try that it is.
+    pub which: Which,
     /// The connection before it still works.
     pub live: bool,
     pub proof: [u8; 32],
@@ -88,7 +97,7 @@ impl Asked {
     pub fn value(&self) -> String {
         match self {
             Self::New { members } => format!("new; members={members}"),
-            Self::Join(Join { id, member, n, live, proof }) => {
+            Self::Join(Join { id, which: Which { member, n }, live, proof }) => {
                 let after = if *live { "live" } else { "lost" };
                 format!("join={}; member={member}; n={n}; after={after}; proof={}", hex(id), hex(proof))
             }
@@ -98,8 +107,8 @@ impl Asked {
 
 impl Join {
     /// `key` is the request's `Sec-WebSocket-Key`.
-    pub fn new(terms: &Terms, member: u8, n: u64, live: bool, key: &str) -> Self {
-        let mut join = Self { id: terms.id, member, n, live, proof: [0; 32] };
+    pub fn new(terms: &Terms, which: Which, live: bool, key: &str) -> Self {
+        let mut join = Self { id: terms.id, which, live, proof: [0; 32] };
         let proof = hmac::sign(&signing(&terms.secret), &join.signed(key));
         join.proof.copy_from_slice(proof.as_ref());
         join
@@ -111,7 +120,8 @@ impl Join {
     }
 
     fn signed(&self, key: &str) -> Vec<u8> {
-        let (n, flags) = (self.n.to_be_bytes(), [self.member, self.live.into()]);
+        let Which { member, n } = self.which;
+        let (n, flags) = (u64::from(n).to_be_bytes(), [member, self.live.into()]);
         [b"etherws-link join", &self.id[..], &n, &flags, key.as_bytes()].concat()
     }
 }
@@ -173,8 +183,10 @@ impl<'a> Parts<'a> {
     fn join(&self) -> Option<Join> {
         Some(Join {
             id: unhex(self.get("join")?)?,
-            member: u8::try_from(self.number("member")?).unwrap_or(u8::MAX),
-            n: self.number("n")?,
+            which: Which {
+                member: u8::try_from(self.number("member")?).unwrap_or(u8::MAX),
+                n: self.number("n")?.try_into().ok()?,
+            },
             live: match self.get("after")? {
                 "live" => true,
                 "lost" => false,
@@ -229,7 +241,7 @@ mod tests {
     fn what_is_written_is_read_back() {
         let got = Terms::of(&fields(&terms().value())).unwrap();
         assert_eq!((got.id, *got.secret, got.members, got.resume), ([0xab; 16], [7; 32], 4, terms().resume));
-        let join = Join::new(&terms(), 3, 9, true, "key");
+        let join = Join::new(&terms(), Which { member: 3, n: 9 }, true, "key");
         for asked in [Asked::New { members: 4 }, Asked::Join(join)] {
             assert_eq!(Asked::of(&fields(&asked.value())), Ok(Some(asked)));
         }
@@ -239,13 +251,14 @@ mod tests {
 
     #[test]
     fn bad_78_a_proof_is_for_one_secret_one_key_and_all_that_it_says() {
-        let join = Join::new(&terms(), 3, 9, false, "key");
+        let which = Which { member: 3, n: 9 };
+        let join = Join::new(&terms(), which, false, "key");
         assert!(join.is_proven(&[7; 32], "key"));
         assert!(!join.is_proven(&[8; 32], "key") && !join.is_proven(&[7; 32], "another"));
         for forged in [
             Join { id: [0xac; 16], ..join.clone() },
-            Join { member: 2, ..join.clone() },
-            Join { n: 10, ..join.clone() },
+            Join { which: Which { member: 2, ..which }, ..join.clone() },
+            Join { which: Which { n: 10, ..which }, ..join.clone() },
             Join { live: true, ..join.clone() },
             Join { proof: [0; 32], ..join.clone() },
         ] {
@@ -255,7 +268,7 @@ mod tests {
 
     #[test]
     fn bad_78_what_makes_no_sense_is_malformed() {
-        let good = Asked::Join(Join::new(&terms(), 3, 9, false, "key")).value();
+        let good = Asked::Join(Join::new(&terms(), Which { member: 3, n: 9 }, false, "key")).value();
         for bad in [
             String::new(),
             "new".to_owned(),
@@ -265,6 +278,7 @@ mod tests {
             good.replace("abab", "ab"),
             good.replace("abab", "ABAB"),
             good.replace("n=9", "n=+9"),
+            good.replace("n=9", "n=4294967296"),
             good.replace("n=9", "n=99999999999999999999"),
             good.replace("lost", "dead"),
             good.replace("; proof", "; prof"),

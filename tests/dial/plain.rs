@@ -1,12 +1,11 @@
 //! ws://: the request, the early bytes, every wrong answer, the time limit.
 
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use etherws::port::LinkOptions;
 use etherws::port::dial::{Target, Wish, dial_offering};
 use etherws::ws::handshake::{CLASSIC, OFFER};
-use etherws::ws::joining::Terms;
+use etherws::ws::joining::{Terms, Which};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -77,10 +76,10 @@ async fn what_was_to_join_a_link_and_did_not_is_none() {
     .await;
     let terms =
         Terms { id: [1; 16], secret: zeroize::Zeroizing::new([2; 32]), members: 2, resume: Duration::ZERO };
-    let n = AtomicU64::new(0);
+    let which = Which { member: 1, n: 1 };
     for (path, is_gone) in [("/new", true), ("/broken", false)] {
         let target = Target::parse(&format!("ws://{address}{path}"), &direct()).unwrap();
-        let wish = Wish::Join { terms: &terms, member: 1, n: &n, live: false };
+        let wish = Wish::Join { terms: &terms, which, live: false };
         let error = etherws::port::dial::dial(&target, true, wish).await.expect_err(path);
         assert_eq!(error.is_gone(), is_gone, "{error}");
         let head = heads.recv().await.unwrap();

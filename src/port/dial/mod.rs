@@ -19,7 +19,6 @@ mod upgrade;
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,7 +38,7 @@ pub(super) use race::{connect, set_options};
 pub use target::Target;
 
 use crate::ws::handshake::{self, OFFER, Opening};
-use crate::ws::joining::{self, Asked, Join, Terms};
+use crate::ws::joining::{self, Asked, Join, Terms, Which};
 use trust::Trust;
 use upgrade::Exchange;
 
@@ -68,11 +67,19 @@ pub enum Wish<'a> {
     Alone,
     /// The first of a new one, of which there may be so many.
     New { members: u8 },
-    /// One more of a link, or again; `n` is the last one that was used.
-    Join { terms: &'a Terms, member: u8, n: &'a AtomicU64, live: bool },
+    /// One more of a link, or again; good for one try.
+    Join { terms: &'a Terms, which: Which, live: bool },
 }
 
 impl Wish<'_> {
+    /// What both ends call the connection.
+    pub fn which(self) -> Which {
+        match self {
+            Self::Alone | Self::New { .. } => Which::default(),
+            Self::Join { which, .. } => which,
+        }
+    }
+
     fn is_join(self) -> bool {
         matches!(self, Self::Join { .. })
     }
@@ -81,9 +88,8 @@ impl Wish<'_> {
         match self {
             Self::Alone => None,
             Self::New { members } => Some(Asked::New { members }.value()),
-            Self::Join { terms, member, n, live } => {
-                let n = n.fetch_add(1, Relaxed) + 1;
-                Some(Asked::Join(Join::new(terms, member, n, live, key)).value())
+            Self::Join { terms, which, live } => {
+                Some(Asked::Join(Join::new(terms, which, live, key)).value())
             }
         }
     }

@@ -81,7 +81,7 @@ impl<T: Tape> Batch<'_, T> {
                 let header = unfinished.map(|unfinished| unfinished.header(0)).unwrap_or_default();
                 let sent = on_cable(len, unfinished);
                 self.tape.to(at(port));
-                let taken = link.send_pieces(&header, &payload.pieces(), len, sent, self.tape);
+                let taken = link.send_pieces(&header, &payload.pieces(), len, sent, self.now, self.tape);
                 self.at(port).gone(&header, sent.0, &[payload.raw()], taken.err());
                 self.note(port, taken, sent.0);
             }
@@ -128,7 +128,7 @@ impl<T: Tape> Batch<'_, T> {
                 self.tape.mark(device.write_stage());
                 taken
             }
-            Egress::Link(link) => link.send(&departing, self.tape),
+            Egress::Link(link) => link.send(&departing, self.now, self.tape),
         };
         self.at(port).left(&departing, taken.err());
         self.note(port, taken, departing.frames);

@@ -1,9 +1,6 @@
 //! The place of one connection of a link. One that takes another's place finds the old one's words still to be said:
 //! that one lets them out, and the new one reads when the old one has read all that was sent to it.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-
 use super::spread::Mark;
 use super::{Wire, fair};
 use crate::frame::offload::VnetHeader;
@@ -17,10 +14,6 @@ use crate::ws::codec::Piece;
 #[derive(Default)]
 pub struct Member {
     place: Mutex<Place>,
-    /// Of those that were here, the last that has read all it will.
-    read_by: AtomicU64,
-    /// The last that was waited for in vain.
-    forgone: AtomicU64,
 }
 
 #[derive(Default)]
@@ -31,6 +24,12 @@ pub struct Place {
     before: Option<Box<Wire>>,
     /// Connections that were here.
     count: u64,
+    /// Of those, the last that has read all it will.
+    read_by: u64,
+    /// What both ends call the last one; `None`: of this link none was here.
+    n: Option<u32>,
+    /// The last that was waited for in vain.
+    forgone: Option<u32>,
 }
 
 impl Member {
@@ -39,7 +38,8 @@ impl Member {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Encodes a frame behind the others. `flow` is where it waits, where that is known.
+    /// Encodes a frame behind the others. `flow` is where it waits, where that is known. With what [`Wire::push`] says
+    /// comes the number of the connection.
     pub fn send(
         &self,
         header: &VnetHeader,
@@ -47,24 +47,31 @@ impl Member {
         sent: (u32, u32),
         flow: Option<usize>,
         tape: &mut impl Tape,
-    ) -> Result<bool, Reason> {
+    ) -> Result<(bool, u32), Reason> {
         let mut place = self.lock();
         let Some(wire) = place.wire.as_mut() else { return Err(Reason::LinkDown) };
         let first = wire.push(header, frame, sent, flow, tape)?;
         if wire.wants_flush() {
             flush(wire, tape);
         }
-        Ok(first)
+        Ok((first, wire.n))
     }
 
-    /// Says something of a flow, behind its frames; `false`: nobody is there to hear it.
-    pub fn mark(&self, flow: usize, mark: Mark) -> bool {
-        self.lock().wire.as_mut().is_some_and(|wire| wire.mark(flow, &mark.bytes()))
+    /// Says something of a flow, behind its frames: the number of the connection, unless nobody is there to hear it.
+    pub fn mark(&self, flow: usize, mark: Mark) -> Option<u32> {
+        let mut place = self.lock();
+        let wire = place.wire.as_mut()?;
+        wire.mark(flow, &mark.bytes()).then_some(wire.n)
     }
 
     /// More may be said of flows.
     pub fn has_room(&self) -> bool {
         self.lock().wire.as_ref().is_none_or(Wire::has_room)
+    }
+
+    /// Somebody's flows may come here: what was said of others is on its way.
+    pub fn takes_in(&self) -> bool {
+        self.lock().wire.as_ref().is_none_or(|wire| wire.has_room() && !wire.has_marks())
     }
 
     /// Nothing waits here, and the far end's kernel has all that was sent.
@@ -88,8 +95,9 @@ impl Member {
     }
 
     pub fn set_pace(&self, bits: Option<u64>) {
-        if let Some(wire) = self.lock().wire.as_mut() {
-            wire.set_pace(bits);
+        if let Some(wire) = self.lock().wire.as_mut()
+            && wire.set_pace(bits)
+        {
             wire.flush(&mut ());
             // What waits may be due sooner than the session has been told.
             wire.stuck.notify_one();
@@ -101,38 +109,15 @@ impl Member {
         let place = self.lock();
         place.wire.iter().chain(place.before.as_deref()).for_each(|wire| wire.stuck.notify_one());
     }
-
-    /// The last connection that was here.
-    pub fn last(&self) -> u64 {
-        self.lock().count
-    }
-
-    /// Whether the `count`th connection has read all that it will.
-    pub fn has_read(&self, count: u64) -> bool {
-        self.read_by.load(Acquire) >= count
-    }
-
-    /// The `count`th will read no more.
-    pub fn reads_no_more(&self, count: u64) {
-        self.read_by.fetch_max(count, Release);
-    }
-
-    /// Nobody is to wait for the `count`th once more, whatever it still reads.
-    pub fn forgo(&self, count: u64) {
-        self.forgone.fetch_max(count, Relaxed);
-    }
-
-    pub fn is_forgone(&self, count: u64) -> bool {
-        self.forgone.load(Relaxed) >= count
-    }
 }
 
 impl Place {
-    /// The number of the new connection. With `live` the one before still works, and has its say; else only what it was
+    /// The new connection is the `n`th of the link here: its number among all that were. With `live` the one before still works, and has its say; else only what it was
     /// sent counts.
-    pub fn put(&mut self, mut wire: Wire, live: bool) -> u64 {
+    pub fn put(&mut self, mut wire: Wire, n: u32, live: bool) -> u64 {
         self.count += 1;
-        wire.count = self.count;
+        (wire.count, wire.n) = (self.count, n);
+        self.n = Some(n);
         if let Some(mut before) = self.wire.replace(wire) {
             before.replaced = Some(live);
             before.stuck.notify_one();
@@ -145,6 +130,37 @@ impl Place {
     pub fn of(&mut self, count: u64) -> Option<&mut Wire> {
         let both = self.wire.iter_mut().chain(self.before.as_deref_mut());
         both.into_iter().find(|wire| wire.count == count)
+    }
+
+    /// Another link begins here: its connections are counted anew.
+    pub fn begins(&mut self) {
+        (self.n, self.forgone) = (None, None);
+    }
+
+    /// The `count`th will read no more.
+    pub fn reads_no_more(&mut self, count: u64) {
+        self.read_by = self.read_by.max(count);
+    }
+
+    /// Whether those up to the `count`th have read all that they will.
+    pub fn has_read_by(&self, count: u64) -> bool {
+        self.read_by >= count
+    }
+
+    /// Whether the connection `n` has, or is not worth waiting for. One that is still to come has not.
+    pub fn has_read(&self, n: u32) -> bool {
+        let read = match self.n {
+            Some(last) if last == n => self.has_read_by(self.count),
+            // It had this place before, and those behind it read when it has read all.
+            Some(last) if last > n => self.has_read_by(self.count - 1),
+            _ => false,
+        };
+        read || self.forgone.is_some_and(|forgone| forgone >= n)
+    }
+
+    /// Nobody is to wait for connection `n` once more, whatever it still reads.
+    pub fn forgo(&mut self, n: u32) {
+        self.forgone = self.forgone.max(Some(n));
     }
 
     /// The `count`th connection is at its end; `true`: nobody is here now.

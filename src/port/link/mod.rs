@@ -8,6 +8,7 @@
 mod backlog;
 mod fair;
 mod member;
+mod moves;
 mod pace;
 mod pings;
 mod progress;
@@ -32,16 +33,17 @@ pub use wire::Wire;
 
 use self::member::Member;
 use self::pings::Pings;
-use self::spread::{Awaited, Hold, Mark, Spread, Way};
+use self::spread::Spread;
 use super::egress::Departing;
 use super::spec::Congestion;
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::prof::{Side, Tape};
-use crate::switch::{Counters, Reason};
+use crate::switch::{Counters, Now, Reason};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
 use crate::ws::header::Opcode;
+use crate::ws::joining::Which;
 
 /// A link's egress. Outlives its connections.
 pub struct Link {
@@ -111,10 +113,10 @@ impl Link {
     }
 
     /// Encodes one frame behind the others; it is counted as sent when it is written. `Ok(true)`:
-    /// nobody has promised to flush yet, the caller must.
-    pub fn send(&self, frame: &Departing<'_>, tape: &mut impl Tape) -> Result<bool, Reason> {
+    /// nobody has promised to flush yet, the caller must. `now` may be that of its batch.
+    pub fn send(&self, frame: &Departing<'_>, now: Now, tape: &mut impl Tape) -> Result<bool, Reason> {
         let pieces = frame.out.parts().map(Piece::from);
-        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes), tape)
+        self.send_pieces(&frame.header, &pieces, frame.out.len(), (frame.frames, frame.bytes), now, tape)
     }
 
     /// The same for a frame of `len` bytes in pieces, some of which may wear the mask they came with.
@@ -125,77 +127,15 @@ impl Link {
         frame: &[Piece<'_>],
         len: usize,
         sent: (u32, u32),
+        now: Now,
         tape: &mut impl Tape,
     ) -> Result<bool, Reason> {
         if is_too_big(len) {
             return Err(Reason::TooBig);
         }
         match self.more.get() {
-            None => self.first.send(header, frame, sent, None, tape),
-            Some(more) => self.send_spread(more, header, frame, len, sent, tape),
-        }
-    }
-
-    /// The same by one of several connections. A move is told on both of its sides before the frame goes.
-    fn send_spread(
-        &self,
-        more: &Spread,
-        header: &VnetHeader,
-        frame: &[Piece<'_>],
-        len: usize,
-        sent: (u32, u32),
-        tape: &mut impl Tape,
-    ) -> Result<bool, Reason> {
-        let (index, now) = (more.bucket_of(frame), more.now());
-        let mut bucket = more.lock(index);
-        let mut works = self.up.load(Relaxed);
-        let mut up = works;
-        if self.pace.load(Relaxed) != 0 {
-            // A pace is one connection's.
-            up &= up.wrapping_neg();
-        }
-        let (mut marked, mut left) = (false, None);
-        loop {
-            let drained = |member| self.member(member).is_none_or(Member::is_drained);
-            let lightest = |among| more.lightest(among, now);
-            let way = bucket.route(len, now, up, drained, lightest).ok_or(Reason::LinkDown)?;
-            let mut to = self.member(bucket.member).ok_or(Reason::LinkDown)?;
-            if let Way::Moves { from, told } = way {
-                let (number, epoch) = (index as u16, bucket.epoch);
-                let before = self.member(from);
-                let has_room = to.has_room() && before.is_none_or(Member::has_room);
-                let from_works = works >> from & 1 == 1;
-                marked = true;
-                match (told || from == 0 && from_works, left, before) {
-                    // It has left there, and whoever was to have it next broke.
-                    (false, Some(epoch), _) => {
-                        to.mark(index, Mark::Enters { bucket: number, epoch, from: 0, told: true });
-                    }
-                    (true, _, Some(before)) if has_room => {
-                        let told = before.mark(index, Mark::Leaves { bucket: number, epoch });
-                        to.mark(index, Mark::Enters { bucket: number, epoch, from, told });
-                        left = told.then_some(epoch);
-                    }
-                    // More is said of moves than the peer reads.
-                    (true, _, Some(before)) if told => {
-                        bucket.stays(from);
-                        to = before;
-                    }
-                    // A pace silences what works: nobody would say that it has left.
-                    (false, None, _) if !from_works && to.has_room() => {
-                        to.mark(index, Mark::Enters { bucket: number, epoch, from, told: false });
-                    }
-                    _ => (),
-                }
-            }
-            match to.send(header, frame, sent, Some(index), tape) {
-                // It has broken this moment; its session will find out.
-                Err(Reason::LinkDown) => {
-                    let broken = 1 << bucket.member;
-                    (up, works) = (up & !broken, works & !broken);
-                }
-                taken => return taken.map(|first| first || marked),
-            }
+            None => self.first.send(header, frame, sent, None, tape).map(|(first, _)| first),
+            Some(more) => self.send_spread(more, header, frame, sent, now, tape),
         }
     }
 
@@ -261,8 +201,9 @@ impl Link {
         self.most
     }
 
-    /// The far end begins anew: what it said of moves counts no more.
+    /// The far end begins anew: what it said of moves counts no more, nor what its connections were called.
     pub fn begins(&self) {
+        self.members().for_each(|member| member.lock().begins());
         if let Some(more) = self.more.get() {
             more.forget();
         }
@@ -290,13 +231,27 @@ impl Link {
     /// Bits a second at most, for the connection that there is and for those to come.
     pub fn set_pace(&self, bits: Option<u64>) {
         if self.pace.swap(bits.unwrap_or(0), Relaxed) != bits.unwrap_or(0) {
-            self.members().for_each(|member| member.set_pace(bits));
+            self.pace_members();
+        }
+    }
+
+    /// The pace, if there is one.
+    fn pace(&self) -> Option<u64> {
+        Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0)
+    }
+
+    /// A pace is one connection's, the first's of those that there are. The others let out what they have.
+    fn pace_members(&self) {
+        let (bits, paced) = (self.pace(), self.up.load(Relaxed).trailing_zeros());
+        for (number, member) in (0..).zip(self.members()) {
+            member.set_pace(bits.filter(|_| number == paced));
         }
     }
 
     /// A connection is there: its number among those of this member. `made_with` may have changed since. With `live` the
     /// one before still works, and ends when it has let out what it has.
-    fn connected(&self, member: u8, mut wire: Wire, made_with: &Congestion, live: bool) -> u64 {
+    fn connected(&self, which: Which, mut wire: Wire, made_with: &Congestion, live: bool) -> u64 {
+        let Which { member, n } = which;
         if member > 0 && self.more.get().is_none() {
             // Another member's session may be as far.
             let _ = self.more.set(Box::new(Spread::new(self.most)));
@@ -308,10 +263,16 @@ impl Link {
             // The kernel was asked when it was wanted.
             let _ = wire.set_congestion(&wanted);
         }
-        wire.set_pace(Some(self.pace.load(Relaxed)).filter(|bits| *bits != 0));
+        let pace = self.pace();
+        wire.set_pace(pace);
         self.vnet.store(wire.is_vnet(), Relaxed);
-        let count = place.put(wire, live);
+        let count = place.put(wire, n, live);
         self.up.fetch_or(1 << member, Relaxed);
+        drop(place);
+        drop(wanted);
+        if pace.is_some() {
+            self.pace_members();
+        }
         count
     }
 
@@ -324,12 +285,15 @@ impl Link {
         }
         drop(place);
         self.reads_no_more(member, count);
+        if self.pace().is_some() {
+            self.pace_members();
+        }
     }
 
     /// It reads no more: those that waited for that may go on.
     fn reads_no_more(&self, member: u8, count: u64) {
         if let Some(at) = self.member(member) {
-            at.reads_no_more(count);
+            at.lock().reads_no_more(count);
         }
         self.members().for_each(Member::wake);
     }
@@ -337,52 +301,6 @@ impl Link {
     /// Does something with the `count`th connection of a member, while it is there.
     fn with<T>(&self, member: u8, count: u64, work: impl FnOnce(&mut Wire) -> T) -> Option<T> {
         self.member(member)?.lock().of(count).map(work)
-    }
-
-    /// What was said of a bucket on a member's connection; what has to come before that is read on.
-    fn hear(&self, member: u8, mark: Mark, now: tokio::time::Instant) -> Option<Hold> {
-        let more = self.more.get()?;
-        let what = match mark {
-            Mark::Leaves { bucket, epoch } if member == 0 => {
-                more.has_left(bucket, epoch);
-                self.members().for_each(Member::wake);
-                return None;
-            }
-            Mark::Leaves { .. } => return None,
-            Mark::Enters { from, .. } if from == member => return None,
-            Mark::Enters { bucket, epoch, from, told } => {
-                let count = self.member(from).map_or(0, Member::last);
-                let reads = self.member(from).is_some_and(|from| !from.has_read(count));
-                match told {
-                    true => Awaited::Left { bucket, epoch, from, count: Some(count).filter(|_| reads) },
-                    false if self.member(from).is_some_and(|from| from.is_forgone(count)) => return None,
-                    false => Awaited::Read { member: from, count },
-                }
-            }
-        };
-        let hold = Hold { what, until: now + spread::HOLD };
-        (!self.is_over(&hold)).then_some(hold)
-    }
-
-    /// A hold is over. A connection that was waited for in vain is not waited for again.
-    fn forgo(&self, hold: &Hold) {
-        if let Awaited::Read { member, count } = hold.what
-            && let Some(at) = self.member(member)
-        {
-            at.forgo(count);
-        }
-    }
-
-    /// Whether what was waited for has come, or will not come any more.
-    fn is_over(&self, hold: &Hold) -> bool {
-        let has_read = |member, count| self.member(member).is_none_or(|at| at.has_read(count));
-        match hold.what {
-            Awaited::Read { member, count } => has_read(member, count),
-            Awaited::Left { bucket, epoch, from, count } => {
-                let left = self.more.get().is_none_or(|more| more.is_left(bucket, epoch));
-                left || count.is_some_and(|count| has_read(from, count))
-            }
-        }
     }
 
     fn member(&self, member: u8) -> Option<&Member> {

@@ -20,6 +20,11 @@ impl Pace {
         Self { bits, depth: cost(DEPTH, bits).max(TIMER), empty: 0 }
     }
 
+    /// As it was made of.
+    pub fn bits(&self) -> u64 {
+        self.bits
+    }
+
     /// When the next frame may leave.
     pub fn due(&self) -> u64 {
         self.empty.saturating_sub(self.depth)

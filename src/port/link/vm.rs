@@ -19,6 +19,7 @@ use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::Slot;
 use crate::with_tape;
 use crate::ws::codec::Payload;
+use crate::ws::joining::Which;
 
 /// A connection about to be served.
 pub struct VmSession {
@@ -52,7 +53,7 @@ impl VmSession {
         let wire = Wire::bare(stream.clone(), self.link.counters.clone(), prof)
             .shown_to(&self.fabric.captures)
             .waking(&stuck);
-        let count = self.link.connected(0, wire, &Congestion::System, false);
+        let count = self.link.connected(Which::default(), wire, &Congestion::System, false);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down { link: self.link.clone(), member: 0, count };
         let mut serving = Serving {

@@ -1,6 +1,6 @@
 //! What a client and its server have agreed on about a link: how its connections join it, and how long it is waited for.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
@@ -12,7 +12,7 @@ use super::entry::Entry;
 use crate::port::dial::{Dialed, Wish};
 use crate::port::link::{Ended, Stop};
 use crate::ws::handshake::SUPER;
-use crate::ws::joining::Terms;
+use crate::ws::joining::{Terms, Which};
 
 /// What there is at the moment.
 #[derive(Default)]
@@ -39,7 +39,7 @@ pub struct Ticket {
     /// What its connections speak: `etherws.vnet1`, or nothing.
     pub vnet: bool,
     /// The last `n` of each member.
-    last: Vec<AtomicU64>,
+    last: Vec<AtomicU32>,
     pub stop: watch::Sender<Option<Stop>>,
 }
 
@@ -83,7 +83,7 @@ impl Agreed {
             link.begins();
         }
         let ticket = dialed.terms.clone().map(|terms| {
-            let last = (0..terms.members).map(|_| AtomicU64::new(0)).collect();
+            let last = (0..terms.members).map(|_| AtomicU32::new(0)).collect();
             let vnet = dialed.protocol.as_deref() == Some(SUPER);
             Arc::new(Ticket { terms, vnet, last, stop: watch::Sender::new(None) })
         });
@@ -148,11 +148,11 @@ impl Agreed {
 }
 
 impl Ticket {
+    /// Another try of a member.
     pub fn wish(&self, member: u8) -> Wish<'_> {
-        match self.last.get(usize::from(member)) {
-            Some(n) => Wish::Join { terms: &self.terms, member, n, live: false },
-            None => Wish::Alone,
-        }
+        let Some(last) = self.last.get(usize::from(member)) else { return Wish::Alone };
+        let n = last.fetch_add(1, Relaxed).wrapping_add(1);
+        Wish::Join { terms: &self.terms, which: Which { member, n }, live: false }
     }
 }
 

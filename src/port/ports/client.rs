@@ -20,6 +20,7 @@ use crate::port::qemu::Address;
 use crate::port::spec::Congestion;
 use crate::ws::codec::Role;
 use crate::ws::handshake::SUPER;
+use crate::ws::joining::Which;
 
 /// Silence before a PING, when nobody says otherwise.
 pub const PING: Duration = Duration::from_secs(15);
@@ -87,8 +88,8 @@ async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8
                 // It lives as long as its link is agreed on.
                 drop(ticket);
                 let ended = match reached {
-                    Reached::Switch { dialed, made_with, ping } => {
-                        let of = (member, stop, &answers);
+                    Reached::Switch { dialed, which, made_with, ping } => {
+                        let of = (which, stop, &answers);
                         let session = session(&ports, entry, *dialed, made_with, ping, of);
                         match session.map(|session| Box::pin(session.run())) {
                             Ok(session) => serve(ports, session).await,
@@ -160,8 +161,10 @@ impl Far {
                     Some(ticket) => ticket.wish(member),
                     None => Wish::New { members: entry.link().map_or(1, |link| link.most()) },
                 };
+                // Without a ticket it is the only one of its place.
+                let which = Which { member, ..wish.which() };
                 let dialed = Box::new(dial(target, offload, wish).await?);
-                Ok(Reached::Switch { dialed, made_with: target.congestion.clone(), ping: *ping })
+                Ok(Reached::Switch { dialed, which, made_with: target.congestion.clone(), ping: *ping })
             }
             Self::Qemu(address) => {
                 let (socket, peer) = address.dial().await?;
@@ -173,7 +176,7 @@ impl Far {
 
 /// What came of a dial.
 enum Reached {
-    Switch { dialed: Box<Dialed>, made_with: Congestion, ping: Option<Duration> },
+    Switch { dialed: Box<Dialed>, which: Which, made_with: Congestion, ping: Option<Duration> },
     Qemu(socket2::Socket, String),
 }
 
@@ -203,14 +206,14 @@ fn session(
     dialed: Dialed,
     congestion: Congestion,
     ping: Option<Duration>,
-    (member, stop, answers): (u8, watch::Receiver<Option<Stop>>, &Arc<AtomicBool>),
+    (which, stop, answers): (Which, watch::Receiver<Option<Stop>>, &Arc<AtomicBool>),
 ) -> io::Result<Session> {
     Ok(Session {
         link: link(entry),
         fabric: ports.fabric.clone(),
         slot: entry.slot,
         number: entry.number,
-        member,
+        which,
         // A place is dialled for when its connection has ended.
         live: false,
         role: Role::Client,

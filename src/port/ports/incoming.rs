@@ -25,6 +25,7 @@ use crate::port::status::PortStatus;
 use crate::prof::{PortAt, Side};
 use crate::switch::{Slot, VlanRule};
 use crate::ws::codec::Role;
+use crate::ws::joining::Which;
 
 /// A connection that has come in.
 struct Connection {
@@ -74,19 +75,19 @@ impl Ports {
         });
         let ping = ping.unwrap_or(PING);
         let connection = Connection { stream, tls, early, peer, ping, vnet, congestion, place };
-        let (entry, member, live) = match (admitted, linked) {
-            (Admitted::To(entry), Some(Linked::Joins { member, live, .. })) => {
-                comes_back(&entry, &connection, member);
-                (entry, member, live)
+        let (entry, which, live) = match (admitted, linked) {
+            (Admitted::To(entry), Some(Linked::Joins { which, live, .. })) => {
+                comes_back(&entry, &connection, which.member);
+                (entry, which, live)
             }
-            (Admitted::To(entry), _) => (entry, 0, false),
+            (Admitted::To(entry), _) => (entry, Which::default(), false),
             (Admitted::In(slot), linked) => {
                 let entry = self.enter_incoming(slot, &connection, user, &profile, linked);
-                (entry, 0, false)
+                (entry, Which::default(), false)
             }
         };
         let status = entry.status();
-        self.keep(entry, connection, member, live);
+        self.keep(entry, connection, which, live);
         Ok(status)
     }
 
@@ -164,14 +165,14 @@ impl Ports {
     }
 
     /// Serves a connection, and sees to what becomes of its link when it ends. `changing` is held.
-    fn keep(&self, entry: Arc<Entry>, connection: Connection, member: u8, live: bool) {
+    fn keep(&self, entry: Arc<Entry>, connection: Connection, which: Which, live: bool) {
         let Connection { stream, tls, early, peer, ping, vnet, congestion, place } = connection;
         let session = Session {
             link: entry.link().cloned().unwrap_or_default(),
             fabric: self.fabric.clone(),
             slot: entry.slot,
             number: entry.number,
-            member,
+            which,
             live,
             role: Role::Server,
             vnet,
@@ -187,7 +188,7 @@ impl Ports {
         // told of the end.
         let told = self.arrivals.allow(Instant::now());
         if let Some(kept_back) = told {
-            info!(port = entry.number, %peer, user = entry.user, member, kept_back, "link accepted");
+            info!(port = entry.number, %peer, user = entry.user, member = which.member, kept_back, "link accepted");
         }
         entry.sessions.fetch_add(1, Relaxed);
         let Some(ports) = self.me.upgrade() else { return };
@@ -196,7 +197,7 @@ impl Ports {
             let weak = Arc::downgrade(&ports);
             let ended = serve(ports, session).await;
             if told.is_some() {
-                info!(port = entry.number, %peer, user = entry.user, member, "link ended: {ended}");
+                info!(port = entry.number, %peer, user = entry.user, member = which.member, "link ended: {ended}");
             }
             if let Some(ports) = weak.upgrade() {
                 ports.parted(&entry, &ended, place).await;

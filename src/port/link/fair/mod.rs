@@ -6,21 +6,24 @@
 //! messages to the end of those that are [leaving](FairQueue::leaving), in the order of the wire. Time is an
 //! argument, in nanoseconds since some moment.
 
+mod chunks;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::hash::RandomState;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use self::chunks::{CHUNK, Chunks, Message};
 use crate::frame::MAX_FRAME;
 use crate::frame::flow::{flow, mark_congestion};
 use crate::frame::offload::VnetHeader;
 use crate::port::capture::{self, Captures, Seen, Way};
 use crate::prof::Probe;
 use crate::switch::Reason;
-use crate::ws::codec::{Piece, Room, append, encode};
+use crate::ws::codec::{Piece, append, encode};
 use crate::ws::header::{MAX_HEADER, Opcode};
-use crate::ws::mask::{Key, mask, mask_into};
+use crate::ws::mask::{Key, mask};
 
 /// Messages in wait.
 #[derive(Default)]
@@ -37,6 +40,8 @@ pub struct FairQueue {
     free: Vec<u16>,
     /// Messages that wait in flows.
     held: usize,
+    /// Of these, what is said of flows.
+    marks: usize,
     /// Messages on their way out, and how much of the first is written.
     leaving: VecDeque<u16>,
     written: usize,
@@ -196,8 +201,16 @@ impl FairQueue {
         let at = self.encode(Opcode::Binary, &[body.into()], key, Label::default(), &mut ());
         match self.flows[flow].head {
             NONE => self.leaving.push_back(at),
-            _ => self.append(flow, at),
+            _ => {
+                self.marks += 1;
+                self.append(flow, at);
+            }
         }
+    }
+
+    /// Something that is said of a flow waits behind its frames.
+    pub fn has_marks(&self) -> bool {
+        self.marks > 0
     }
 
     /// Fewer messages are here than frames may be.
@@ -442,6 +455,7 @@ impl FairQueue {
             }
             // A mark: all that went before it has left by now, or is dropped.
             self.held -= 1;
+            self.marks -= 1;
             self.leaving.push_back(at);
         }
     }
@@ -523,70 +537,6 @@ impl Flow {
     };
 }
 
-/// Memory for messages, in pieces of one size; those of a message are chained.
-#[derive(Default)]
-struct Chunks {
-    all: Vec<Vec<u8>>,
-    next: Vec<u16>,
-    free: Vec<u16>,
-    used: usize,
-}
-
-impl Chunks {
-    fn draw(&mut self) -> u16 {
-        self.used += 1;
-        if let Some(chunk) = self.free.pop() {
-            return chunk;
-        }
-        self.all.push(Vec::with_capacity(CHUNK));
-        self.next.push(NONE);
-        (self.all.len() - 1) as u16
-    }
-
-    fn of(&self, first: u16) -> impl Iterator<Item = &Vec<u8>> {
-        let follow = |chunk: u16| Some(usize::from(chunk)).filter(|_| chunk != NONE);
-        let chain = std::iter::successors(follow(first), move |chunk| follow(self.next[*chunk]));
-        chain.map(|chunk| &self.all[chunk])
-    }
-
-    fn release(&mut self, first: u16) {
-        let mut chunk = first;
-        while chunk != NONE {
-            let index = usize::from(chunk);
-            self.all[index].clear();
-            self.free.push(chunk);
-            self.used -= 1;
-            chunk = std::mem::replace(&mut self.next[index], NONE);
-        }
-    }
-}
-
-/// Where a message is encoded to.
-struct Message<'a> {
-    chunks: &'a mut Chunks,
-    last: u16,
-    len: usize,
-}
-
-impl Room for Message<'_> {
-    fn append(&mut self, mut bytes: &[u8], key: Key) {
-        self.len += bytes.len();
-        let mut phase = 0;
-        loop {
-            let chunk = &mut self.chunks.all[usize::from(self.last)];
-            let (part, rest) = bytes.split_at(bytes.len().min(CHUNK - chunk.len()));
-            mask_into(chunk, part, key, phase);
-            if rest.is_empty() {
-                return;
-            }
-            let next = self.chunks.draw();
-            self.chunks.next[usize::from(self.last)] = next;
-            self.last = next;
-            (bytes, phase) = (rest, phase + part.len());
-        }
-    }
-}
-
 fn control_law(from: u64, count: u32) -> u64 {
     from + (INTERVAL as f64 / f64::from(count).sqrt()) as u64
 }
@@ -594,8 +544,6 @@ fn control_law(from: u64, count: u32) -> u64 {
 /// A port's queue holds at most so many messages, and 4 MiB of memory for them.
 const MAX_MESSAGES: usize = 1024;
 const MAX_CHUNKS: usize = (4 << 20) / CHUNK;
-/// A frame of 1,500 bytes with its tags and headers fits in one.
-const CHUNK: usize = 2048;
 /// Of a message.
 const MAX_PIECES: usize = (MAX_HEADER + VnetHeader::LEN + MAX_FRAME).div_ceil(CHUNK);
 const NONE: u16 = u16::MAX;
@@ -610,5 +558,4 @@ const TARGET: u64 = 5_000_000;
 const INTERVAL: u64 = 100_000_000;
 
 #[cfg(test)]
-#[path = "fair_tests.rs"]
 mod tests;

@@ -1,17 +1,27 @@
 //! One connection's life on its data thread: read, decode, forward; keep alive; close.
 
+mod ended;
+mod held;
+mod parting;
+mod ping_rate;
+
 use std::io;
-use std::ops::ControlFlow::{self, Break, Continue};
+use std::ops::ControlFlow::{Break, Continue};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::progress::{Progress, STUCK};
-use super::spread::{Awaited, Hold, Mark};
+pub use self::ended::Ended;
+use self::held::{Hold, TURN, Waits};
+pub use self::parting::{PARTING, linger};
+use self::ping_rate::PingRate;
+
+use super::progress::Progress;
+use super::spread::{Awaited, Mark};
 use super::{Link, Stream, Wire, member};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
@@ -21,69 +31,8 @@ use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::{Reason, Slot};
 use crate::with_tape;
 use crate::ws::codec::{Decoder, Event, Role, Step};
-use crate::ws::header::{Opcode, Violation};
-
-/// Why a session ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// The peer sent a Close with this status code.
-    Closed(Option<u16>),
-    /// The peer's side of the stream ended without a Close.
-    Eof,
-    /// The same, over TLS and without close_notify: anybody on the path could have ended it.
-    Truncated,
-    /// The peer broke the protocol; it was told so.
-    Violation(Violation),
-    /// A VM announced a frame of so many bytes.
-    TooLong(u32),
-    /// No data for the time after which an answering peer is dead.
-    Silent,
-    /// The peer took no byte for 10 s while some waited.
-    Stuck,
-    /// A fragmented message was never finished.
-    Unfinished,
-    Broken(io::Error),
-    /// Another connection has taken its place; it still worked, or not.
-    Replaced {
-        live: bool,
-    },
-    /// We closed it, as told.
-    Stopped,
-}
-
-impl Ended {
-    /// Nobody wanted it to end: the path failed, or the far end as a whole.
-    pub fn is_loss(&self) -> bool {
-        match self {
-            Self::Eof | Self::Truncated | Self::Silent | Self::Stuck | Self::Broken(_) => true,
-            Self::Replaced { .. } => true,
-            Self::Closed(_) | Self::Violation(_) | Self::TooLong(_) | Self::Unfinished | Self::Stopped => {
-                false
-            }
-        }
-    }
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Closed(Some(code)) => write!(f, "closed by the peer with status {code}"),
-            Self::Closed(None) => f.write_str("closed by the peer"),
-            Self::Eof => f.write_str("the peer ended the connection"),
-            Self::Truncated => f.write_str("the connection ended without TLS close_notify"),
-            Self::Violation(violation) => write!(f, "protocol violation: {}", violation.text()),
-            Self::TooLong(len) => {
-                write!(f, "the peer announced a frame of {len} bytes, more than {MAX_FRAME}")
-            }
-            Self::Silent => f.write_str("the peer fell silent"),
-            Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
-            Self::Unfinished => f.write_str("the peer left a message unfinished"),
-            Self::Broken(error) => write!(f, "the connection broke: {error}"),
-            Self::Replaced { .. } => f.write_str("replaced by another connection"),
-            Self::Stopped => f.write_str("closed"),
-        }
-    }
-}
+use crate::ws::header::Opcode;
+use crate::ws::joining::Which;
 
 /// How a session is told to close: status code and reason.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,8 +48,7 @@ pub struct Session {
     pub slot: Slot,
     /// The port's number: its slot may be another's before the session has ended.
     pub number: u32,
-    /// Which of the link's connections it is; 0 is the first.
-    pub member: u8,
+    pub which: Which,
     /// The connection whose place it takes still works, if there is one.
     pub live: bool,
     pub role: Role,
@@ -147,9 +95,9 @@ impl Session {
             .shown_to(&self.fabric.captures)
             .waking(&stuck);
         let has_tls = wire.has_tls();
-        let count = self.link.connected(self.member, wire, &self.congestion, self.live);
+        let count = self.link.connected(self.which, wire, &self.congestion, self.live);
         // However the session ends, and be it by a panic, the port must not think it is connected.
-        let _down = Down { link: self.link.clone(), member: self.member, count };
+        let _down = Down { link: self.link.clone(), member: self.which.member, count };
         let early = std::mem::take(&mut self.early);
         let mut serving = Serving { early, ..Serving::new(self, socket, has_tls, (stuck, count)) };
         let outcome = serving.forward_until_the_end().await;
@@ -189,6 +137,7 @@ struct Serving<'a> {
     /// read and not looked at.
     rest: Vec<u8>,
     held: Option<Hold>,
+    waits: Waits,
     /// `rest` is to be looked at before more is read.
     parked: bool,
     began: Instant,
@@ -213,8 +162,8 @@ impl<'a> Serving<'a> {
         (stuck, count): (Arc<Notify>, u64),
     ) -> Self {
         // What went by the connection before went before.
-        let what = Awaited::Read { member: session.member, count: count - 1 };
-        let turn = Hold { what, until: Instant::now() + TURN };
+        let what = Awaited::Turn { member: session.which.member, count: count - 1 };
+        let now = Instant::now();
         Self {
             session,
             socket,
@@ -222,18 +171,19 @@ impl<'a> Serving<'a> {
             stuck,
             has_tls,
             early: Bytes::new(),
-            held: (!session.link.is_over(&turn)).then_some(turn),
+            held: (!session.link.is_over(what)).then_some(Hold { what, until: now + TURN }),
+            waits: Waits::new(now),
             parked: false,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
-            began: Instant::now(),
-            heard: Instant::now(),
+            began: now,
+            heard: now,
             pinged: None,
             asked: false,
-            progress: Progress::new(Instant::now()),
+            progress: Progress::new(now),
             unfinished: None,
             pings: PingRate::default(),
-            shrunk: Instant::now(),
+            shrunk: now,
         }
     }
 
@@ -245,10 +195,7 @@ impl<'a> Serving<'a> {
         let mut waiting = self.has_tls || !self.early.is_empty();
         let mut turns = 0u32;
         loop {
-            if let Some(hold) = self.held.filter(|hold| link.is_over(hold) || Instant::now() >= hold.until) {
-                link.forgo(&hold);
-                self.held = None;
-                self.heard = Instant::now();
+            if self.held.is_some() && self.is_let_go(Instant::now()) {
                 waiting = true;
             }
             if waiting && self.held.is_none() {
@@ -300,7 +247,7 @@ impl<'a> Serving<'a> {
 
     /// Does something with the connection's way out, while there is one.
     fn wire<T>(&self, work: impl FnOnce(&mut Wire) -> T) -> Option<T> {
-        self.session.link.with(self.session.member, self.count, work)
+        self.session.link.with(self.session.which.member, self.count, work)
     }
 
     /// All that has come by a connection that is no more; of a peer that goes on all the same, not for ever.
@@ -370,7 +317,7 @@ impl<'a> Serving<'a> {
         let mut at = 0;
         let mut outcome = Ok(());
         let vnet = self.session.vnet;
-        let (link, member, count) = (&self.session.link, self.session.member, self.count);
+        let (link, member, count) = (&self.session.link, self.session.which.member, self.count);
         loop {
             // A message that is put together elsewhere would overtake those that wait.
             if self.decoder.is_mid_message() {
@@ -429,8 +376,7 @@ impl<'a> Serving<'a> {
                     if let Some(mark) = mark {
                         // What was said behind frames is told behind them.
                         batch.finish(bytes);
-                        self.held = link.hear(member, mark, Instant::now());
-                        if self.held.is_some() {
+                        if self.hears(mark, Instant::now()) {
                             self.parked = true;
                             break;
                         }
@@ -495,7 +441,7 @@ impl<'a> Serving<'a> {
             next = next.min(hold.until);
         }
         let progress = &mut self.progress;
-        let due = self.session.link.with(self.session.member, self.count, |wire| {
+        let due = self.session.link.with(self.session.which.member, self.count, |wire| {
             // No timer goes as far as the slowest pace.
             let held = wire.held_for().map(|wait| now + wait.min(ping));
             Ok([progress.check(wire, now)?, held])
@@ -522,75 +468,6 @@ impl<'a> Serving<'a> {
         });
         found.unwrap_or(Err(Ended::Eof))
     }
-
-    /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
-    async fn part(&mut self, ended: &Ended) {
-        let (code, reason) = match ended {
-            Ended::Closed(code) => (*code, ""),
-            Ended::Violation(violation) => (Some(violation.close_code()), violation.text()),
-            Ended::Unfinished => (Some(1008), "message unfinished"),
-            Ended::Stopped => {
-                let told = *self.session.stop.borrow();
-                let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
-                (Some(code), reason)
-            }
-            Ended::Replaced { live: true } => (Some(1000), "replaced by another connection"),
-            Ended::Replaced { live: false }
-            | Ended::Eof
-            | Ended::Truncated
-            | Ended::TooLong(_)
-            | Ended::Silent
-            | Ended::Stuck
-            | Ended::Broken(_) => return,
-        };
-        self.wire(|wire| wire.close(code, reason));
-        let _ = timeout(PARTING, self.farewell(ended)).await;
-        // Nothing more is read that could come late.
-        self.session.link.reads_no_more(self.session.member, self.count);
-        self.wire(Wire::end_tls);
-        linger(&self.socket).await;
-    }
-
-    /// Lets out what waits; after our own Close also waits for the peer's.
-    async fn farewell(&mut self, ended: &Ended) {
-        while self.wire(|wire| wire.flush(&mut ())) == Some(false) {
-            if self.wire(Wire::take_error).flatten().is_some() {
-                return;
-            }
-            let _ = self.socket.writable().await;
-        }
-        if !matches!(ended, Ended::Stopped | Ended::Replaced { .. }) {
-            return;
-        }
-        self.parked |= self.held.take().is_some() && !self.rest.is_empty();
-        // Frames that are on their way to us are still forwarded: nothing accepted is lost.
-        loop {
-            match self.read_and_forward() {
-                Ok(true) => (),
-                Ok(false) => drop(self.socket.readable().await),
-                Err(_) => return,
-            }
-            tokio::task::yield_now().await;
-        }
-    }
-}
-
-/// Ends our side of a connection whose last words are said. Unread bytes at close would turn into a reset that takes
-/// our Close away from the peer; so what comes is thrown away, until the peer ends too or has had its time.
-pub async fn linger(socket: &Stream) {
-    let _ = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
-    let discard = async {
-        // On the heap: no session is to carry it along for all its time.
-        let mut bytes = vec![0; 4096];
-        while socket.readable().await.is_ok() {
-            match socket.try_read(&mut bytes) {
-                Ok(0) => return,
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => return,
-                _ => (),
-            }
-        }
-    };
-    let _ = timeout(LINGER, discard).await;
 }
 
 /// `ping:X` is answered `pong:X`, once for each; the rest of text is nobody's (jor1k's relays).
@@ -616,56 +493,18 @@ fn dead_after(ping: Duration) -> Duration {
     ping * 40 / 15
 }
 
-/// More than 200 PINGs a second for 5 s are a flood.
-#[derive(Default)]
-struct PingRate {
-    second: Option<Instant>,
-    count: u32,
-    bad_seconds: u32,
-}
-
-impl PingRate {
-    fn count(&mut self, now: Instant) -> ControlFlow<Ended> {
-        let since = *self.second.get_or_insert(now);
-        if now >= since + Duration::from_secs(1) {
-            let lasting = self.count > 200 && now < since + Duration::from_secs(2);
-            self.bad_seconds = if lasting { self.bad_seconds + 1 } else { 0 };
-            (self.second, self.count) = (Some(now), 0);
-        }
-        self.count += 1;
-        if self.bad_seconds >= 5 { Break(Ended::Violation(Violation::PingFlood)) } else { Continue(()) }
-    }
-}
-
 /// Reads in a row before other tasks of the thread get their turn.
 pub const TURNS: u32 = 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
-/// For what waits, and for the peer's answer to our Close.
-pub const PARTING: Duration = Duration::from_secs(3);
-/// For the connection before, which has as long for its own end.
-const TURN: Duration = PARTING.saturating_add(Duration::from_secs(2));
 /// Reads of what a connection that is no more has left.
 const MOST_LEFT: u32 = 64;
-const LINGER: Duration = Duration::from_millis(200);
 
 #[cfg(test)]
-#[path = "session_tests.rs"]
+#[path = "peer_tests.rs"]
 pub(super) mod with_peers;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod hold_tests;
 
-    #[test]
-    fn bad_23_only_a_lasting_ping_flood_ends_a_session() {
-        let start = Instant::now();
-        let flood = |rate: u64, seconds: u64| {
-            let mut pings = PingRate::default();
-            (0..rate * seconds)
-                .any(|n| pings.count(start + Duration::from_micros(n * 1_000_000 / rate)).is_break())
-        };
-        assert!(flood(300, 7));
-        assert!(!flood(300, 4));
-        assert!(!flood(200, 60));
-    }
-}
+#[cfg(test)]
+mod serving_tests;

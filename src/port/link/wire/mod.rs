@@ -5,15 +5,18 @@
 //! worth at a time leaves from there. The kernel is kept from taking much more than it sends ([`Backlog`]): what
 //! waits there waits in one line.
 
-use std::io::{self, IoSlice, Read, Write};
+mod keys;
+mod tls;
+
+use std::io::{self, IoSlice, Write};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 
+use self::keys::Keys;
+use self::tls::Socket;
 use super::backlog::Backlog;
 use super::fair::{FairQueue, Label, Lost};
 use super::pace::Pace;
@@ -30,12 +33,13 @@ use crate::switch::{Counters, Reason};
 use crate::sys::unacked;
 use crate::ws::codec::{self, Piece, Role};
 use crate::ws::header::{MAX_HEADER, Opcode};
-use crate::ws::mask::Key;
 
 /// One connection's way out, under the link's lock.
 pub struct Wire {
     /// Which it is of those that were in its place.
     pub count: u64,
+    /// The same among those of its link, as both ends count.
+    pub n: u32,
     /// Another has taken its place; whether it still works all the same.
     pub replaced: Option<bool>,
     /// Tells the session that the socket would block, or broke, or that there is something to look at.
@@ -89,6 +93,7 @@ impl Wire {
         }
         Self {
             count: 0,
+            n: 0,
             replaced: None,
             stuck: Arc::default(),
             tls,
@@ -193,6 +198,11 @@ impl Wire {
         self.fair.has_room()
     }
 
+    /// Something that is said of a flow waits behind its frames.
+    pub fn has_marks(&self) -> bool {
+        self.fair.has_marks()
+    }
+
     /// Nothing waits, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
         let waits = !self.queue.is_empty() || !self.fair.is_empty();
@@ -212,9 +222,19 @@ impl Wire {
         congestion::set(&socket2::SockRef::from(&*self.socket), wanted)
     }
 
-    /// At most so many bits a second from here on; the caller flushes what waited for the old rate.
-    pub fn set_pace(&mut self, bits: Option<u64>) {
-        self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+    /// At most so many bits a second from here on; `true`: that is new, and the caller flushes what waited for the old
+    /// rate.
+    pub fn set_pace(&mut self, bits: Option<u64>) -> bool {
+        let changes = self.pace.map(|pace| pace.bits()) != bits;
+        if changes {
+            self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+        }
+        changes
+    }
+
+    #[cfg(test)]
+    pub fn is_paced(&self) -> bool {
+        self.pace.is_some()
     }
 
     /// How long frames still have to wait for their turn; `None` where none do.
@@ -369,51 +389,6 @@ impl Wire {
         self.fair.shrink();
     }
 
-    /// Reads from the socket into `plain`, through TLS if there is one, with `sealed` as room for its
-    /// records. 0: the peer has closed its side; UnexpectedEof: without close_notify.
-    pub fn read_tls(
-        &mut self,
-        plain: &mut [u8],
-        sealed: &mut [u8],
-        tape: &mut impl Tape,
-    ) -> io::Result<usize> {
-        let Some(tls) = &mut self.tls else { return Err(io::ErrorKind::Unsupported.into()) };
-        // Decrypted bytes come first: the socket may have nothing more to say for a long time.
-        let mut filled = drain(tls, plain)?;
-        if filled > 0 {
-            return Ok(filled);
-        }
-        if tls.process_new_packets().is_ok_and(|state| state.peer_has_closed()) {
-            return Ok(0);
-        }
-        let got = self.socket.try_read(sealed)?;
-        tape.mark_batch(Stage::RxSockRead);
-        let mut records = &sealed[..got];
-        while !records.is_empty() {
-            // Nothing is taken behind a close_notify.
-            if tls.read_tls(&mut records)? == 0 {
-                break;
-            }
-            let outcome = tls.process_new_packets();
-            if let Err(e) = outcome {
-                // The alert tells the peer; the link ends whether it arrives or not.
-                let _ = tls.write_tls(&mut Socket(&self.socket));
-                return Err(io::Error::new(io::ErrorKind::InvalidData, e));
-            }
-            filled += drain(tls, &mut plain[filled..])?;
-        }
-        tape.mark_batch(Stage::RxTlsOpen);
-        if tls.wants_write() {
-            self.flush(tape);
-        }
-        match (got, filled) {
-            (0, 0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            // Records without payload: tickets, key updates.
-            (_, 0) => Err(io::ErrorKind::WouldBlock.into()),
-            (_, filled) => Ok(filled),
-        }
-    }
-
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
     }
@@ -538,20 +513,6 @@ impl Drop for Wire {
     }
 }
 
-/// Plaintext that TLS has ready. That a stream ended without close_notify is told when it has no more.
-fn drain(tls: &mut rustls::Connection, plain: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    loop {
-        match tls.reader().read(&mut plain[filled..]) {
-            Ok(0) => return Ok(filled),
-            Ok(n) => filled += n,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(filled),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(filled),
-            Err(e) => return Err(e),
-        }
-    }
-}
-
 /// A flush in the middle of a batch from here on: about what a socket takes at a time.
 const FLUSH_AT: usize = 64 << 10;
 /// What TLS seals at a time: whatever such a flush finds. rustls's own limit, 64 KiB, would leave the end of
@@ -560,53 +521,6 @@ const SEAL_AT_MOST: usize = FLUSH_AT + MAX_FRAME + MAX_HEADER + VnetHeader::LEN;
 const MAX_PONGS: u32 = 16;
 /// Of a write: a piece of the queue in chunks, or as many small messages.
 const SLICES: usize = 160;
-
-/// The socket as `rustls` wants to see it.
-struct Socket<'a>(&'a Stream);
-
-impl Write for Socket<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.try_write_vectored(&[IoSlice::new(bytes)])
-    }
-
-    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.0.try_write_vectored(parts)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Masking keys from a CSPRNG of the connection's own, drawn in batches (RFC 6455 10.3).
-struct Keys {
-    rng: StdRng,
-    batch: [u8; 1024],
-    next: usize,
-}
-
-impl Keys {
-    fn new() -> Self {
-        let mut seed = [0; 32];
-        rand::rng().fill_bytes(&mut seed);
-        Self { rng: StdRng::from_seed(seed), batch: [0; 1024], next: 1024 }
-    }
-
-    /// Never 0, which would be no mask.
-    fn draw(&mut self) -> Key {
-        loop {
-            if self.next == self.batch.len() {
-                self.rng.fill_bytes(&mut self.batch);
-                self.next = 0;
-            }
-            let key = [0, 1, 2, 3].map(|i| self.batch[self.next + i]);
-            self.next += key.len();
-            if key != [0; 4] {
-                return key;
-            }
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -636,12 +550,5 @@ mod tests {
         assert!(wire.write_once(&mut sent, &mut ()).unwrap());
         assert!(wire.queue.is_empty(), "{} bytes are left for a second write", wire.queue.waiting().len());
         assert_eq!(sent.0, 2);
-    }
-
-    #[test]
-    fn keys_are_distinct_and_never_zero() {
-        let mut keys = Keys::new();
-        let drawn: std::collections::HashSet<_> = (0..10_000).map(|_| keys.draw()).collect();
-        assert!(drawn.len() > 9_990 && !drawn.contains(&[0; 4]), "{}", drawn.len());
     }
 }
