@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use etherws::control::api::{
-    self, Addresses, Connections, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus,
-    InterfaceStatus, LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
+    self, Addresses, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus, InterfaceStatus,
+    LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -334,7 +334,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
-            entry.connections.map_or(String::new(), |Connections { up, of }| format!("{up}/{of}")),
+            entry.connections.map_or(String::new(), |connections| connections.to_string()),
             entry.bridge.clone().unwrap_or_default(),
             entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),

@@ -259,7 +259,8 @@ impl Ports {
         let name = |entry: &Arc<Entry>| {
             let name = Some(entry.name()).filter(|name| !name.is_empty());
             let name = name.unwrap_or_else(|| entry.target.clone());
-            PortName { port: entry.number, name, kind: entry.kind.to_string() }
+            let kind = entry.kind.to_string();
+            PortName { port: entry.number, name, kind, connections: entry.connections() }
         };
         self.entries().values().map(name).collect()
     }
