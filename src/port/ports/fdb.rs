@@ -12,6 +12,7 @@ use super::{PortError, Ports};
 use crate::frame::MacAddr;
 use crate::port::spec::PortRef;
 use crate::port::status::FdbStatus;
+use crate::switch::fdb::Station;
 
 /// Reclaims aged entries now and then; lookups judge age by themselves.
 pub async fn sweep(ports: Weak<Ports>) {
@@ -24,14 +25,40 @@ pub async fn sweep(ports: Weak<Ports>) {
 }
 
 impl Ports {
-    pub fn fdb(&self) -> Vec<FdbStatus> {
+    /// All stations, in the order of port, VLAN and MAC address; `None`: they are more than `most`.
+    pub fn fdb(&self, most: usize) -> Option<Vec<FdbStatus>> {
+        let mut listed = self.listed(None, most + 1, |_| true);
+        if listed.len() > most {
+            return None;
+        }
+        listed.sort_by(|a, b| (a.port, a.vid, &a.mac).cmp(&(b.port, b.vid, &b.mac)));
+        Some(listed)
+    }
+
+    /// The first `most` stations behind `after`, in the order of VLAN and MAC address.
+    pub fn fdb_after(&self, after: Option<(u16, MacAddr)>, most: usize) -> Vec<FdbStatus> {
+        self.listed(after, most, |_| true)
+    }
+
+    /// The static entries.
+    pub fn fixed_stations(&self) -> Vec<FdbStatus> {
+        self.listed(None, usize::MAX, |station| station.fixed)
+    }
+
+    fn listed(
+        &self,
+        after: Option<(u16, MacAddr)>,
+        most: usize,
+        wanted: impl Fn(&Station) -> bool,
+    ) -> Vec<FdbStatus> {
         let entries = self.entries();
         let by_slot: BTreeMap<_, _> = entries.values().map(|entry| (entry.slot, entry)).collect();
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        let mut listed: Vec<_> = stations
-            .into_iter()
-            .filter_map(|station| Some((by_slot.get(&station.slot)?, station)))
-            .map(|(entry, station)| FdbStatus {
+        let is_listed = |station: &Station| by_slot.contains_key(&station.slot) && wanted(station);
+        let now = self.fabric.now().seconds();
+        let stations = self.fabric.switch.fdb.stations_after(after, most, now, is_listed).into_iter();
+        let status = |station: Station| {
+            let entry = by_slot.get(&station.slot)?;
+            Some(FdbStatus {
                 vid: station.vid,
                 mac: station.mac.to_string(),
                 port: entry.number,
@@ -39,16 +66,15 @@ impl Ports {
                 name: entry.name(),
                 fixed: station.fixed,
             })
-            .collect();
-        listed.sort_by(|a, b| (a.port, a.vid, &a.mac).cmp(&(b.port, b.vid, &b.mac)));
-        listed
+        };
+        stations.filter_map(status).collect()
     }
 
-    /// How many [`Ports::fdb`] lists.
+    /// How many stations there are.
     pub fn fdb_len(&self) -> usize {
         let table = self.fabric.table();
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        stations.iter().filter(|station| table.get(station.slot).is_some()).count()
+        let fdb = &self.fabric.switch.fdb;
+        fdb.count(self.fabric.now().seconds(), |station| table.get(station.slot).is_some())
     }
 
     /// A static entry. `vid` 0 is untagged.

@@ -59,10 +59,9 @@ pub async fn listen(ports: Weak<Ports>) {
 }
 
 impl Ports {
-    /// The stations of the FDB with their addresses, in the order of port, VLAN and MAC.
-    pub fn stations(&self) -> Vec<StationStatus> {
+    /// The same stations with the addresses that they have claimed.
+    pub fn with_addresses(&self, listed: Vec<FdbStatus>) -> Vec<StationStatus> {
         let (now, ageout) = (self.fabric.now().seconds(), self.ageout_seconds());
-        let listed = self.fdb();
         let neighbours = self.neighbours();
         let status = |entry: FdbStatus| {
             let addresses = entry.mac.parse().map(|mac| neighbours.of(entry.vid, mac, now, ageout));
