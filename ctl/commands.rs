@@ -411,6 +411,9 @@ fn groups(status: &GroupsStatus) -> String {
         .map(|routers| line(routers.vlan, &format!("routers of {}", routers.family), &routers.ports));
     let full = (!status.full.is_empty()).then(|| line(None, "more than there is room for", &status.full));
     let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(full), 4);
+    if status.queriers.is_empty() {
+        text += "nobody has been asked yet, all is flooded\n";
+    }
     for querier in &status.queriers {
         let who = match (&querier.address, querier.port) {
             (Some(address), Some(port)) if address == "0.0.0.0" => format!("another switch at port {port}"),
