@@ -54,6 +54,36 @@ fn each_flag_that_the_documents_name_is_there() {
     assert!(seen > 80, "{seen} flags in the documents");
 }
 
+/// Files, and headings in them.
+#[test]
+fn each_link_of_the_documents_leads_somewhere() {
+    let documents = ["docs", "examples"].map(|top| below(&root().join(top))).concat();
+    let documents = documents.into_iter().chain([root().join("README.md"), root().join("CHANGELOG.md")]);
+    let mut seen = 0;
+    for path in documents.filter(|path| path.extension().is_some_and(|ext| ext == "md")) {
+        let text = fs::read_to_string(&path).expect("document");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let there = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(there.exists(), "{}: {link}", path.display());
+            let is_heading = |line: &str| line.starts_with('#') && anchor(line) == heading;
+            let found =
+                heading.is_empty() || fs::read_to_string(&there).expect("text").lines().any(is_heading);
+            assert!(found, "{}: {link}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "{seen} links in the documents");
+}
+
+/// What a heading is linked by, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
 /// Packages carry both for each program.
 #[test]
 fn man_pages_and_completions_have_every_command_with_its_flags() {
