@@ -125,7 +125,8 @@ fn compile(filter: &str) -> Result<Vec<[u32; 4]>, Wrong> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().last().unwrap_or("").trim_start_matches("tcpdump: ");
-        return Err(Wrong::Usage(format!("--filter {:?}: {}", escaped(filter), escaped(said))));
+        let (filter, said) = (escaped(filter), escaped(said));
+        return Err(Wrong::Usage(format!("--filter {filter:?}: {said}; man pcap-filter has the language")));
     }
     program(&String::from_utf8_lossy(&output.stdout))
         .ok_or_else(|| Wrong::Failure("tcpdump printed something else than a program".into()))

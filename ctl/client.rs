@@ -202,7 +202,7 @@ pub fn unauthorized(server: &Server, body: &[u8]) -> Failure {
 /// The first line of an answer that is not for us, for people; nothing of a page of HTML.
 fn said(body: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
-    let line: String = escaped(text.trim().lines().next()?).chars().take(200).collect();
+    let line: String = escaped(text.trim().lines().next()?).chars().take(400).collect();
     (!line.is_empty() && !line.starts_with('<')).then_some(line)
 }
 

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use etherws::control::api::{
-    self, Addresses, Connections, CounterStatus, Entries, FdbStatus, GroupPort, GroupsStatus,
-    InterfaceStatus, LinkOptions, Method, PortKind, PortRef, PortSpec, PortStatus, StationStatus,
+    self, Addresses, CounterStatus, Entries, GroupPort, GroupsStatus, InterfaceStatus, LinkOptions, Method,
+    PortKind, PortRef, PortSpec, PortStatus,
 };
 use ipnet::IpNet;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use crate::Wrong;
 use crate::cli::{AddPort, Command, InterfaceArgs, LinkArgs, PortArgs, SetIf, SetPort};
 use crate::server::ask_password;
 use crate::table::{escaped, table, without_empty_columns};
-use crate::trace;
+use crate::{stations, trace};
 
 /// What is asked of the server.
 #[derive(Debug)]
@@ -246,10 +246,13 @@ pub fn render(command: &Command, result: Value) -> Result<String, String> {
             ports(&read::<Entries<PortStatus>>(result)?.entries)
         }
         Command::Setif(_) | Command::Listif => interfaces(&read::<Entries<InterfaceStatus>>(result)?.entries),
-        Command::Listfdb { .. } | Command::Addfdb { .. } | Command::Delfdb { .. } => {
-            fdb(&read::<Entries<FdbStatus>>(result)?.entries)
+        Command::Listfdb { .. }
+        | Command::Addfdb { .. }
+        | Command::Delfdb { .. }
+        | Command::Liststations { .. } => {
+            let rows = stations::rows(command, result)?;
+            stations::table(command, rows)
         }
-        Command::Liststations { .. } => stations(&read::<Vec<StationStatus>>(result)?),
         Command::Listgroups => groups(&read(result)?),
         Command::Counters { .. } => counters(&read::<Entries<CounterStatus>>(result)?.entries),
         Command::Flushfdb { .. } => match read::<api::Flushed>(result)?.flushed {
@@ -334,7 +337,7 @@ fn ports(entries: &[PortStatus]) -> String {
             entry.user.clone().unwrap_or_default(),
             entry.tls.clone().unwrap_or_default(),
             entry.offload.clone().unwrap_or_default(),
-            entry.connections.map_or(String::new(), |Connections { up, of }| format!("{up}/{of}")),
+            entry.connections.map_or(String::new(), |connections| connections.to_string()),
             entry.bridge.clone().unwrap_or_default(),
             entry.node.clone().unwrap_or_default(),
             entry.congestion.clone().unwrap_or_default(),
@@ -386,34 +389,6 @@ fn stands_left(text: &str, entry: &InterfaceStatus) -> bool {
     net.addr() == address && net.netmask().to_string() == entry.netmask
 }
 
-fn fdb(entries: &[FdbStatus]) -> String {
-    let rows = entries.iter().map(|entry| {
-        vec![
-            entry.port.to_string(),
-            entry.vid.to_string(),
-            entry.mac.clone(),
-            entry.age.to_string(),
-            entry.name.clone(),
-            if entry.fixed { "yes" } else { "" }.to_owned(),
-        ]
-    });
-    listing(&["Port", "VLAN", "MAC", "Age", "Name", "Static"], rows, 4)
-}
-
-fn stations(entries: &[StationStatus]) -> String {
-    let rows = entries.iter().map(|entry| {
-        vec![
-            entry.port.to_string(),
-            entry.vlan.map_or_else(|| "-".to_owned(), |vlan| vlan.to_string()),
-            entry.mac.clone(),
-            entry.age.to_string(),
-            entry.name.clone(),
-            entry.ips.join(","),
-        ]
-    });
-    listing(&["Port", "VLAN", "MAC", "Age", "Name", "IP"], rows, 6)
-}
-
 /// A line for each group; the routers and who asks below.
 fn groups(status: &GroupsStatus) -> String {
     if !status.snoops {
@@ -436,6 +411,9 @@ fn groups(status: &GroupsStatus) -> String {
         .map(|routers| line(routers.vlan, &format!("routers of {}", routers.family), &routers.ports));
     let full = (!status.full.is_empty()).then(|| line(None, "more than there is room for", &status.full));
     let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(full), 4);
+    if status.queriers.is_empty() {
+        text += "nobody has been asked yet, all is flooded\n";
+    }
     for querier in &status.queriers {
         let who = match (&querier.address, querier.port) {
             (Some(address), Some(port)) if address == "0.0.0.0" => format!("another switch at port {port}"),
@@ -475,10 +453,10 @@ fn counters(entries: &[CounterStatus]) -> String {
 }
 
 /// A table whose columns from `ours` on vanish when nothing is in them.
-fn listing(header: &[&str], rows: impl Iterator<Item = Vec<String>>, ours: usize) -> String {
+pub fn listing(header: &[&str], rows: impl Iterator<Item = Vec<String>>, ours: usize) -> String {
     let header = header.iter().map(|&title| title.to_owned()).collect();
     let rows = std::iter::once(header).chain(rows).collect();
-    table(&without_empty_columns(rows, ours))
+    table(without_empty_columns(rows, ours))
 }
 
 fn unless_zero(count: u64) -> String {

@@ -2,7 +2,7 @@
 //! ([`etherws::control::api`], all that it sees of the switch).
 //!
 //! * [`cli`]: the command line
-//! * [`commands`]: from a command to a request, from a result to text
+//! * [`commands`]: from a command to a request, from a result to text; [`stations`]: of very many
 //! * [`prof`]: what a frame costs
 //! * [`stats`]: pstats' shell
 //! * [`table`]: rows of text, aligned and free of control characters
@@ -30,6 +30,7 @@ mod ping;
 mod prof;
 mod progress;
 mod server;
+mod stations;
 mod stats;
 mod subscription;
 mod table;
@@ -42,7 +43,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use etherws::control::api::{Entries, METHOD_NOT_FOUND, Method, PortRef, PortStatus};
+use etherws::control::api::{Entries, METHOD_NOT_FOUND, Method, PortRef, PortStatus, TOO_MANY};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -135,21 +136,31 @@ fn serve(cli: Cli) -> Result<(), Wrong> {
     }
     let request = Request::of(&cli.command)?;
     let mut server = server_of(cli.server)?;
-    let answer = runtime()?.block_on(ask(&mut server, &request, client::TIME_LIMIT));
-    let answer = answer.map_err(|failure| match failure {
-        Failure::Refused(error) if error.code == METHOD_NOT_FOUND => {
-            let name = request.method.name().rsplit('.').next().unwrap_or_default();
-            format!("the switch at {} is too old for that: it has no {name}", server.url)
-        }
-        failure => failure.to_string(),
-    });
-    let result = commands::select(&cli.command, answer?)?;
+    let runtime = runtime()?;
+    let answer = runtime.block_on(ask(&mut server, &request, client::TIME_LIMIT));
+    let is_long = matches!(&answer, Err(Failure::Refused(error)) if error.code == TOO_MANY);
+    let (text, is_empty) = if is_long {
+        let pages = stations::page_by_page(&server, &cli.command, request.method, cli.json);
+        let listed = runtime.block_on(pages)?;
+        (listed.text, listed.is_empty)
+    } else {
+        let answer = answer.map_err(|failure| match failure {
+            Failure::Refused(error) if error.code == METHOD_NOT_FOUND => {
+                let name = request.method.name().rsplit('.').next().unwrap_or_default();
+                format!("the switch at {} is too old for that: it has no {name}", server.url)
+            }
+            failure => failure.to_string(),
+        });
+        let result = commands::select(&cli.command, answer?)?;
+        let is_empty = result.as_array().or(result["entries"].as_array()).is_some_and(Vec::is_empty);
+        (if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? }, is_empty)
+    };
     if let Command::Listfdb { port: Some(port) } | Command::Liststations { port: Some(port) } = &cli.command
-        && result.as_array().or(result["entries"].as_array()).is_some_and(Vec::is_empty)
+        && is_empty
     {
         must_exist(&mut server, port)?;
     }
-    Ok(print(&if cli.json { table::json(&result) } else { commands::render(&cli.command, result)? })?)
+    Ok(print(&text)?)
 }
 
 fn runtime() -> Result<Runtime, String> {

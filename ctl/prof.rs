@@ -141,5 +141,5 @@ fn status(status: &ProfStatus, json: bool) -> Result<String, String> {
             format!("{}, 1/{}, {} ms left", lease.level.name(), lease.sample.max(1), lease.left_ms),
         ]);
     }
-    Ok(table::table(&rows))
+    Ok(table::table(rows))
 }

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 /// Rows whose first is the header. Cells are escaped; rows may end early.
-pub fn table(rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
+pub fn table(mut rows: Vec<Vec<String>>) -> String {
+    for cell in rows.iter_mut().flatten().filter(|cell| cell.chars().any(is_unprintable)) {
+        *cell = escaped(cell);
+    }
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell: &String| cell.chars().count()).max()
@@ -22,16 +23,19 @@ pub fn table(rows: &[Vec<String>]) -> String {
 
 /// `rows` without the columns, from `first` on, in which no row but the header has anything; what is
 /// empty in the ones that stay becomes `-`, so that columns can be counted.
-pub fn without_empty_columns(rows: Vec<Vec<String>>, first: usize) -> Vec<Vec<String>> {
+pub fn without_empty_columns(mut rows: Vec<Vec<String>>, first: usize) -> Vec<Vec<String>> {
+    let columns = rows.first().map_or(0, Vec::len);
     let used = |column: usize| {
         column < first || rows.iter().skip(1).any(|row| row.get(column).is_some_and(|cell| !cell.is_empty()))
     };
-    let columns: Vec<usize> = (0..rows.first().map_or(0, Vec::len)).filter(|&column| used(column)).collect();
-    let cell = |row: &Vec<String>, column: usize| match row.get(column).map_or("", String::as_str) {
-        "" if column >= first => "-".to_owned(),
-        text => text.to_owned(),
-    };
-    rows.iter().map(|row| columns.iter().map(|&column| cell(row, column)).collect()).collect()
+    let used: Vec<bool> = (0..columns).map(used).collect();
+    for row in &mut rows {
+        row.resize(columns, String::new());
+        row.iter_mut().skip(first).filter(|cell| cell.is_empty()).for_each(|cell| cell.push('-'));
+        let mut used = used.iter();
+        row.retain(|_| used.next() == Some(&true));
+    }
+    rows
 }
 
 /// Text from elsewhere, harmless to a terminal: control, bidirectional and invisible characters as
@@ -76,9 +80,9 @@ mod tests {
 
     #[test]
     fn columns_align_and_lines_end_at_their_text() {
-        let text = table(&rows(&[&["Port", "Type", "Target"], &["1", "netdev", "e"], &["10", "tap", ""]]));
+        let text = table(rows(&[&["Port", "Type", "Target"], &["1", "netdev", "e"], &["10", "tap", ""]]));
         assert_eq!(text, "  Port  Type    Target\n  1     netdev  e\n  10    tap\n");
-        assert_eq!(table(&[]), "");
+        assert_eq!(table(Vec::new()), "");
     }
 
     #[test]

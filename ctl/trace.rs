@@ -61,7 +61,7 @@ pub fn render(traced: &Traced) -> String {
         vec![step.check.clone(), outcome(&step.reason, "passes"), step.why.clone()]
     };
     text = escaped(text.trim_end()) + "\n";
-    text += &table(&traced.steps.iter().map(step).collect::<Vec<_>>());
+    text += &table(traced.steps.iter().map(step).collect());
     text += &match &traced.reason {
         None => format!("{}\n", escaped(&traced.verdict)),
         Some(reason) => format!("{}: {}\n", escaped(&traced.verdict), escaped(reason)),
@@ -73,5 +73,5 @@ pub fn render(traced: &Traced) -> String {
         };
         vec![format!("port {} ({})", way.port, way.name), goes, way.tag.clone()]
     };
-    text + &table(&traced.egress.iter().map(way).collect::<Vec<_>>())
+    text + &table(traced.egress.iter().map(way).collect())
 }

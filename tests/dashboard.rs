@@ -6,6 +6,7 @@ mod lab;
 use std::path::Path;
 use std::time::Duration;
 
+use lab::frames::crowd;
 use lab::switch::{ETHERCTL, TwoHosts};
 use lab::{Host, Pair, Process, SOON, Switch, pair, said, sh, wait_until};
 use serde_json::Value;
@@ -170,12 +171,30 @@ fn people_use_it_in_a_browser() {
     }
     let hosts = TwoHosts::new();
     let (pair, _traffic) = busy(&hosts);
+    pair.a.ctl_ok(&["addport", "client", "ws://127.0.0.1:1/", "--name", "several", "--connections", "3"]);
     let dashboard = Dashboard::start(&hosts.a, &pair.a);
     ends_well(scenario(&hosts.a, "flows", &[&dashboard.url]));
     // The page is gone, and with it what was measured for it.
     wait_until("nobody looks", SOON, || {
         pair.a.rpc_ok("getProf", Value::Null)["leases"] == Value::Array(vec![])
     });
+}
+
+/// More stations than the switch lists at once: once it was then said that there is no connection.
+#[test]
+fn very_many_stations_are_looked_through_in_part() {
+    if !browser() {
+        return;
+    }
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen", "--fdb-limit", "200000"]);
+    let socket = host.dir().join("vms.sock");
+    let target = format!("unix:{}", socket.display());
+    switch.ctl_ok(&["addport", "qemu", &target, "--name", "vms", "--storm", "off", "--max-macs", "200000"]);
+    let _machine = crowd(&socket, 100_001);
+    wait_until("more than it lists", SOON, || switch.rpc("listFdb", serde_json::json!({})).is_err());
+    let dashboard = Dashboard::start(&host, &switch);
+    ends_well(scenario(&host, "crowd", &[&dashboard.url]));
 }
 
 /// A peer's name is the peer's to choose.

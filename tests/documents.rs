@@ -34,7 +34,8 @@ fn each_test_that_security_md_names_is_there() {
 fn each_flag_that_the_documents_name_is_there() {
     let known: BTreeSet<_> = [env!("CARGO_BIN_EXE_etherws"), env!("CARGO_BIN_EXE_etherctl")]
         .iter()
-        .flat_map(|program| help(program, &[]))
+        .flat_map(|program| commands(program, &[]))
+        .flat_map(|command| flags(&command.help))
         .collect();
     let documents = below(&root().join("docs")).into_iter().chain([root().join("README.md")]);
     let mut seen = 0;
@@ -53,19 +54,141 @@ fn each_flag_that_the_documents_name_is_there() {
     assert!(seen > 80, "{seen} flags in the documents");
 }
 
-/// The flags of a program and of all its commands.
-fn help(program: &str, command: &[&str]) -> Vec<String> {
-    let output = Command::new(program).args(command).arg("--help").output().expect("--help");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success() && !text.is_empty(), "{program} {command:?} --help");
-    let commands =
-        text.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = commands.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    let names = names
-        .filter_map(|line| line.split_whitespace().next())
-        .filter(|name| !["help", "ctl"].contains(name));
-    let below = names.flat_map(|name| help(program, &[command, &[name]].concat()));
-    flags(&text).into_iter().chain(below.collect::<Vec<_>>()).collect()
+/// Files, and headings in them.
+#[test]
+fn each_link_of_the_documents_leads_somewhere() {
+    let documents = ["docs", "examples"].map(|top| below(&root().join(top))).concat();
+    let documents = documents.into_iter().chain([root().join("README.md"), root().join("CHANGELOG.md")]);
+    let mut seen = 0;
+    for path in documents.filter(|path| path.extension().is_some_and(|ext| ext == "md")) {
+        let text = fs::read_to_string(&path).expect("document");
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let there = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
+            assert!(there.exists(), "{}: {link}", path.display());
+            let is_heading = |line: &str| line.starts_with('#') && anchor(line) == heading;
+            let found =
+                heading.is_empty() || fs::read_to_string(&there).expect("text").lines().any(is_heading);
+            assert!(found, "{}: {link}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 60, "{seen} links in the documents");
+}
+
+/// What a heading is linked by, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// Packages carry both for each program.
+#[test]
+fn man_pages_and_completions_have_every_command_with_its_flags() {
+    let folder = std::env::temp_dir().join(format!("etherws-documents-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a folder");
+    let mut seen = 0;
+    for program in [env!("CARGO_BIN_EXE_etherws"), env!("CARGO_BIN_EXE_etherctl")] {
+        ran(Command::new(program).arg("man").arg(&folder));
+        let name = Path::new(program).file_stem().and_then(|name| name.to_str()).expect("a name");
+        for Described { words, help } in commands(program, &[]) {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            let page = section(&folder, name, &words);
+            let offered = offered(program, name, &words);
+            for flag in defined(&help) {
+                assert!(page.contains(&flag), "{name} {words:?}: {flag} is not in the man page");
+                assert!(offered.contains(&flag), "{name} {words:?}: {flag} is not completed: {offered}");
+                seen += 1;
+            }
+            if let Some((last, above)) = words.split_last() {
+                assert!(
+                    self::offered(program, name, above).contains(last),
+                    "{name} {words:?} is not completed"
+                );
+            }
+        }
+    }
+    let _ = fs::remove_dir_all(folder);
+    assert!(seen > 150, "{seen} flags");
+}
+
+/// What the man pages say of a command, what is said of all included.
+fn section(folder: &Path, name: &str, words: &[&str]) -> String {
+    let read = |file: String| {
+        let text = fs::read_to_string(folder.join(&file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        text.replace("\\-", "-")
+    };
+    if name == "etherws" {
+        return read(format!("{}.1", [&[name], words].concat().join("-")));
+    }
+    let page = read(format!("{name}.1"));
+    let (general, commands) = page.split_once(".SH COMMANDS\n").expect("commands");
+    let is_it = |section: &&str| section.starts_with(&format!("\"{name} {}\"", words.join(" ")));
+    match commands.split(".SS ").find(is_it) {
+        Some(section) => [general, section].concat(),
+        None => {
+            let below = format!(".SS \"{name} {}", words.join(" "));
+            assert!(page.contains(below.trim_end()), "{name} {words:?} is not in the man page");
+            general.to_owned()
+        }
+    }
+}
+
+/// What shells are told of a command: its flags and the commands below it.
+fn offered(program: &str, name: &str, words: &[&str]) -> String {
+    if name == "etherws" {
+        // Its scripts know everything themselves; all of them know the same.
+        let script = |shell: &str| ran(Command::new(program).args(["completions", shell]));
+        let (bash, zsh, fish) = (script("bash"), script("zsh"), script("fish").replace("-l ", "--"));
+        let in_all = |word: &&str| zsh.contains(*word) && fish.contains(*word);
+        let all = bash.split(|c: char| c.is_whitespace() || c == '"').filter(in_all);
+        return all.collect::<Vec<_>>().join(" ");
+    }
+    // etherctl's ask it.
+    let ask = |start: &str| {
+        let mut command = Command::new(program);
+        command.args(["--", name]).args(words).arg(start).env("_ETHERCTL_COMPLETE", "bash");
+        command.env("_CLAP_COMPLETE_INDEX", (words.len() + 1).to_string()).env("_CLAP_IFS", "\n");
+        ran(command.env("_CLAP_COMPLETE_COMP_TYPE", "9").env("_CLAP_COMPLETE_SPACE", "false"))
+    };
+    ask("") + "\n" + &ask("--")
+}
+
+/// A command of a program, and what `--help` says of it.
+struct Described {
+    words: Vec<String>,
+    help: String,
+}
+
+/// A program and all its commands.
+fn commands(program: &str, words: &[&str]) -> Vec<Described> {
+    let help = ran(Command::new(program).args(words).arg("--help"));
+    let listed =
+        help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let names = listed.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = names.filter_map(|line| line.split_whitespace().next());
+    let names = names.filter(|name| !["help", "ctl"].contains(name));
+    let below: Vec<_> = names.flat_map(|name| commands(program, &[words, &[name]].concat())).collect();
+    let words = words.iter().map(|&word| word.to_owned()).collect();
+    std::iter::once(Described { words, help }).chain(below).collect()
+}
+
+/// The flags that a text of help explains, each in a line that begins with it.
+fn defined(help: &str) -> Vec<String> {
+    // Further in, it is a text's next line.
+    let lines = help
+        .lines()
+        .filter(|line| line.trim_start_matches(' ').starts_with('-') && !line.starts_with("       "));
+    lines.filter_map(|line| flags(line).into_iter().next()).collect()
+}
+
+/// The output of what must succeed.
+fn ran(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 /// The words of a text that begin with two hyphens and a letter.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use lab::frames::{crowd, mac, mac_text};
 use lab::switch::{ETHERCTL, TwoHosts};
 use lab::{Host, SOON, Switch, said, wait_until};
 use serde_json::{Value, json};
@@ -166,6 +167,52 @@ fn whoever_waits_at_a_terminal_is_told_what_for_and_nobody_else() {
     assert!(!in_pipe.log().contains('\x1b'));
     at_terminal.wait(SOON);
     assert!(at_terminal.log().contains("\r\x1b[Ketherctl: could not reach"), "{:?}", at_terminal.log());
+}
+
+/// More stations than one answer may have: etherctl asks for them page by page, of which the switch holds one at a time.
+#[test]
+fn very_many_stations_are_listed() {
+    const STATIONS: u32 = 101_000;
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen", "--fdb-limit", "200000"]);
+    let socket = host.dir().join("vms.sock");
+    let target = format!("unix:{}", socket.display());
+    switch.ctl_ok(&["addport", "qemu", &target, "--name", "vms", "--storm", "off", "--max-macs", "200000"]);
+    let machine = crowd(&socket, STATIONS);
+    let behind = |n: u32, limit: u32| {
+        let page = json!({"limit": limit, "after": {"mac": mac_text(mac(n))}});
+        switch.rpc_ok("listFdb", page)["entries"].as_array().expect("entries").clone()
+    };
+    wait_until("all are known", SOON, || behind(STATIONS - 1, 1).len() == 1);
+    let macs = |entries: &[Value]| -> Vec<String> {
+        entries.iter().map(|entry| entry["mac"].as_str().expect("mac").to_owned()).collect()
+    };
+    assert_eq!(macs(&behind(7, 3)), [8, 9, 10].map(|n| mac_text(mac(n))));
+
+    let too_many = switch.rpc("listFdb", json!({})).expect_err("all at once");
+    assert_eq!(too_many["code"], -32001, "{too_many}");
+    assert!(too_many["message"].as_str().expect("message").contains("limit and after"), "{too_many}");
+    let peak = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", switch.process.pid())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("VmHWM");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).expect("a number") >> 10
+    };
+    let before = peak();
+    let all: Vec<_> = (1..=STATIONS).map(|n| mac_text(mac(n))).collect();
+    let url = switch.url();
+    let list = |args: &[&str]| {
+        let output = host.run_for(240, &[&[ETHERCTL, "--ctlurl", &url], args].concat());
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("UTF-8")
+    };
+    let listed: Value = serde_json::from_str(&list(&["--json", "listfdb"])).expect("JSON");
+    assert!(macs(listed["entries"].as_array().expect("entries")) == all, "each once and in order");
+    let table = list(&["liststations", "--port", "vms-1"]);
+    assert!(table.starts_with("  Port  VLAN  MAC                Age  Name   IP\n"), "{table:.200}");
+    assert!(table.lines().skip(1).map(|line| line.split_whitespace().nth(2).expect("mac")).eq(&all));
+    assert_eq!(list(&["listfdb", "--port", "vms"]).lines().count(), 1, "nobody's, but a port");
+    assert!(peak() < before + 48, "from {before} to {} MiB", peak());
+    drop(machine);
 }
 
 /// A row of the table in docs/control.md.

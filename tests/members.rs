@@ -73,6 +73,13 @@ fn a_link_of_four_connections_is_one_port_that_outlives_each_of_them() {
     wait_up(&a, &b, 4);
     assert_eq!((relay.count(), a.port("link")["connections"]["of"].as_u64()), (4, Some(4)));
     assert!(a.ctl_ok(&["listport"]).contains("4/4") && b.ctl_ok(&["listport"]).contains("4/4"));
+    // As etherctl top shows it.
+    let shown = a.rpc_ok("showProf", Value::Null)["ports"].clone();
+    let of = |name: &str| {
+        shown.as_array().and_then(|ports| ports.iter().find(|port| port["name"] == name)).expect("port")
+    };
+    assert_eq!(of("link")["connections"], serde_json::json!({"up": 4, "of": 4}));
+    assert_eq!(of("t0").get("connections"), None);
     hosts.a.ping("10.1.0.2");
     let (before, near) = (server(&b), a.port("link")["port"].clone());
     let (far, wire) = (Wire::open(&hosts.b, "t0"), Wire::open(&hosts.a, "t0"));

@@ -138,7 +138,9 @@ fn each_key_does_what_it_says() {
     tmux.key("t");
     tmux.until("threads", |text| text.contains("threads  by") && text.contains("data-0 (busy 25.00 %)"));
     tmux.key("p");
-    tmux.until("ports", |text| text.contains("ports  by") && text.contains("1 vms (tap)"));
+    let screen = tmux.until("ports", |text| text.contains("ports  by") && text.contains("1 vms (tap)"));
+    let ends = |end: &str| screen.lines().any(|line| line.ends_with(end));
+    assert!(ends("1 vms (tap)") && ends("2 far (client) 3/4"), "{screen}");
     tmux.key("Enter");
     tmux.until("a port's stages", |text| {
         text.contains("ports > 2 far (client)  by") && text.contains("tx.ws.mask")

@@ -16,6 +16,7 @@ from tunnels import TLS_ARGS, certificate
 HOST = UNDERLAY["b"]
 BARE = 9000  # where bare connections come to
 SIZE = 1_000  # bytes of a flooded frame
+PAGE = 25_000  # stations of one answer, as etherctl asks for them
 LOGINS = {"first": "RSA 2048, first login (bcrypt, cost 5)", "again": "RSA 2048, login remembered",
           "P-256": "ECDSA P-256, no password"}
 HEADS = {"ws": 4, "wss": 4 + 22}  # bytes around it: a message's header; a TLS record's
@@ -109,7 +110,7 @@ def control(row, name):
     return {what: asked(row, name, what)[0] for what in ("listPort", "listCounters", "metrics")}
 
 
-def asked(row, name, what):
+def asked(row, name, what, params=None):
     """What a method, or the metrics, cost him who asks; and the answer."""
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
@@ -119,8 +120,8 @@ def asked(row, name, what):
     if what == "metrics":
         connection.request("GET", "/metrics")
     else:
-        connection.request("POST", "/ctl", json.dumps({"jsonrpc": "2.0", "id": 1, "method": "etherws.control." + what}),
-                           {"content-type": "application/json"})
+        call = {"jsonrpc": "2.0", "id": 1, "method": "etherws.control." + what, "params": params or {}}
+        connection.request("POST", "/ctl", json.dumps(call), {"content-type": "application/json"})
     answer = connection.getresponse()
     text = answer.read()
     seconds = time.monotonic() - began
@@ -146,8 +147,12 @@ def stations(lab, row, count):
     spent = (cpu_exact(server) - spent) / 2 / count
     scraped, text = asked(row, "stations", "metrics")
     known = int(re.search(rb"^etherws_fdb_entries (\d+)", text, re.MULTILINE)[1])
-    listed, text = asked(row, "stations", "listFdb")
-    listed["refused"] = json.loads(text).get("error", {}).get("message")
+    listed, entries, page = {"seconds": 0, "bytes": 0}, None, {"limit": PAGE}
+    while entries is None or len(entries) == PAGE:
+        part, text = asked(row, "stations", "listFdb", page)
+        listed = {what: listed[what] + part[what] for what in listed}
+        entries = json.loads(text)["result"]["entries"]
+        page["after"] = entries and {key: entries[-1][key] for key in ("vid", "mac")}
     lab.stop(peer, server)
     return {"stations": count, "known": known, "empty": empty, "rss": rss, "ns": spent * 1e9, "listFdb": listed,
             "metrics": scraped}

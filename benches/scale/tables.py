@@ -97,7 +97,7 @@ def stations(data):
         bytes_each = (found["rss"] - least["empty"]) * 1024 / found["stations"]
         listed = found["listFdb"]
         rows.append([f"{found['stations']:,}", f"{found['known']:,}", f"{found['empty'] / 1024:.1f}", f"{found['rss'] / 1024:.1f}",
-                     f"{bytes_each:,.0f}", f"{found['ns'] / 1e3:.2f}", listed["refused"] or answer(listed),
+                     f"{bytes_each:,.0f}", f"{found['ns'] / 1e3:.2f}", answer(listed),
                      answer(found["metrics"])])
     return rows
 

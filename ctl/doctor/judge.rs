@@ -233,12 +233,14 @@ fn port(port: &PortStatus) -> Option<Finding> {
         _ if let Some(Connections { up, of }) = port.connections
             && up < of =>
         {
-            let why = port.reason.as_deref().unwrap_or("the others are dialled again");
-            Some(warn(
-                &what,
-                &format!("{up} of {of} connections: {why}"),
-                "etherctl listport shows when all are there",
-            ))
+            let (why, next) = match port.reason.as_deref() {
+                // The server takes no more.
+                Some(why) => {
+                    (why, "allow more there ([limits] link_connections), or add the port anew with fewer")
+                }
+                None => ("the others are dialled again", "etherctl listport shows when all are there"),
+            };
+            Some(warn(&what, &format!("{up} of {of} connections: {why}"), next))
         }
         _ if !port.alerts.is_empty() => Some(warn(
             &what,
@@ -453,6 +455,16 @@ mod tests {
                 Level::Warn,
                 "1 of 4 connections",
                 "listport",
+            ),
+            (
+                |f| {
+                    let port = &mut told(f).ports[0];
+                    port.connections = Some(Connections { up: 1, of: 4 });
+                    port.reason = Some("the server takes one connection a link, not 4".into());
+                },
+                Level::Warn,
+                "takes one",
+                "link_connections",
             ),
             (|f| told(f).ports[0].state = "down".into(), Level::Warn, "down", "ip link"),
             (|f| told(f).ports[0].alerts = vec!["mac-limit".into()], Level::Warn, "mac-limit", "counters"),

@@ -1,7 +1,7 @@
 //! The screen, drawn. It is readable without colour: the selected line begins with `>`, the column that
 //! orders the lines has a `*`.
 
-use etherws::prof::snapshot::{Clock, Snapshot};
+use etherws::prof::snapshot::{Clock, Connections, Snapshot};
 use etherws::prof::view::number;
 use etherws::prof::view::sort::Column as Key;
 use ratatui::buffer::Buffer;
@@ -10,7 +10,7 @@ use ratatui::style::Style;
 
 use super::app::App;
 use super::screen::Look;
-use super::table::{Column, Line, Of, fitting};
+use super::table::{Column, Line, Of, Step, fitting};
 use crate::table::escaped;
 
 /// Draws all of it; where the cursor is to stand, if anywhere.
@@ -167,7 +167,10 @@ fn table(app: &mut App, area: Rect, look: Look, buffer: &mut Buffer) {
         }
         let mut text = figures(line, &columns, ghz, selected);
         // Of a long path, its end tells more.
-        let label = escaped(&line.label);
+        let mut label = escaped(&line.label);
+        if let Some(connections) = connections(app, line) {
+            label.push_str(&format!(" {connections}"));
+        }
         let room = width.saturating_sub(text.chars().count());
         match label.chars().count() {
             long if long > room && room > 2 => {
@@ -182,6 +185,12 @@ fn table(app: &mut App, area: Rect, look: Look, buffer: &mut Buffer) {
         buffer.set_style(Rect { y, height: 1, ..area }, style);
         buffer.set_stringn(area.x, y, text, width, style);
     }
+}
+
+/// Of a line for a link of several connections.
+fn connections(app: &App, line: &Line) -> Option<Connections> {
+    let Some(Step::Port(number, _)) = &line.step else { return None };
+    app.shown.as_ref()?.ports.iter().find(|port| port.port == *number)?.connections
 }
 
 fn header(app: &App, columns: &[&Column]) -> String {
@@ -210,7 +219,7 @@ fn figures(line: &Line, columns: &[&Column], ghz: f64, selected: bool) -> String
     text
 }
 
-const HELP: [&str; 19] = [
+const HELP: [&str; 20] = [
     "up down j k      move among the lines (PgUp PgDn Home End, too)",
     "left right h l   show columns that are further left or right",
     "enter            zoom into the line: a stage's ports, their sizes of frames",
@@ -230,6 +239,7 @@ const HELP: [&str; 19] = [
     "%     of all processor time, zoomed in or not",
     "wall  time that passes without a processor: it is in no sum",
     "p50 p99 max      ns; of a batch, for what is done once a batch",
+    "3/4   behind a link: so many of its connections are up",
 ];
 
 #[cfg(test)]
@@ -282,6 +292,19 @@ mod tests {
         app.key(KeyCode::Char('/').into());
         app.key(KeyCode::Char('x').into());
         assert_eq!(screen(&mut app, 80, 24, PLAIN)[23], "/x");
+    }
+
+    /// Of a link that may have several, and of no other.
+    #[test]
+    fn a_link_s_connections_stand_behind_it() {
+        let mut several = snapshot();
+        several.ports[1].connections = Some(Connections { up: 3, of: 4 });
+        let mut app = App::new("unix:/run/x".into(), Snapshot::default());
+        app.news(News::Snapshot(Box::new(several)));
+        app.key(KeyCode::Char('p').into());
+        let text = screen(&mut app, 80, 24, PLAIN);
+        assert!(text[4].ends_with(" 1 vms (tap)"), "{text:?}");
+        assert!(text[5].ends_with(" 2 far (client) 3/4"), "{text:?}");
     }
 
     #[test]

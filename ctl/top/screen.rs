@@ -240,24 +240,23 @@ mod tests {
         }
     }
 
-    /// What the test below runs in a terminal.
-    #[test]
-    #[ignore = "wants a terminal of its own"]
-    fn panics() {
-        let mut screen = Screen::open().unwrap();
-        screen.terminal.draw(|_| ()).unwrap();
-        panic!("as expected");
-    }
-
+    /// The test starts itself once more, in a terminal, where it panics.
     #[test]
     fn a_panic_gives_the_terminal_back() {
         use std::process::Command;
+        const IN_TERMINAL: &str = "ETHERCTL_TEST_PANICS";
+        if std::env::var_os(IN_TERMINAL).is_some() {
+            let mut screen = Screen::open().unwrap();
+            screen.terminal.draw(|_| ()).unwrap();
+            panic!("as expected");
+        }
         let socket = format!("etherctl-panic-{}", std::process::id());
         let tmux =
             |args: &[&str]| Command::new("tmux").env_remove("TMUX").args(["-L", &socket]).args(args).output();
         let this = std::env::current_exe().unwrap();
         let program = format!(
-            "{} --exact top::screen::tests::panics --ignored --nocapture; stty -a; echo end; exec cat",
+            "{IN_TERMINAL}=1 {} --exact top::screen::tests::a_panic_gives_the_terminal_back --nocapture; \
+             stty -a; echo end; exec cat",
             this.display()
         );
         let started = tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "200", "-y", "50", &program]);

@@ -277,7 +277,12 @@ pub mod tests {
             bytes: 640,
             ns,
         };
-        let named = |port, name: &str, kind: &str| PortName { port, name: name.into(), kind: kind.into() };
+        let named = |port, name: &str, kind: &str| PortName {
+            port,
+            name: name.into(),
+            kind: kind.into(),
+            ..PortName::default()
+        };
         Snapshot {
             elapsed_ns: 1_000_000_000,
             ghz: 2.0,

@@ -50,6 +50,11 @@ pub const INVALID_PARAMS: i32 = -32602;
 pub const INTERNAL_ERROR: i32 = -32603;
 /// The kernel, the file system or the peer refused: message and `data` say what.
 pub const FAILED: i32 = -32000;
+/// There are more stations than one answer may have: ask for them page by page.
+pub const TOO_MANY: i32 = -32001;
+
+/// Stations of one answer at most; a hundred bytes each, more or less.
+pub const MAX_LISTED: u32 = 100_000;
 
 /// Parameters of a method that takes none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -183,6 +188,32 @@ pub struct AddFdb {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct DelFdb {
+    /// 1 to 4094; 0, or absent, is untagged.
+    #[serde(default)]
+    pub vid: u16,
+    pub mac: MacAddr,
+}
+
+/// `listFdb` and `listStations`. Without parameters all stations, in the order of port, VLAN and MAC address, unless they
+/// are more than [`MAX_LISTED`]. With one, a page: what comes behind `after` in the order of VLAN and MAC address, in which
+/// a station keeps its place on whatever port it is. A page of less than `limit` is the last.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    /// How many at most, 1 to 100,000; absent: 100,000.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The last one of the page before; absent: from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<StationKey>,
+}
+
+/// What tells stations apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct StationKey {
     /// 1 to 4094; 0, or absent, is untagged.
     #[serde(default)]
     pub vid: u16,

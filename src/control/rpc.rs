@@ -11,6 +11,7 @@ use jsonrpsee::{Methods, RpcModule};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::api::{self, Entries, Method, NoParams, check};
 use super::cpu_prof;
@@ -97,7 +98,8 @@ struct Context {
 }
 
 pub type Reply<R> = Result<R, ErrorObjectOwned>;
-type Call = Arc<dyn Fn(Arc<Context>, Option<String>) -> BoxFuture<'static, Reply<Value>> + Send + Sync>;
+type Call =
+    Arc<dyn Fn(Arc<Context>, Option<String>) -> BoxFuture<'static, Reply<Box<RawValue>>> + Send + Sync>;
 
 struct Entry {
     method: Method,
@@ -125,14 +127,24 @@ fn entry(method: Method) -> Entry {
             Ok(Entries { entries: c.ports.interfaces().await.map_err(refused)? })
         }),
         Method::SetInterface => on(method, set_interface),
-        Method::ListFdb => on(method, |c, NoParams {}| async move { Ok(Entries { entries: c.ports.fdb() }) }),
+        Method::ListFdb => {
+            on(
+                method,
+                |c, page: api::Page| async move { Ok(Entries { entries: list_fdb(&c.ports, &page)? }) },
+            )
+        }
         Method::AddFdb => on(method, add_fdb),
         Method::DelFdb => on(method, del_fdb),
         Method::FlushFdb => on(method, |c, api::FlushFdb { port }| async move {
             let flushed = c.ports.flush_fdb(port.as_ref()).map_err(refused)?;
             Ok(api::Flushed { flushed })
         }),
-        Method::ListStations => on(method, |c, NoParams {}| async move { Ok(c.ports.stations()) }),
+        Method::ListStations => {
+            on(
+                method,
+                |c, page: api::Page| async move { Ok(c.ports.with_addresses(list_fdb(&c.ports, &page)?)) },
+            )
+        }
         Method::ListGroups => on(method, |c, NoParams {}| async move { Ok(c.ports.list_groups()) }),
         Method::ListCounters => on(method, |c, NoParams {}| async move {
             Ok(Entries::<CounterStatus> { entries: c.ports.counters() })
@@ -191,7 +203,7 @@ where
         let handler = handler.clone();
         async move {
             let result = handler(context, parse(params.as_deref())?).await?;
-            serde_json::to_value(result).map_err(|e| failed(format!("result not expressible in JSON: {e}")))
+            to_raw_value(&result).map_err(|e| failed(format!("result not expressible in JSON: {e}")))
         }
         .boxed()
     };
@@ -241,6 +253,22 @@ async fn current_address(ports: &Ports, port: &PortRef) -> Reply<Option<Ipv4Addr
         Some(entry) => Ok(entry.address.parse().ok()),
         None => Err(invalid(format!("port: {port} is no port with an interface"))),
     }
+}
+
+fn list_fdb(ports: &Ports, page: &api::Page) -> Reply<Vec<FdbStatus>> {
+    let most = page.limit.unwrap_or(api::MAX_LISTED);
+    if !(1..=api::MAX_LISTED).contains(&most) {
+        return Err(invalid(format!("limit: {most} is not 1 to {}", api::MAX_LISTED)));
+    }
+    page.after.map_or(Ok(()), |after| check::check_vid(after.vid)).map_err(invalid)?;
+    if *page == api::Page::default() {
+        return ports.fdb(most as usize).ok_or_else(|| {
+            let why =
+                format!("there are more than {most} stations; ask for them page by page: limit and after");
+            error(api::TOO_MANY, &why.clone(), Some(why))
+        });
+    }
+    Ok(ports.fdb_after(page.after.map(|after| (after.vid, after.mac)), most as usize))
 }
 
 async fn add_fdb(context: Arc<Context>, add: api::AddFdb) -> Reply<Entries<FdbStatus>> {

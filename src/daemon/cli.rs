@@ -186,7 +186,7 @@ pub struct Listen {
     pub resume: Option<u32>,
     /// Told to end, go on for so long without letting new links in, so that a load balancer finds /readyz saying 503 and
     /// sends them elsewhere [default: 0]
-    #[arg(long, value_name = "SEC", value_parser = RangedU64ValueParser::<u32>::new().range(0..=3600))]
+    #[arg(long, value_name = "SEC", value_parser = seconds)]
     pub drain_wait: Option<u32>,
 }
 
@@ -401,7 +401,9 @@ mod tests {
         for (line, seconds) in [("", 0), ("--resume 30s", 30), ("--resume 30", 30), ("--resume 0", 0)] {
             assert_eq!(resume(line).unwrap().as_secs(), seconds, "{line}");
         }
-        for line in ["--resume 3601", "--resume -1s", "--resume 5m", "--resume s"] {
+        let waits = sw("--drain-wait 15s").unwrap().layer(None).resolve().unwrap();
+        assert_eq!(waits.door.listen.unwrap().drain_wait.as_secs(), 15);
+        for line in ["--resume 3601", "--resume -1s", "--resume 5m", "--resume s", "--drain-wait 1h"] {
             assert_eq!(resume(line).unwrap_err().exit_code(), 2, "{line}");
         }
     }

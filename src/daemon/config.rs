@@ -247,7 +247,8 @@ impl Layer {
         if proxy_protocol && trusted_proxies.is_empty() {
             wrong(
                 "listen.proxy_protocol",
-                "believed from trusted proxies alone; name them with trusted_proxy".to_owned(),
+                "believed from trusted proxies alone; name them with trusted_proxy (--trusted-proxy)"
+                    .to_owned(),
             );
         }
         let listen = self.enabled.unwrap_or(true).then(|| ListenSettings {

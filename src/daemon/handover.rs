@@ -57,8 +57,8 @@ pub async fn leave(ports: &Ports, file: &[PortSpec]) {
 }
 
 async fn give(ports: &Ports, file: &[PortSpec]) -> io::Result<()> {
-    let fixed = ports.fdb().into_iter().filter(|station| station.fixed);
-    let fdb = fixed.filter_map(|station| Some((station.vid, station.mac.parse().ok()?, station.port)));
+    let fdb = ports.fixed_stations().into_iter();
+    let fdb = fdb.filter_map(|station| Some((station.vid, station.mac.parse().ok()?, station.port)));
     let list = List {
         next: ports.next_number(),
         ports: Running::all(ports).into_iter().map(|port| (port.number, named(port))).collect(),

@@ -85,6 +85,11 @@ pub const PORT: &[&str] = &[
     "pace",
     "options",
 ];
+/// The table below `path` that has such a key.
+pub fn part_with(path: &str, key: &str) -> Option<&'static str> {
+    (path == "port" && OPTIONS.contains(&key)).then_some("options")
+}
+
 /// Keys of `port.options`.
 pub const OPTIONS: &[&str] = &[
     "user",

@@ -230,6 +230,10 @@ fn mistakes_are_told_with_place_key_and_hint() {
             &format!("{tap}address = ['10.0.0.1']"),
             "f:4:12: port.address: \"10.0.0.1\" is not an address with",
         ),
+        (
+            &format!("{tap}connections = 4"),
+            "f:4:1: port.connections: unknown key; it stands in options: options = { connections = ... }",
+        ),
         (&format!("{tap}options = {{ user = 'u' }}"), "f:4:1: port.options: not for a tap port"),
         (
             &format!("{tap}options = {{ pass = 'u' }}"),

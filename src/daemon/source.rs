@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
+use super::read;
+
 /// The text of a configuration file and the mistakes found in it so far.
 pub struct Source<'a> {
     file: &'a str,
@@ -73,9 +75,10 @@ impl<'s, 'i> Table<'s, 'i> {
         for key in map.keys() {
             let name: &str = key.get_ref();
             if !keys.contains(&name) {
-                let hint = match nearest(name, keys) {
-                    Some(near) => format!("did you mean {near:?}?"),
-                    None => format!("valid keys here: {}", keys.join(", ")),
+                let hint = match (read::part_with(path, name), nearest(name, keys)) {
+                    (Some(part), _) => format!("it stands in {part}: {part} = {{ {name} = ... }}"),
+                    (None, Some(near)) => format!("did you mean {near:?}?"),
+                    (None, None) => format!("valid keys here: {}", keys.join(", ")),
                 };
                 source.error(key.span().start, format!("{}: unknown key; {hint}", table.name(name)));
             }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::spec::PortKind;
+pub use crate::prof::snapshot::Connections;
 
 /// One entry of `listPort`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -79,16 +80,6 @@ pub struct PortStatus {
     /// Times the link was established.
     #[serde(default)]
     pub connects: u64,
-}
-
-/// How many connections a link has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Connections {
-    /// Now.
-    pub up: u8,
-    /// When it has all that were asked for, or that there may be.
-    pub of: u8,
 }
 
 /// One entry of `listInterface`.

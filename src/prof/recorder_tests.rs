@@ -14,7 +14,9 @@ fn profiler(clock: Clock) -> Arc<Profiler> {
 }
 
 fn ports() -> Vec<PortName> {
-    [1, 2].map(|port| PortName { port, name: format!("p{port}"), kind: "tap".into() }).into()
+    [1, 2]
+        .map(|port| PortName { port, name: format!("p{port}"), kind: "tap".into(), ..PortName::default() })
+        .into()
 }
 
 /// So many microseconds of this thread's CPU time.

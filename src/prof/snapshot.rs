@@ -98,8 +98,28 @@ pub struct Snapshot {
 pub struct PortName {
     pub port: u32,
     pub name: String,
-    /// tap, netdev, client, server.
+    /// tap, netdev, client, server, qemu.
     pub kind: String,
+    /// Of a link that may have several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<Connections>,
+}
+
+/// How many connections a link has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Connections {
+    /// Now.
+    pub up: u8,
+    /// When it has all that were asked for, or that there may be.
+    pub of: u8,
+}
+
+/// `3/4`
+impl std::fmt::Display for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.up, self.of)
+    }
 }
 
 /// A thread, and its CPU time.

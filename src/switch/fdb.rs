@@ -33,6 +33,7 @@
 
 mod book;
 mod cuckoo;
+mod listing;
 mod moves;
 #[cfg(test)]
 mod tests;
@@ -235,24 +236,6 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     pub fn sweep(&self, now: u32) {
         let mut book = self.book();
         self.remove_all(&mut book, |place, seen| !self.is_live(place, seen, now));
-    }
-
-    /// Every live entry, in no order.
-    pub fn stations(&self, now: u32) -> Vec<Station> {
-        let _book = self.book();
-        self.indices().filter_map(|index| self.station(index, now)).collect()
-    }
-
-    fn station(&self, index: u32, now: u32) -> Option<Station> {
-        let (key, place, seen) = self.entry(index).read();
-        let fixed = place & FIXED != 0;
-        (key != EMPTY && self.is_live(place, seen, now)).then(|| Station {
-            vid: vid_of(key),
-            mac: MacAddr::from_bits(key),
-            slot: slot_of(place),
-            age: if fixed { 0 } else { now.saturating_sub(seen) },
-            fixed,
-        })
     }
 
     /// What [`Fdb::learn`] would answer; nothing is learned.

@@ -1,4 +1,5 @@
-// What people do on the page, with mouse and keyboard. The switch has ports t0 and link, with traffic between.
+// What people do on the page, with mouse and keyboard. The switch has ports t0 and link, with traffic between, and several,
+// a link of three connections that nobody answers.
 
 import { check, run, until } from './browser.mjs';
 
@@ -18,6 +19,10 @@ await run(async (page, { picture, audit, status, asked, url }) => {
   await until('the plot as a table', async () => (await page.locator('#throughput tbody tr').count()) > 2);
   await page.click('#throughput summary');
   await page.selectOption('#plotted', '0');
+
+  // A link's connections, where there may be several.
+  check((await cell('several', 'Leads to').textContent()).includes('0/3 connections'), 'how many are up');
+  check(!(await cell('link', 'Leads to').textContent()).includes('connections'), 'of one nothing is said');
 
   // Add a port; what the switch says of a wrong one is shown.
   await page.click('#add-port');

@@ -1,8 +1,10 @@
 //! Frames by hand: build them, send and receive them on a device through a packet socket, with the
 //! VLAN tag that the kernel strips put back, so that a test can compare whole frames byte by byte.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{IoSlice, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
@@ -52,6 +54,17 @@ pub fn frame(dst: [u8; 6], src: [u8; 6], tags: &[(u16, u16)], payload: &[u8]) ->
     bytes.extend(TYPE.to_be_bytes());
     bytes.extend(payload);
     bytes
+}
+
+/// Connects to a `qemu` port's socket and speaks as so many stations, [`mac`] of 1 and up.
+pub fn crowd(socket: &Path, stations: u32) -> UnixStream {
+    let mut machine = UnixStream::connect(socket).expect("connect");
+    let frames = (1..=stations).flat_map(|n| {
+        let frame = frame(mac(0), mac(n), &[], &[0; 46]);
+        [&(frame.len() as u32).to_be_bytes()[..], &frame].concat()
+    });
+    machine.write_all(&frames.collect::<Vec<_>>()).expect("send");
+    machine
 }
 
 /// A payload that no other call returns, `len` (at least 8) bytes long.

@@ -34,9 +34,9 @@ pub fn snapshot() -> Snapshot {
         sample: 64,
         ghz: 2.6,
         ports: vec![
-            PortName { port: 1, name: "vms".into(), kind: "tap".into() },
+            PortName { port: 1, name: "vms".into(), kind: "tap".into(), ..PortName::default() },
             // Where a reader would cut it.
-            PortName { port: 2, name: "up/link".into(), kind: "client".into() },
+            PortName { port: 2, name: "up/link".into(), kind: "client".into(), ..PortName::default() },
         ],
         threads: vec![
             Thread { name: a.into(), cpu_ns: 1_600 * MS, staged_cpu_ns: 1_500 * MS },

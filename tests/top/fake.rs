@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use etherws::prof::snapshot::{Batches, Cell, FORMAT, Level, PortName, Snapshot, Span, Thread, VERSION};
+use etherws::prof::snapshot::{
+    Batches, Cell, Connections, FORMAT, Level, PortName, Snapshot, Span, Thread, VERSION,
+};
 use etherws::prof::stage::Dir as Direction;
 use serde_json::{Value, json};
 
@@ -212,7 +214,12 @@ fn snapshot(looks: u64) -> Snapshot {
         bytes: 2_000_000 * looks,
         ns: ns * looks,
     };
-    let named = |port, name: &str, kind: &str| PortName { port, name: name.into(), kind: kind.into() };
+    let named = |port, name: &str, kind: &str, connections| PortName {
+        port,
+        name: name.into(),
+        kind: kind.into(),
+        connections,
+    };
     Snapshot {
         format: FORMAT.into(),
         version: VERSION,
@@ -222,7 +229,10 @@ fn snapshot(looks: u64) -> Snapshot {
         level: Level::Stage,
         sample: 64,
         ghz: 2.0,
-        ports: vec![named(1, "vms", "tap"), named(2, "far", "client")],
+        ports: vec![
+            named(1, "vms", "tap", None),
+            named(2, "far", "client", Some(Connections { up: 3, of: 4 })),
+        ],
         threads: vec![Thread {
             name: "data-0".into(),
             cpu_ns: 250_000_000 * looks,

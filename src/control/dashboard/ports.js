@@ -56,10 +56,12 @@ const drops = (cell, port) => {
   cell.title = reasons.map(([reason, times]) => `${reason} ${count(times)}`).join('\n');
 };
 
-/** Where it leads, and as whom. */
+/** Where it leads, as whom, and by how many connections where there may be several. */
 const place = (port) => {
   const peer = port.type === 'server' || port.peer === port.target ? '' : port.peer;
-  return [peer, port.bridge && `bridge ${port.bridge}`, port.user && `user ${port.user}`, port.tls, port.offload].filter(Boolean).join(' · ');
+  const connections = port.connections && `${port.connections.up}/${port.connections.of} connections`;
+  const user = port.user && `user ${port.user}`;
+  return [peer, connections, port.bridge && `bridge ${port.bridge}`, user, port.tls, port.offload].filter(Boolean).join(' · ');
 };
 
 export class Ports {

@@ -17,6 +17,8 @@ export class Refusal extends Error {
 }
 
 export const METHOD_NOT_FOUND = -32601;
+/** More than one answer may have. */
+export const TOO_MANY = -32001;
 
 let kept = JSON.parse(sessionStorage.getItem(KEPT) ?? 'null');
 

@@ -1,11 +1,14 @@
 // Who was heard where: the forwarding database and, where the switch knows them, the stations' IP addresses.
 
 import { age, count } from './format.js';
-import { METHOD_NOT_FOUND, Refusal, ask } from './rpc.js';
+import { METHOD_NOT_FOUND, Refusal, TOO_MANY, ask } from './rpc.js';
 import { Table, twoLines, write } from './table.js';
 
 /** More rows are of no use to an eye, and of some cost to a browser. */
 const SHOWN = 250;
+
+/** Of very many stations so many are looked through. */
+const SOME = 10_000;
 
 const place = (vid, mac) => `${vid ?? 0} ${mac}`;
 
@@ -13,6 +16,8 @@ export class Stations {
   constructor(section) {
     this.all = [];
     this.known = true;
+    /** Which of them are asked for; nothing: all. */
+    this.page = undefined;
     this.found = section.querySelector('[role=status]');
     this.note = section.querySelector('.note');
     this.search = section.querySelector('input');
@@ -42,8 +47,13 @@ export class Stations {
 
   /** Asks the switch; an older one has no listStations. */
   async fetch() {
-    const [fdb, stations] = await ask(['listFdb'], ...(this.known ? [['listStations']] : []));
-    if (fdb instanceof Refusal) throw fdb;
+    const [fdb, stations] = await ask(['listFdb', this.page], ...(this.known ? [['listStations', this.page]] : []));
+    if (fdb instanceof Refusal) {
+      if (fdb.code !== TOO_MANY) throw fdb;
+      this.page = { limit: SOME };
+      await this.fetch();
+      return;
+    }
     if (stations instanceof Refusal && stations.code === METHOD_NOT_FOUND) this.known = false;
     const list = Array.isArray(stations) ? stations : [];
     const ips = new Map(list.map((station) => [place(station.vlan, station.mac), station.ips]));
@@ -51,6 +61,8 @@ export class Stations {
       const key = place(entry.vid, entry.mac);
       return { ...entry, key, ips: ips.get(key) ?? [] };
     });
+    // They are few again.
+    if (this.all.length < SOME) this.page = undefined;
     this.show();
   }
 
@@ -75,7 +87,10 @@ export class Stations {
     this.table.empty.textContent = words.length > 0 ? 'No station fits the search.' : 'No station was heard.';
     this.table.update(found.slice(0, SHOWN));
     const more = found.length > SHOWN ? `, the first ${SHOWN} of them are shown` : '';
-    const all = `${count(this.all.length)} ${this.all.length === 1 ? 'station' : 'stations'}${more}`;
+    const first = this.page ? 'the first ' : '';
+    const beyond = this.page ? '; etherctl listfdb has the others' : '';
+    const stations = this.all.length === 1 ? 'station' : 'stations';
+    const all = `${first}${count(this.all.length)} ${stations}${more}${beyond}`;
     write(this.note, words.length > 0 ? `${count(found.length)} of ${all}` : all);
   }
 }

@@ -57,6 +57,13 @@ fn describe(described: Described, generator: &mut SchemaGenerator) -> Value {
     let properties = params["properties"].as_object().unwrap_or(&none);
     // Required ones first: OpenRPC wants positional parameters so, and map order is alphabetical.
     let (first, rest): (Vec<_>, Vec<_>) = properties.iter().partition(|(name, _)| required(name));
+    let mut errors = vec![
+        json!({"code": api::INVALID_PARAMS, "message": "Invalid params"}),
+        json!({"code": api::FAILED, "message": "refused by the system or the peer"}),
+    ];
+    if properties.contains_key("after") {
+        errors.push(json!({"code": api::TOO_MANY, "message": "too many for one answer"}));
+    }
     let params: Vec<Value> = first
         .into_iter()
         .chain(rest)
@@ -68,10 +75,7 @@ fn describe(described: Described, generator: &mut SchemaGenerator) -> Value {
         "paramStructure": "by-name",
         "params": params,
         "result": {"name": "result", "schema": (described.result)(generator)},
-        "errors": [
-            {"code": api::INVALID_PARAMS, "message": "Invalid params"},
-            {"code": api::FAILED, "message": "refused by the system or the peer"},
-        ],
+        "errors": errors,
     })
 }
 

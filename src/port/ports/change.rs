@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tracing::info;
 
+use super::devices::interface;
 use super::entry::Entry;
-use super::{PortError, Ports, interface, no_congestion, no_pace};
+use super::{PortError, Ports, no_congestion, no_pace};
 use crate::port::spec::{InterfaceChange, PortChange, PortKind, PortRef};
 use crate::port::status::{InterfaceStatus, PortStatus};
 use crate::port::{congestion, netif};

@@ -264,6 +264,12 @@ impl Entry {
         }
     }
 
+    /// How many connections it has, of a link that may have several.
+    pub fn connections(&self) -> Option<Connections> {
+        let link = self.link().filter(|link| link.most() > 1)?;
+        Some(Connections { up: link.connections(), of: link.most() })
+    }
+
     pub fn status(&self) -> PortStatus {
         let spec = self.spec().clone();
         let life = self.life().clone();
@@ -301,10 +307,7 @@ impl Entry {
                 Way::Link(_) => life.vnet.then(|| "vnet1".to_owned()),
                 Way::Device(device) => granted(device),
             },
-            connections: self
-                .link()
-                .filter(|link| link.most() > 1)
-                .map(|link| Connections { up: link.connections(), of: link.most() }),
+            connections: self.connections(),
             bridge: spec.bridge,
             // The switch's, where it is shown.
             node: None,

@@ -8,7 +8,9 @@ mod agreed;
 mod announce;
 mod change;
 mod client;
+mod devices;
 mod entry;
+mod fdb;
 mod groups;
 mod incoming;
 mod machines;
@@ -20,7 +22,6 @@ mod stations;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -29,23 +30,19 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
 
 use self::announce::Announcer;
-use self::entry::{Entry, State};
+use self::entry::Entry;
 use self::names::Names;
 pub use self::seeing::{Example, Whose};
-use super::egress::Handle;
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
-use super::netif::{self, Event};
 use super::resumable::{Linked, Resumables};
 use super::spec::{Congestion, GuardSettings, PortKind, PortRef, PortSpec, Profile};
-use super::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+use super::status::{CounterStatus, PortStatus};
 use super::tally::Tally;
 use super::threads::Threads;
 use super::throttle::Throttle;
-use crate::frame::MacAddr;
 use crate::prof::snapshot::PortName;
 use crate::prof::{Profiler, Want};
 use crate::switch::groups::Groups;
@@ -221,8 +218,8 @@ impl Ports {
         ports.fabric.switch.arrivals.want(settings.announce);
         ports.suppress(settings.suppress);
         ports.snoop(settings.snoop, settings.snoop_interval);
-        tokio::spawn(sweep(Arc::downgrade(&ports)));
-        tokio::spawn(watch_devices(Arc::downgrade(&ports)));
+        tokio::spawn(fdb::sweep(Arc::downgrade(&ports)));
+        tokio::spawn(devices::watch(Arc::downgrade(&ports)));
         tokio::spawn(rounds::go(Arc::downgrade(&ports), key));
         tokio::spawn(stations::listen(Arc::downgrade(&ports)));
         tokio::spawn(groups::listen(Arc::downgrade(&ports)));
@@ -259,7 +256,8 @@ impl Ports {
         let name = |entry: &Arc<Entry>| {
             let name = Some(entry.name()).filter(|name| !name.is_empty());
             let name = name.unwrap_or_else(|| entry.target.clone());
-            PortName { port: entry.number, name, kind: entry.kind.to_string() }
+            let kind = entry.kind.to_string();
+            PortName { port: entry.number, name, kind, connections: entry.connections() }
         };
         self.entries().values().map(name).collect()
     }
@@ -311,97 +309,6 @@ impl Ports {
         self.entries().values().map(|entry| entry.status()).collect()
     }
 
-    /// The TAPs and network devices among the ports; one that is gone is left out.
-    pub async fn interfaces(&self) -> Result<Vec<InterfaceStatus>, PortError> {
-        let entries: Vec<_> = self.entries().values().cloned().collect();
-        let mut interfaces = Vec::new();
-        for entry in entries {
-            match interface(&entry).await {
-                Some(Ok(interface)) => interfaces.push(interface),
-                None | Some(Err(PortError::NotFound(_))) => (),
-                Some(Err(error)) => return Err(error),
-            }
-        }
-        Ok(interfaces)
-    }
-
-    pub fn fdb(&self) -> Vec<FdbStatus> {
-        let entries = self.entries();
-        let by_slot: BTreeMap<_, _> = entries.values().map(|entry| (entry.slot, entry)).collect();
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        let mut listed: Vec<_> = stations
-            .into_iter()
-            .filter_map(|station| Some((by_slot.get(&station.slot)?, station)))
-            .map(|(entry, station)| FdbStatus {
-                vid: station.vid,
-                mac: station.mac.to_string(),
-                port: entry.number,
-                age: station.age.into(),
-                name: entry.name(),
-                fixed: station.fixed,
-            })
-            .collect();
-        listed.sort_by(|a, b| (a.port, a.vid, &a.mac).cmp(&(b.port, b.vid, &b.mac)));
-        listed
-    }
-
-    /// How many [`Ports::fdb`] lists.
-    pub fn fdb_len(&self) -> usize {
-        let table = self.fabric.table();
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        stations.iter().filter(|station| table.get(station.slot).is_some()).count()
-    }
-
-    /// A static entry. `vid` 0 is untagged.
-    pub fn add_fdb(&self, vid: u16, mac: MacAddr, port: &PortRef) -> Result<FdbStatus, PortError> {
-        check_vid(vid)?;
-        if mac.is_group() || mac.is_zero() {
-            return Err(PortError::Invalid(format!("{mac} is not a station's address")));
-        }
-        let entry = self.find(port)?;
-        if entry.life().state == State::Listening {
-            return Err(PortError::Invalid(format!(
-                "no frame passes port {port}, which listens: name a machine's port"
-            )));
-        }
-        if !self.fabric.switch.fdb.insert_static(vid, mac, entry.slot) {
-            return Err(PortError::Failed(format!(
-                "no room for {mac}: all {} entries of the FDB are static",
-                self.fabric.switch.fdb.limit()
-            )));
-        }
-        let (port, name) = (entry.number, entry.name());
-        Ok(FdbStatus { vid, mac: mac.to_string(), port, age: 0, name, fixed: true })
-    }
-
-    /// Removes a static or learned entry; the entry as it was.
-    pub fn delete_fdb(&self, vid: u16, mac: MacAddr) -> Result<FdbStatus, PortError> {
-        check_vid(vid)?;
-        let entries = self.entries();
-        let gone = self.fabric.switch.fdb.delete(vid, mac, self.fabric.now().seconds());
-        let station = gone.ok_or_else(|| {
-            PortError::NotFound(format!("no FDB entry for {mac} in VLAN {vid}; listfdb shows them"))
-        })?;
-        let entry = entries.values().find(|entry| entry.slot == station.slot);
-        Ok(FdbStatus {
-            vid,
-            mac: mac.to_string(),
-            port: entry.map_or(0, |entry| entry.number),
-            age: station.age.into(),
-            name: entry.map_or_else(String::new, |entry| entry.name()),
-            fixed: station.fixed,
-        })
-    }
-
-    /// Forgets learned entries (static ones stay), of one port or of all; how many.
-    pub fn flush_fdb(&self, port: Option<&PortRef>) -> Result<u64, PortError> {
-        let slots: Vec<_> = match port {
-            Some(port) => vec![self.find(port)?.slot],
-            None => self.entries().values().map(|entry| entry.slot).collect(),
-        };
-        Ok(slots.into_iter().map(|slot| self.fabric.switch.fdb.flush(slot)).sum())
-    }
-
     /// Of the switch as a whole, once there is something to tell, and of each port.
     pub fn counters(&self) -> Vec<CounterStatus> {
         let whole = Counters::default();
@@ -429,15 +336,6 @@ impl Ports {
     pub fn segments(&self) -> Vec<(u32, u32)> {
         let of = |entry: &Arc<Entry>| Some((entry.number, entry.link()?.segment()?));
         self.entries().values().filter_map(of).collect()
-    }
-
-    /// The TAPs among the ports: a descriptor of each, to be given to another process.
-    pub fn taps(&self) -> Vec<(u32, OwnedFd)> {
-        let tap = |entry: &Arc<Entry>| match &entry.device()?.handle {
-            Handle::Tap(tap) => Some((entry.number, tap.as_fd().try_clone_to_owned().ok()?)),
-            Handle::Packet(..) => None,
-        };
-        self.entries().values().filter_map(tap).collect()
     }
 
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
@@ -495,29 +393,6 @@ fn counter_status(port: u32, name: String, counters: &Counters) -> CounterStatus
     }
 }
 
-/// `None` for a link.
-async fn interface(entry: &Entry) -> Option<Result<InterfaceStatus, PortError>> {
-    let device = entry.device()?;
-    let netif = match netif::status(&device.name).await {
-        Ok(netif) => netif,
-        Err(error) => return Some(Err(error)),
-    };
-    let ipv4 = netif.ipv4();
-    Some(Ok(InterfaceStatus {
-        port: entry.number,
-        kind: entry.kind,
-        target: entry.target.clone(),
-        address: ipv4.map_or_else(String::new, |net| net.addr().to_string()),
-        netmask: ipv4.map_or_else(String::new, |net| net.netmask().to_string()),
-        mtu: netif.mtu,
-        name: entry.name(),
-        addresses: netif.addresses.iter().map(ToString::to_string).collect(),
-        mac: netif.mac.to_string(),
-        index: netif.index,
-        up: netif.up,
-    }))
-}
-
 fn no_congestion(kind: PortKind) -> PortError {
     PortError::Invalid(format!("congestion: a {kind} port has none; only a link has"))
 }
@@ -526,92 +401,10 @@ fn no_pace(kind: PortKind) -> PortError {
     PortError::Invalid(format!("pace: a {kind} port has none; only a link has"))
 }
 
-fn check_vid(vid: u16) -> Result<(), PortError> {
-    if vid <= 4094 {
-        return Ok(());
-    }
-    Err(PortError::Invalid(format!("VID {vid} is out of range (0 for untagged, 1 to 4094)")))
-}
-
 fn ping_of(settings: &SwitchSettings) -> u64 {
     settings.ping.unwrap_or(client::PING).as_secs()
 }
 
 fn saturated(seconds: u64) -> u32 {
     u32::try_from(seconds).unwrap_or(u32::MAX)
-}
-
-/// Reclaims aged entries now and then; lookups judge age by themselves.
-async fn sweep(ports: Weak<Ports>) {
-    loop {
-        let Some(ageout) = ports.upgrade().map(|ports| ports.ageout.load(Relaxed)) else { return };
-        sleep(Duration::from_secs((ageout / 4).clamp(1, 30))).await;
-        let Some(ports) = ports.upgrade() else { return };
-        ports.fabric.switch.fdb.sweep(ports.fabric.now().seconds());
-    }
-}
-
-/// Follows what happens to devices, addresses and routes.
-async fn watch_devices(ports: Weak<Ports>) {
-    let mut events = match netif::watch() {
-        Ok(events) => events,
-        Err(error) => {
-            warn!("changes of devices and routes will not be noticed: {error}");
-            return;
-        }
-    };
-    while let Some(event) = events.recv().await {
-        let Some(ports) = ports.upgrade() else { return };
-        match event {
-            Event::Addresses | Event::Routes => {
-                ports.moved.send_replace(());
-            }
-            Event::Link { index, up, gone, .. } => ports.device_changed(index, up, gone).await,
-        }
-    }
-}
-
-impl Ports {
-    async fn device_changed(&self, index: u32, up: bool, gone: bool) {
-        let entry = self.entries().values().find(|entry| has_index(entry, index)).cloned();
-        let Some((entry, device)) = entry.as_ref().and_then(|entry| Some((entry, entry.device()?))) else {
-            return;
-        };
-        let (state, reason) = match (gone, up) {
-            (true, _) => (State::Failed, Some(format!("{} was deleted", device.name))),
-            (false, false) => (State::Down, Some(format!("{} is down", device.name))),
-            (false, true) => (State::Up, None),
-        };
-        if let (false, Ok(netif)) = (gone, netif::status(&device.name).await) {
-            device.note(netif.index, netif.mtu, netif.mac);
-        }
-        self.refresh_own();
-        {
-            let mut life = entry.life();
-            if life.state == state || life.state == State::Failed {
-                return;
-            }
-            (life.state, life.reason) = (state, reason.clone());
-        }
-        entry.tell();
-        match reason {
-            Some(reason) => warn!(port = entry.number, "{reason}"),
-            None => info!(port = entry.number, "{} is up", device.name),
-        }
-        if state != State::Up {
-            self.fabric.switch.fdb.flush(entry.slot);
-        }
-    }
-
-    /// Tells the switch the addresses of this host's own TAPs.
-    fn refresh_own(&self) {
-        let entries = self.entries();
-        let taps = entries.values().filter(|entry| entry.kind == PortKind::Tap);
-        let own = taps.filter_map(|entry| Some(entry.device()?.mac())).filter(|mac| !mac.is_zero());
-        self.fabric.switch.set_own(own.collect());
-    }
-}
-
-fn has_index(entry: &Entry, index: u32) -> bool {
-    entry.device().is_some_and(|device| device.index.load(Relaxed) == index)
 }

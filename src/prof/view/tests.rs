@@ -24,8 +24,8 @@ fn snapshot() -> Snapshot {
         ghz: 2.0,
         elapsed_ns: HOUR,
         ports: vec![
-            PortName { port: 1, name: "tap0".into(), kind: "tap".into() },
-            PortName { port: 2, name: "".into(), kind: "server".into() },
+            PortName { port: 1, name: "tap0".into(), kind: "tap".into(), ..PortName::default() },
+            PortName { port: 2, name: "".into(), kind: "server".into(), ..PortName::default() },
         ],
         threads: vec![Thread { name: "data-0".into(), cpu_ns: 500_000, staged_cpu_ns: 400_000 }],
         cells: vec![

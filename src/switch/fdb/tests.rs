@@ -54,6 +54,35 @@ fn a_flush_forgets_one_port_and_leaves_static_entries() {
 }
 
 #[test]
+fn pages_have_every_station_once_in_its_place() {
+    let fdb = fdb(4096);
+    let all: Vec<_> = (0..1000_u64).map(|n| (n as u16 % 3 * 7, mac(n * 7919 % 65_521))).collect();
+    for &(vid, mac) in &all {
+        fdb.learn(vid, mac, A, 0);
+    }
+    let mut sorted = all.clone();
+    sorted.sort_by_key(|&(vid, mac)| (vid, mac.bits()));
+    for most in [1, 64, 1000, 1001] {
+        let mut found: Vec<(u16, MacAddr)> = Vec::new();
+        loop {
+            let page = fdb.stations_after(found.last().copied(), most, 0, |_| true);
+            // Whoever goes to another port is where it was.
+            fdb.learn(all[0].0, all[0].1, if found.len().is_multiple_of(2) { B } else { A }, 0);
+            found.extend(page.iter().map(|station| (station.vid, station.mac)));
+            if page.len() < most {
+                break;
+            }
+        }
+        assert_eq!(found, sorted, "pages of {most}");
+    }
+    fdb.learn(0, mac(70_000), B, 5);
+    let of_b = fdb.stations_after(None, 64, 301, |station| station.slot == B && station.mac == mac(70_000));
+    assert_eq!(of_b.iter().map(|station| (station.vid, station.age)).collect::<Vec<_>>(), [(0, 296)]);
+    assert_eq!(fdb.stations_after(None, 64, 301, |_| true), of_b, "the others are too old");
+    assert_eq!(fdb.count(0, |station| station.vid == 7), all.iter().filter(|(vid, _)| *vid == 7).count());
+}
+
+#[test]
 fn static_entries_do_not_move_age_or_give_way() {
     let fdb = fdb(4);
     assert!(fdb.insert_static(0, mac(1), A));

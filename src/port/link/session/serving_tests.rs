@@ -185,7 +185,8 @@ async fn a_slower_stage_is_found_where_it_is() {
     let bytes: Vec<u8> = (0..32).flat_map(|_| masked(Opcode::Binary, &frame(60))).collect();
     let mut half = |slower: u32| {
         inject(Stage::SwLearn, slower);
-        let ports = || vec![PortName { port: 1, name: "link".into(), kind: "server".into() }];
+        let ports =
+            || vec![PortName { port: 1, name: "link".into(), kind: "server".into(), ..PortName::default() }];
         let before = prof.snapshot(ports());
         for _ in 0..40 {
             with_tape!(prof, |tape| serving.forward(&mut bytes.clone(), tape)).unwrap();
