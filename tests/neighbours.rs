@@ -255,11 +255,13 @@ fn arp_until(wire: &Wire, marker: &[u8]) -> Vec<Vec<u8>> {
     panic!("the marker never came");
 }
 
-/// A switch that suppresses, with TAPs on which kernels say nothing of themselves.
+/// A switch that suppresses, with TAPs on which kernels say nothing of themselves, and of one queue: what is sent there is
+/// read in that order.
 fn suppressing<'h>(host: &'h Host, taps: &[&str]) -> (Switch<'h>, Vec<Wire>) {
     host.ok(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
     let switch = Switch::start(host, &["--no-listen", "--suppress"]);
     let open = |tap: &&str| {
+        host.ok(&["ip", "tuntap", "add", tap, "mode", "tap"]);
         switch.ctl_ok(&["addport", "tap", tap]);
         Wire::open(host, tap)
     };

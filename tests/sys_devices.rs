@@ -293,7 +293,7 @@ fn a_tap_of_several_queues_deals_out_flows_and_is_handed_over() {
     in_namespace("a_tap_of_several_queues_deals_out_flows_and_is_handed_over", async || {
         let mut tap = Tap::open("t0", false, 16).unwrap();
         assert_eq!(tap.queues(), 16);
-        netif::no_qdisc("t0").await.unwrap();
+        netif::one_qdisc("t0").await.unwrap();
         let change = InterfaceChange { address: vec!["10.9.0.1/24".parse().unwrap()], ..Default::default() };
         netif::apply("t0", &change).await.unwrap();
         netif::set_up("t0", true).await.unwrap();

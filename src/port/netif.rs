@@ -93,16 +93,16 @@ pub async fn pin_gso(name: &str) -> Result<(), PortError> {
     netlink.set(name, "its gso_max_size and gro_max_size", message).await
 }
 
-/// Takes the queueing discipline off a device that does not block: a TAP with several queues. The one that it is given by
-/// default is one for each of 256 queues, some 6 MiB. The caller may ignore an error.
-pub async fn no_qdisc(name: &str) -> Result<(), PortError> {
+/// Gives a TAP of several queues the queueing discipline that one of a single queue has by default. Its own default is one
+/// for each of 256 queues, some 6 MiB, of no use for a device that takes all that it is sent. The caller may ignore an error.
+pub async fn one_qdisc(name: &str) -> Result<(), PortError> {
     let mut netlink = Netlink::open()?;
     let mut message = TcMessage::with_index(netlink.link(name).await?.header.index as i32);
     message.header.parent = TcHandle::ROOT;
-    message.attributes.push(TcAttribute::Kind("noqueue".into()));
+    message.attributes.push(TcAttribute::Kind("pfifo_fast".into()));
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
     message.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
-    let refused = |e| refused(name, "take off its queueing discipline", &e);
+    let refused = |e| refused(name, "set its queueing discipline", &e);
     let mut answers = netlink.handle.request(message).map_err(refused)?;
     while let Some(answer) = answers.next().await {
         if let NetlinkPayload::Error(e) = answer.payload

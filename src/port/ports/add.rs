@@ -101,8 +101,7 @@ impl Ports {
             // One that never went away has what it was given meanwhile.
             if !adopted {
                 if device.has_queues() {
-                    // Frames wait in the TAP's queues, where they are read in turn, and nowhere else.
-                    let _ = netif::no_qdisc(&name).await;
+                    let _ = netif::one_qdisc(&name).await;
                 }
                 if let Some(bridge) = &spec.bridge {
                     netif::join(&name, bridge).await?;
