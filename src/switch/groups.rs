@@ -28,6 +28,7 @@ mod asks;
 mod members;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,6 +37,8 @@ use std::time::Duration;
 pub use self::asks::Ask;
 use self::asks::Asks;
 pub use self::members::{Members, Only};
+use self::timers::ROBUSTNESS;
+pub use self::timers::Timers;
 use super::forward::Slot;
 use crate::frame::MacAddr;
 use crate::frame::group::{self, Message, Query, Records, Says};
@@ -46,8 +49,6 @@ pub const SHARE: usize = 1_024;
 pub const LIMIT: usize = 32_768;
 /// VLANs that are snooped, IPv4 and IPv6 by themselves.
 pub const AREAS: usize = 256;
-/// How often something is asked before silence counts (RFC 3376 section 8.1).
-const ROBUSTNESS: u32 = 2;
 
 /// A VLAN, 0 where there is none, and whether it is about IPv6.
 type Area = (u16, bool);
@@ -67,13 +68,6 @@ pub struct Groups {
     asks: Asks,
     /// What [`Members`] says is different from what it said last.
     changed: bool,
-}
-
-/// All times that there are, by the one that is chosen (RFC 3376 section 8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timers {
-    /// Between two questions.
-    pub interval: Duration,
 }
 
 /// Who asks in an area.
@@ -132,38 +126,6 @@ struct Port {
     /// It was asked when it came up; until there is room for that it settles.
     asked: bool,
     full: Option<Duration>,
-}
-
-impl Timers {
-    /// The longest that a host may take to answer a question for all groups.
-    pub fn response(self) -> Duration {
-        (self.interval / 4).min(Duration::from_secs(10))
-    }
-
-    /// Between the first questions.
-    fn startup(self) -> Duration {
-        self.interval / 4
-    }
-
-    /// How long a host is a member that doesn't say so again.
-    fn membership(self) -> Duration {
-        self.interval * ROBUSTNESS + self.response()
-    }
-
-    /// How long somebody else asks whom nobody hears asking.
-    fn querier(self) -> Duration {
-        self.interval * ROBUSTNESS + self.response() / 2
-    }
-
-    /// The longest that a host may take to say that it is still there when another one has left.
-    pub fn last(self) -> Duration {
-        self.response().min(Duration::from_secs(1))
-    }
-
-    /// After how long everybody has been asked, and has answered.
-    fn settle(self) -> Duration {
-        self.interval + self.response()
-    }
 }
 
 impl Groups {
