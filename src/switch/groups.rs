@@ -36,7 +36,7 @@ use std::time::Duration;
 
 pub use self::asks::Ask;
 use self::asks::Asks;
-pub use self::members::{Members, Only};
+pub use self::members::{Members, Only, Slots};
 use self::timers::ROBUSTNESS;
 pub use self::timers::Timers;
 use super::forward::Slot;

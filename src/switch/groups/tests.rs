@@ -65,7 +65,7 @@ impl Bench {
     fn gets(&self, group: &str) -> Option<Vec<u32>> {
         let found = self.members.groups.get(&(0, ip(group)));
         let only = found.or_else(|| self.members.routers.get(&(0, ip(group).is_ipv6())))?;
-        Some(self.members.slots(*only).iter().map(|slot| slot.0 / 10).collect())
+        Some(self.members.slots(*only).map(|slot| slot.0 / 10).collect())
     }
 
     fn querier(&self, v6: bool) -> Querier {
@@ -123,7 +123,7 @@ fn until_everybody_has_been_asked_all_is_flooded() {
     assert_eq!(bench.gets(A), None);
     bench.until(SETTLED - 1);
     assert_eq!((bench.gets(A), bench.gets(B)), (None, None));
-    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).len());
+    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).count());
     assert_eq!(reports.collect::<Vec<_>>(), [0, 0], "but what is for routers is for them from the start");
     assert_eq!(bench.asked, both, "once more after 31 s, and then after 125");
     bench.until(SETTLED);
@@ -310,6 +310,37 @@ fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() 
     assert_eq!(bench.groups.asks().len(), asks::ASKS);
     bench.until(SETTLED + 400);
     assert_eq!((bench.groups.total, bench.groups.full(bench.at()).len()), (0, 0));
+}
+
+#[test]
+fn bad_37_ports_that_get_everything_take_no_room_in_each_group() {
+    let mut bench = Bench::new();
+    bench.up = (1..=32).map(|port| (port, 1)).collect();
+    bench.until(SETTLED + 1);
+    let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
+    let join = |bench: &mut Bench, vid: u16, n| {
+        let report = Message::Report(Records::One(Some(Record { group: group(n), says: MEMBER })));
+        bench.groups.hear(vid, (u32::from(vid) + 1, true), HOST, report, bench.at());
+    };
+    (0..32).for_each(|vid| join(&mut bench, vid, 0));
+    bench.until(2 * SETTLED + 1);
+    (0..32).for_each(|vid| (1..SHARE as u32).for_each(|n| join(&mut bench, vid, n)));
+    bench.up.extend((33..=1_032).map(|port| (port, 1)));
+    bench.until(2 * SETTLED + 2);
+    // Two of them are routers, too.
+    bench.hears(1, HOST, query("10.0.0.1", None));
+    bench.hears(40, HOST, query("10.0.0.2", None));
+    let members = &bench.members;
+    assert_eq!((members.groups.len(), members.all.len()), (LIMIT, 1_000));
+    assert_eq!(members.slots.len(), LIMIT + 2, "what was said, and no more");
+    // And a frame goes to each once, in order.
+    let all = || 33..=1_032;
+    assert_eq!(bench.gets(&group(7).to_string()), Some([1].into_iter().chain(all()).collect()));
+    let only = members.groups[&(3, group(7))];
+    let got: Vec<u32> = members.slots(only).map(|slot| slot.0 / 10).collect();
+    assert_eq!(got, [4].into_iter().chain(all()).collect::<Vec<_>>());
+    assert!([4, 33, 1_032].iter().all(|port| members.slots(only).has(Slot(port * 10))));
+    assert!(!members.slots(only).has(Slot(10)));
 }
 
 #[test]
