@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::entry::{Entry, State};
-use super::{PortError, Ports, check_vid};
+use super::fdb::check_vid;
+use super::{PortError, Ports};
 use crate::frame::eth::TPID_8021Q;
 use crate::frame::neighbour::{self, MAX_ANSWER};
 use crate::frame::{EtherType, Frame, MAX_FRAME, MacAddr, Retag, Tag};

@@ -12,7 +12,7 @@ use super::{Ports, saturated};
 use crate::frame::neighbour::{self, Role};
 use crate::frame::{Frame, MacAddr};
 use crate::port::fabric::Heard;
-use crate::port::status::StationStatus;
+use crate::port::status::{FdbStatus, StationStatus};
 use crate::switch::neigh::Neighbours;
 
 /// Between looks at what was heard: a flood of it takes no more of the thread than that allows.
@@ -64,7 +64,7 @@ impl Ports {
         let (now, ageout) = (self.fabric.now().seconds(), self.ageout_seconds());
         let listed = self.fdb();
         let neighbours = self.neighbours();
-        let status = |entry: super::FdbStatus| {
+        let status = |entry: FdbStatus| {
             let addresses = entry.mac.parse().map(|mac| neighbours.of(entry.vid, mac, now, ageout));
             StationStatus {
                 vlan: Some(entry.vid).filter(|vid| *vid != 0),
