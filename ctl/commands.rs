@@ -434,8 +434,11 @@ fn groups(status: &GroupsStatus) -> String {
         .routers
         .iter()
         .map(|routers| line(routers.vlan, &format!("routers of {}", routers.family), &routers.ports));
-    let full = (!status.full.is_empty()).then(|| line(None, "more than there is room for", &status.full));
-    let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(full), 4);
+    let all =
+        [("more than there is room for", &status.full), ("not yet asked for long enough", &status.settling)];
+    let all = all.into_iter().filter(|(_, ports)| !ports.is_empty());
+    let all = all.map(|(why, ports)| line(None, why, ports));
+    let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(all), 4);
     for querier in &status.queriers {
         let who = match (&querier.address, querier.port) {
             (Some(address), Some(port)) if address == "0.0.0.0" => format!("another switch at port {port}"),
@@ -455,7 +458,7 @@ fn groups(status: &GroupsStatus) -> String {
 fn counters(entries: &[CounterStatus]) -> String {
     let mut rows = Vec::new();
     for entry in entries {
-        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, marked, copies, drops } = entry;
+        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, marked, copies, unheard, drops } = entry;
         let fixed = [
             ("rx", rx),
             ("rx_bytes", rx_bytes),
@@ -463,6 +466,7 @@ fn counters(entries: &[CounterStatus]) -> String {
             ("tx_bytes", tx_bytes),
             ("marked", marked),
             ("copies", copies),
+            ("unheard", unheard),
         ];
         let fixed = fixed.map(|(counter, &value)| (counter.to_owned(), value));
         let drops: BTreeMap<_, _> =

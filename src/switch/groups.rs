@@ -6,8 +6,8 @@
 //! In a VLAN that somebody asks for its members (a *querier*: a router, or this switch in want of one), packets to a
 //! group go to the ports that a member was heard on and to those that a router is behind, and what hosts say to routers
 //! goes to these alone. IPv4 and IPv6 are told apart; each of them in each VLAN is an *area*. An area is flooded as ever
-//! until it has been asked for so long that every member must have answered, and so is a port that has just come up.
-//! What is unsure is flooded.
+//! until it has been asked for so long that every member must have answered. A port that has just come up gets everything
+//! for as long, and so does one that said more than could be listened to. What is unsure is flooded.
 //!
 //! **Querier.** Of two the one with the lower address asks, the other keeps silent for as long as it hears that. This
 //! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which say by an
@@ -120,11 +120,13 @@ struct Member {
 
 /// A port gets everything while one of these times is to come.
 struct Port {
-    /// Another one when it came up anew.
+    /// Another one when what is known of it is not sure any more.
     life: u64,
     settles: Option<Duration>,
-    /// It was asked when it came up; until there is room for that it settles.
-    asked: bool,
+    /// It is to be asked, and does not settle before.
+    doubted: bool,
+    /// Not before then: whoever goes on to give reason for doubt is not asked all the time.
+    next: Duration,
     full: Option<Duration>,
 }
 
@@ -186,8 +188,8 @@ impl Groups {
         }
     }
 
-    /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew;
-    /// `vids` the VLANs in which there are stations, when somebody has looked.
+    /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew or
+    /// something that was said there went unheard; `vids` the VLANs in which there are stations, when somebody has looked.
     pub fn tick(
         &mut self,
         now: Duration,
@@ -268,6 +270,12 @@ impl Groups {
     pub fn full(&self, now: Duration) -> Vec<(u32, Duration)> {
         let full = |(port, kept): (&u32, &Port)| Some((*port, kept.full?.saturating_sub(now)));
         self.ports.iter().filter_map(full).collect()
+    }
+
+    /// Those that do until everybody there must have answered, and for how long.
+    pub fn settling(&self, now: Duration) -> Vec<(u32, Duration)> {
+        let settles = |(port, kept): (&u32, &Port)| Some((*port, kept.settles?.saturating_sub(now)));
+        self.ports.iter().filter_map(settles).collect()
     }
 
     fn report(&mut self, vid: u16, port: u32, records: Records<'_>, now: Duration) {
@@ -380,24 +388,23 @@ impl Groups {
         }))
     }
 
-    /// Ports come and go; one that comes is asked at once, whoever else asks.
+    /// Ports come and go; one that comes is asked at once, whoever else asks, and so is one that is not sure any more.
     fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
-        let settles = Some(now + self.timers.settle());
+        let (settles, next) = (now + self.timers.settle(), now + self.timers.startup());
         let mut before = std::mem::take(&mut self.ports);
         for (port, life) in up {
-            let known = before.remove(&port);
-            let full = known.as_ref().and_then(|known| known.full);
-            let mut kept = known.filter(|known| known.life == life).unwrap_or_else(|| {
-                self.changed = true;
-                Port { life, settles, full, asked: false }
-            });
-            if !kept.asked {
-                kept.settles = settles;
+            let new = || Port { life, settles: None, doubted: true, next: now, full: None };
+            let mut kept = before.remove(&port).unwrap_or_else(new);
+            kept.doubted |= kept.life != life;
+            kept.life = life;
+            if kept.doubted {
+                self.changed |= kept.settles.replace(settles).is_none();
+            }
+            if kept.doubted && kept.next <= now && self.asks.has_room() {
                 // Of areas that are asked for the first time everybody is.
                 let asked = self.areas.iter().filter(|(_, state)| state.since.is_some());
-                let asks = &mut self.asks;
-                kept.asked = asks.has_room();
-                asked.filter(|_| kept.asked).for_each(|(area, _)| asks.general(*area, Some(port)));
+                asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
+                (kept.doubted, kept.next) = (false, next);
             }
             self.ports.insert(port, kept);
         }

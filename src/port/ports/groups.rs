@@ -2,6 +2,7 @@
 //! leaves, and the questions that are put to them where nobody else asks.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,48 +17,72 @@ use crate::switch::groups::{Ask, Asked, Groups, Querier, Timers};
 
 /// Between looks at what was said: a flood of it takes no more of the thread than that allows.
 const REST: Duration = Duration::from_millis(20);
-/// What frames go by is made anew as a whole: then so many times as long as that took it is left as it is.
+/// What frames go by is made anew as a whole: then so many times as long as that took it is left as it is, and what is due
+/// is not looked at out of turn.
 const SHARE: u32 = 20;
 /// Between looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What was said, and when there is something to do next.
+struct Listener {
+    told: Vec<Told>,
+    known: Option<Timers>,
+    next: Instant,
+    /// Not before then out of turn.
+    early: Instant,
+    look: Instant,
+    tell: Instant,
+}
+
 /// Goes on until the ports are gone.
 pub async fn listen(ports: Weak<Ports>) {
     let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
-    let mut told = Vec::new();
-    let mut known = None;
-    let (mut next, mut look, mut tell) = (Instant::now(), Instant::now(), Instant::now());
+    let mut listener = Listener::new(Instant::now());
     loop {
         let Some(is_on) = ports.upgrade().map(|ports| ports.groups().is_some()) else { return };
         tokio::select! {
-            () = sleep_until(next), if is_on => (),
+            () = sleep_until(listener.next), if is_on => (),
             () = fabric.told.some() => (),
         }
         let Some(ports) = ports.upgrade() else { return };
-        fabric.told.take(&mut told);
-        ports.hear_groups(&told);
-        let now = Instant::now();
-        let timers = ports.groups().as_ref().map(Groups::timers);
-        if timers != known {
-            (known, next, look) = (timers, now, now);
-        }
-        if let Some(timers) = timers.filter(|_| now >= next) {
-            let vids = (now >= look).then(|| ports.vids());
-            if vids.is_some() {
-                look = now + timers.interval / 4;
-            }
-            ports.tick_groups(vids.as_ref());
-            next = now + TICK.min(timers.last());
-        }
-        ports.ask();
-        if now >= tell {
-            ports.tell_members();
-            tell = now + now.elapsed() * SHARE;
-        } else {
-            next = next.min(tell);
-        }
+        listener.look(&ports, Instant::now());
         drop(ports);
         sleep(REST).await;
+    }
+}
+
+impl Listener {
+    fn new(now: Instant) -> Self {
+        Self { told: Vec::new(), known: None, next: now, early: now, look: now, tell: now }
+    }
+
+    /// Hears what was said, and does what is due.
+    fn look(&mut self, ports: &Ports, now: Instant) {
+        ports.fabric.told.take(&mut self.told);
+        ports.hear_groups(&self.told);
+        let timers = ports.groups().as_ref().map(Groups::timers);
+        if timers != self.known {
+            (self.known, self.next, self.look) = (timers, now, now);
+        }
+        if ports.fabric.has_doubts() {
+            self.next = self.next.min(self.early);
+        }
+        if let Some(timers) = timers.filter(|_| now >= self.next) {
+            let vids = (now >= self.look).then(|| ports.vids());
+            if vids.is_some() {
+                self.look = now + timers.interval / 4;
+            }
+            ports.tick_groups(vids.as_ref());
+            self.early = now + now.elapsed() * SHARE;
+            self.next = now + TICK.min(timers.last());
+        }
+        ports.ask();
+        if now >= self.tell {
+            ports.tell_members();
+            self.tell = now + now.elapsed() * SHARE;
+        } else {
+            self.next = self.next.min(self.tell);
+        }
     }
 }
 
@@ -119,6 +144,7 @@ impl Ports {
             routers: routers.collect(),
             queriers: areas.iter().map(querier).collect(),
             full: groups.full(now).into_iter().map(port).collect(),
+            settling: groups.settling(now).into_iter().map(port).collect(),
         }
     }
 
@@ -143,7 +169,9 @@ impl Ports {
         let is_up = |state: State, port: &Entry| state == State::Up && port.gate.closed().is_none();
         let up = entries.iter().filter_map(|entry| {
             let life = entry.life();
-            is_up(life.state, entry).then_some((entry.number, life.connects))
+            // More with all that leaves it open who is there.
+            let unsure = life.connects + entry.counters.unheard.load(Relaxed);
+            is_up(life.state, entry).then_some((entry.number, unsure))
         });
         let now = self.fabric.now().0;
         if let Some(groups) = self.groups().as_mut() {

@@ -152,6 +152,50 @@ fn a_port_that_comes_up_is_asked_and_gets_everything_meanwhile() {
 }
 
 #[test]
+fn bad_37_a_port_of_which_something_went_unheard_gets_everything_and_is_asked_again() {
+    let mut bench = Bench::new();
+    bench.says(1, A, MEMBER);
+    bench.up[1].1 += 1;
+    bench.until(SETTLED + 1);
+    let ask = |v6| Ask { vid: 0, v6, group: None, port: Some(2) };
+    assert_eq!(bench.asked, [ask(false), ask(true)]);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 2]), Some(vec![2])));
+    // A flood of reports makes no flood of questions, and no new table each time.
+    let mut asked = Vec::new();
+    for second in SETTLED + 1..SETTLED + 311 {
+        bench.up[1].1 += 1;
+        bench.until(second + 1);
+        asked.extend(bench.asked.iter().filter(|ask| ask.port == Some(2)).copied());
+        assert_eq!(bench.gets(B), Some(vec![2]), "at {second}");
+    }
+    assert_eq!(asked, [ask(false), ask(true)].repeat(9), "every 32 s");
+    bench.up[1].1 += 1;
+    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), None);
+    assert!(bench.groups.news(|_| None).is_none());
+    // Once more behind the last of it, and then it settles.
+    bench.until(SETTLED + 311 + 32);
+    assert!(bench.asked.ends_with(&[ask(false), ask(true)]), "{:?}", bench.asked);
+    bench.until(SETTLED + 311 + 32 + SETTLED);
+    assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn bad_37_when_all_ports_are_in_doubt_questions_take_their_time() {
+    let mut bench = Bench::new();
+    bench.up = (1..=3_000).map(|port| (port, 1)).collect();
+    bench.until(2 * SETTLED + 10);
+    assert_eq!(bench.gets(B), Some(vec![]));
+    bench.up.iter_mut().for_each(|(_, life)| *life += 1);
+    bench.until(2 * SETTLED + 11);
+    let asked = |bench: &Bench| bench.asked.iter().filter(|ask| ask.port.is_some()).count();
+    let first = asked(&bench);
+    assert!((asks::OF_PORTS..asks::OF_PORTS + 2).contains(&first), "{first}");
+    bench.until(2 * SETTLED + 12);
+    assert_eq!(first + asked(&bench), 6_000);
+    assert_eq!(bench.gets(B).map(|ports| ports.len()), Some(3_000));
+}
+
+#[test]
 fn who_leaves_is_asked_for_twice_before_he_is_gone() {
     let mut bench = Bench::new();
     for port in [1, 2] {
