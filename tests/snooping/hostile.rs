@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::lab::frames::{BROADCAST, frame, mac, passes, payload};
+use super::lab::frames::{BROADCAST, Wire, frame, mac, passes, payload};
 use super::lab::{Host, wait_until};
-use super::{A, LIMIT, goes_to, groups, igmp, join, packet, snooping, who_gets};
+use super::{A, B, LIMIT, NOBODY, goes_to, groups, igmp, join, packet, snooping, who_gets};
 
 /// A report of IGMPv3 with these records, as (type, group).
 fn report(station: u32, records: &[(u8, u32)]) -> Vec<u8> {
@@ -60,4 +60,45 @@ fn bad_37_whoever_asks_for_everything_or_speaks_for_others_costs_nobody_else() {
         assert_eq!(who_gets(t0, &[t1], &packet(1, A)), [true]);
         std::thread::sleep(Duration::from_millis(50));
     }
+}
+
+#[test]
+fn bad_37_where_more_is_said_than_can_be_heard_nobody_goes_without() {
+    let host = Host::new();
+    let (switch, wires) = snooping(&host, &["--no-listen"], &["t0", "t1", "t2", "t3"]);
+    let [t0, t1, t2, t3] = &wires[..] else { unreachable!() };
+    let _member = join(&host, "t1", A);
+    goes_to(t0, [t1, t2, t3], 1, A, [true, false, false]);
+    goes_to(t0, [t1, t2, t3], 1, NOBODY, [false; 3]);
+    // One thing over and over. Among it somebody else may have said something.
+    let said = report(9, &[(4, 0xef09_0909)]);
+    wait_until("the port gets everything", LIMIT, || {
+        (0..1_000).for_each(|_| t3.send(&said));
+        who_gets(t0, &[t3], &packet(1, NOBODY)) == [true]
+    });
+    let counters = switch.entries("listCounters");
+    let unheard = |port: &&Value| port["name"] == "t3" && port["unheard"].as_u64() > Some(0);
+    assert!(counters.iter().any(|port| unheard(&port)), "{counters:?}");
+    // It is asked, and settles.
+    let _late = join(&host, "t3", B);
+    goes_to(t0, [t1, t2, t3], 1, NOBODY, [false; 3]);
+    goes_to(t0, [t1, t2, t3], 1, B, [false, false, true]);
+    goes_to(t0, [t1, t2, t3], 1, A, [true, false, false]);
+}
+
+#[test]
+fn bad_39_what_a_limit_drops_of_it_is_asked_for_again() {
+    let host = Host::new();
+    let (switch, wires) = snooping(&host, &["--no-listen"], &["t0", "t1"]);
+    let [t0, t1] = &wires[..] else { unreachable!() };
+    switch.ctl_ok(&["addport", "tap", "t3", "--storm", "multicast=1"]);
+    host.ok(&["sysctl", "-qw", "net.ipv6.conf.t3.disable_ipv6=1"]);
+    let t3 = Wire::open(&host, "t3");
+    goes_to(t0, [t1, &t3], 1, NOBODY, [false; 2]);
+    let said = report(9, &[(4, 0xef09_0909)]);
+    wait_until("the port gets everything", LIMIT, || {
+        (0..20).for_each(|_| t3.send(&said));
+        who_gets(t0, &[&t3], &packet(1, NOBODY)) == [true]
+    });
+    goes_to(t0, [t1, &t3], 1, NOBODY, [false; 2]);
 }

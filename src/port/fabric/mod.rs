@@ -331,8 +331,14 @@ impl<T: Tape> Batch<'_, T> {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
                 match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
                     Verdict::Drop(reason) => {
-                        if reason == Reason::LoopProbe {
-                            self.fabric.returned.put(ingress.number, bytes);
+                        match reason {
+                            Reason::LoopProbe => _ = self.fabric.returned.put(ingress.number, bytes),
+                            Reason::StormMulticast | Reason::RateLimit
+                                if table.snoops() && is_told(frame) =>
+                            {
+                                self.goes_unheard();
+                            }
+                            _ => (),
                         }
                         reason
                     }
@@ -364,9 +370,13 @@ impl<T: Tape> Batch<'_, T> {
     fn leave_to_groups(&self, bytes: &[u8]) {
         let ingress = self.ingress;
         if !ingress.asked.admits(1, self.now.0) || !self.fabric.told.put(ingress.number, bytes) {
-            ingress.counters.unheard.fetch_add(1, Relaxed);
-            self.fabric.doubt();
+            self.goes_unheard();
         }
+    }
+
+    fn goes_unheard(&self) {
+        self.ingress.counters.unheard.fetch_add(1, Relaxed);
+        self.fabric.doubt();
     }
 
     /// Leaves what is in clear of a frame of ARP or ND to the control side, not more of a port's than it can stand.
