@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Ports;
 use super::entry::{Entry, State};
 use crate::frame::{Frame, Vid, group};
+use crate::port::events::Event;
 use crate::port::fabric::Told;
 use crate::port::status::{GroupPort, GroupStatus, GroupsStatus, QuerierStatus, RoutersStatus};
 use crate::switch::groups::{Ask, Asked, Groups, Querier, Timers};
@@ -26,6 +28,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// What was said, and when there is something to do next.
 struct Listener {
     told: Vec<Told>,
+    events: broadcast::Receiver<Event>,
+    /// Of them there were some.
+    happened: bool,
     known: Option<Timers>,
     next: Instant,
     /// Not before then out of turn.
@@ -36,13 +41,18 @@ struct Listener {
 
 /// Goes on until the ports are gone.
 pub async fn listen(ports: Weak<Ports>) {
-    let Some(fabric) = ports.upgrade().map(|ports| ports.fabric.clone()) else { return };
-    let mut listener = Listener::new(Instant::now());
+    let Some((fabric, mut listener)) =
+        ports.upgrade().map(|ports| (ports.fabric.clone(), Listener::new(&ports, Instant::now())))
+    else {
+        return;
+    };
     loop {
         let Some(is_on) = ports.upgrade().map(|ports| ports.groups().is_some()) else { return };
         tokio::select! {
             () = sleep_until(listener.next), if is_on => (),
             () = fabric.told.some() => (),
+            // Or more than were kept.
+            _ = listener.events.recv(), if is_on => listener.happened = true,
         }
         let Some(ports) = ports.upgrade() else { return };
         listener.look(&ports, Instant::now());
@@ -52,11 +62,12 @@ pub async fn listen(ports: Weak<Ports>) {
 }
 
 impl Listener {
-    fn new(now: Instant) -> Self {
-        Self { told: Vec::new(), known: None, next: now, early: now, look: now, tell: now }
+    fn new(ports: &Ports, now: Instant) -> Self {
+        let (told, events) = (Vec::new(), ports.events());
+        Self { told, events, happened: false, known: None, next: now, early: now, look: now, tell: now }
     }
 
-    /// Hears what was said, and does what is due.
+    /// Hears what was said, and does what is due; at once where a port came up, or where it isn't sure who is there.
     fn look(&mut self, ports: &Ports, now: Instant) {
         ports.fabric.told.take(&mut self.told);
         ports.hear_groups(&self.told);
@@ -64,7 +75,11 @@ impl Listener {
         if timers != self.known {
             (self.known, self.next, self.look) = (timers, now, now);
         }
-        if ports.fabric.has_doubts() {
+        if !self.events.is_empty() {
+            self.happened = true;
+            self.events = self.events.resubscribe();
+        }
+        if std::mem::take(&mut self.happened) | ports.fabric.has_doubts() {
             self.next = self.next.min(self.early);
         }
         if let Some(timers) = timers.filter(|_| now >= self.next) {
@@ -170,7 +185,7 @@ impl Ports {
         let up = entries.iter().filter_map(|entry| {
             let life = entry.life();
             // More with all that leaves it open who is there.
-            let unsure = life.connects + entry.counters.unheard.load(Relaxed);
+            let unsure = life.connects + entry.lives.load(Relaxed) + entry.counters.unheard.load(Relaxed);
             is_up(life.state, entry).then_some((entry.number, unsure))
         });
         let now = self.fabric.now().0;
@@ -216,5 +231,75 @@ impl Ports {
 
     fn groups(&self) -> MutexGuard<'_, Option<Groups>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::MacAddr;
+    use crate::port::link::Link;
+    use crate::port::ports::SwitchSettings;
+    use crate::port::ports::entry::{Life, Parts, Way};
+    use crate::port::spec::{Congestion, PortKind, PortSpec};
+    use crate::switch::{Slot, VlanRule};
+
+    /// A link that is up, as far as anybody is told.
+    fn enter(ports: &Ports, slot: u32) -> Arc<Entry> {
+        let parts = Parts {
+            number: 0,
+            slot: Slot(slot),
+            target: "ws://h/".to_owned(),
+            spec: PortSpec::new(PortKind::Client, "ws://h/"),
+            way: Way::Link(Arc::new(Link::dialled(Congestion::System))),
+            life: Life { state: State::Up, connects: 1, ..Life::default() },
+            user: None,
+            listener: None,
+        };
+        ports.enter(Slot(slot), VlanRule::Transparent, parts)
+    }
+
+    /// Who gets a packet that comes in at the first port and that nobody asked for; `None`: everybody.
+    fn who_gets(ports: &Ports) -> Option<Vec<u32>> {
+        let head = [1, 0, 0x5e, 1, 2, 3, 2, 0, 0, 0, 0, 1, 8, 0, 0x45];
+        let bytes = [&head[..], &[0; 15], &[239, 1, 2, 3], &[0; 26]].concat();
+        let (table, frame) = (ports.fabric.table(), Frame::checked(&bytes)?);
+        let verdict = ports.fabric.switch.trace(&table, table.get(Slot(0))?, frame, 1, ports.fabric.now());
+        let only = verdict.steps.iter().any(|step| step.check == "groups" && step.why != "for everybody");
+        let ways = verdict.ways.iter().filter(|(_, way)| way.is_ok()).map(|(slot, _)| slot.0);
+        only.then(|| ways.collect())
+    }
+
+    // Whoever listens on his own does so behind an await, and there is none here.
+    #[tokio::test]
+    async fn a_port_that_comes_up_gets_everything_before_anything_is_due() {
+        let interval = Duration::from_millis(40);
+        let settings = SwitchSettings { snoop: true, snoop_interval: interval, ..SwitchSettings::default() };
+        let ports = Ports::start(settings).unwrap();
+        let start = Instant::now() + Duration::from_secs(3_600);
+        let mut listener = Listener::new(&ports, start);
+        let first = enter(&ports, 0);
+        assert!(ports.fabric.switch.fdb.insert_static(0, MacAddr::new([2, 0, 0, 0, 0, 1]), first.slot));
+        listener.look(&ports, start);
+        std::thread::sleep(2 * interval);
+        let later = start + Duration::from_secs(1);
+        listener.look(&ports, later);
+        assert_eq!(who_gets(&ports), Some(vec![]), "all have settled");
+        // At the same moment, so that nothing else is due.
+        let second = enter(&ports, 1);
+        assert_eq!(who_gets(&ports), Some(vec![]));
+        listener.look(&ports, later);
+        assert_eq!(who_gets(&ports), Some(vec![1]));
+        // And one that was away for less than it takes to be missed.
+        std::thread::sleep(2 * interval);
+        let later = later + Duration::from_secs(1);
+        listener.look(&ports, later);
+        assert_eq!(who_gets(&ports), Some(vec![]));
+        for shut in [true, false] {
+            second.gate.set_shut(shut);
+            second.tell();
+        }
+        listener.look(&ports, later);
+        assert_eq!(who_gets(&ports), Some(vec![1]));
     }
 }
