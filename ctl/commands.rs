@@ -452,6 +452,9 @@ fn groups(status: &GroupsStatus) -> String {
             vlan(querier.vlan)
         );
     }
+    if status.left_out > 0 {
+        text += &format!("and {} more ports, which are left out\n", status.left_out);
+    }
     text
 }
 

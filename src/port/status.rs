@@ -168,6 +168,9 @@ pub struct GroupsStatus {
     /// went unheard.
     #[serde(default)]
     pub settling: Vec<GroupPort>,
+    /// Ports that are missing above: of groups, of routers, and of those that get all, 4,096 each are listed.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 /// A multicast group and the ports that it goes to.

@@ -22,6 +22,8 @@ const REST: Duration = Duration::from_millis(20);
 /// What frames go by is made anew as a whole: then so many times as long as that took it is left as it is, and what is due
 /// is not looked at out of turn.
 const SHARE: u32 = 20;
+/// Ports that are listed of groups, of routers, and of those that get everything.
+const LISTED: usize = 4_096;
 /// Between looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -116,7 +118,8 @@ impl Ports {
         self.groups().as_ref().map(|groups| groups.timers().interval)
     }
 
-    /// Whose groups are known, who asks for them, and who gets all; nothing while nobody snoops.
+    /// Whose groups are known, who asks for them, and who gets all; nothing while nobody snoops. Of each list so many
+    /// ports as can be read.
     pub fn list_groups(&self) -> GroupsStatus {
         let now = self.fabric.now().0;
         let groups = self.groups();
@@ -140,27 +143,31 @@ impl Ports {
             let (vlan, family) = (vlan(area.vid), family(area.v6));
             QuerierStatus { vlan, family, filters: area.filters, address, port, expires }
         };
-        let routers = areas.iter().filter(|area| !area.routers.is_empty()).map(|area| RoutersStatus {
+        let mut left_out = 0;
+        let mut some = |ports: Vec<(u32, Duration)>, room: &mut usize| -> Vec<GroupPort> {
+            let count = ports.len().min(*room);
+            *room -= count;
+            left_out += (ports.len() - count) as u64;
+            ports.into_iter().take(count).map(port).collect()
+        };
+        let mut room = LISTED;
+        let listed = groups.groups(now).into_iter().map(|group| GroupStatus {
+            vlan: vlan(group.vid),
+            group: group.group.to_string(),
+            ports: some(group.ports, &mut room),
+        });
+        let listed = listed.filter(|group| !group.ports.is_empty()).collect();
+        let mut room = LISTED;
+        let routers = areas.iter().map(|area| RoutersStatus {
             vlan: vlan(area.vid),
             family: family(area.v6),
-            ports: area.routers.iter().copied().map(port).collect(),
+            ports: some(area.routers.clone(), &mut room),
         });
-        GroupsStatus {
-            snoops: true,
-            groups: groups
-                .groups(now)
-                .into_iter()
-                .map(|group| GroupStatus {
-                    vlan: vlan(group.vid),
-                    group: group.group.to_string(),
-                    ports: group.ports.into_iter().map(port).collect(),
-                })
-                .collect(),
-            routers: routers.collect(),
-            queriers: areas.iter().map(querier).collect(),
-            full: groups.full(now).into_iter().map(port).collect(),
-            settling: groups.settling(now).into_iter().map(port).collect(),
-        }
+        let routers = routers.filter(|routers| !routers.ports.is_empty()).collect();
+        let [full, settling] =
+            [groups.full(now), groups.settling(now)].map(|ports| some(ports, &mut { LISTED }));
+        let queriers = areas.iter().map(querier).collect();
+        GroupsStatus { snoops: true, groups: listed, routers, queriers, full, settling, left_out }
     }
 
     fn hear_groups(&self, told: &[Told]) {
@@ -236,8 +243,11 @@ impl Ports {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use crate::frame::MacAddr;
+    use crate::frame::group::{Message, Record, Records, Says};
     use crate::port::link::Link;
     use crate::port::ports::SwitchSettings;
     use crate::port::ports::entry::{Life, Parts, Way};
@@ -301,5 +311,23 @@ mod tests {
         }
         listener.look(&ports, later);
         assert_eq!(who_gets(&ports), Some(vec![1]));
+    }
+
+    #[tokio::test]
+    async fn so_many_are_listed_and_the_others_counted() {
+        let ports = Ports::start(SwitchSettings { snoop: true, ..SwitchSettings::default() }).unwrap();
+        let entries: Vec<_> = (0..5).map(|slot| enter(&ports, slot)).collect();
+        let now = Instant::now();
+        Listener::new(&ports, now).look(&ports, now);
+        for (entry, n) in entries.iter().flat_map(|entry| (0..1_024_u32).map(move |n| (entry, n))) {
+            let group = IpAddr::from((0xef80_0000 + n).to_be_bytes());
+            let record = Record { group, says: Says::Member { mute: false } };
+            let (from, report) = ((entry.number, true), Message::Report(Records::One(Some(record))));
+            let mut groups = ports.groups();
+            groups.as_mut().unwrap().hear(0, from, MacAddr::ZERO, report, ports.fabric.now().0);
+        }
+        let status = ports.list_groups();
+        let listed: usize = status.groups.iter().map(|group| group.ports.len()).sum();
+        assert_eq!((listed, status.left_out, status.settling.len()), (LISTED, 1_024, 5));
     }
 }
