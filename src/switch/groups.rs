@@ -10,7 +10,8 @@
 //! for as long, and so does one that said more than could be listened to. What is unsure is flooded.
 //!
 //! **Querier.** Of two the one with the lower address asks, the other keeps silent for as long as it hears that. This
-//! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which say by an
+//! switch has no address in IPv4 and gives way to everybody who has. When the other one has fallen silent for long enough,
+//! or his port is gone, this switch asks at once and then as in the beginning. Of switches like this one, which say by an
 //! advertisement that they ask, it is the one with the lower MAC address. One that keeps silent has a router behind
 //! the port where it hears the other: all multicast goes there, and so whoever asks sees all members. Nobody takes that
 //! place by less than questions that all hosts hear, and answer: not from an isolated port, nor by an advertisement.
@@ -100,8 +101,9 @@ pub struct Asked {
 }
 
 struct State {
-    /// When we asked first.
+    /// When we asked first, and last.
     since: Option<Duration>,
+    asked: Option<Duration>,
     querier: Querier,
     routers: BTreeMap<u32, Duration>,
     /// The last one to advertise itself that has no address.
@@ -213,6 +215,7 @@ impl Groups {
                 && *next <= now
             {
                 self.asks.general((*vid, *v6), None);
+                state.asked = Some(now);
                 *sent += 1;
                 *next = now + if *sent < ROBUSTNESS { startup } else { interval };
             }
@@ -380,6 +383,7 @@ impl Groups {
             self.changed = true;
             State {
                 since: None,
+                asked: None,
                 querier: Querier::Own { next: now, sent: 0 },
                 routers: BTreeMap::new(),
                 switch: None,
@@ -410,13 +414,21 @@ impl Groups {
         }
         // Those that are down, or gone.
         for port in before.into_keys() {
-            self.forget(port);
+            self.forget(port, now);
         }
     }
 
-    fn forget(&mut self, port: u32) {
+    fn forget(&mut self, port: u32, now: Duration) {
         self.changed = true;
-        self.areas.values_mut().for_each(|state| _ = state.routers.remove(&port));
+        let startup = self.timers.startup();
+        for state in self.areas.values_mut() {
+            state.routers.remove(&port);
+            // Whoever comes and goes does not make us ask more often than that.
+            if matches!(state.querier, Querier::Other { port: its, .. } if its == port) {
+                let next = state.asked.map_or(now, |asked| now.max(asked + startup));
+                state.querier = Querier::Own { next, sent: 0 };
+            }
+        }
         if let Some(share) = self.shares.remove(&port) {
             self.total -= share;
             self.members.retain(|_, members| {

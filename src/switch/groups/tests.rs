@@ -21,10 +21,15 @@ struct Bench {
 impl Bench {
     /// With ports 1 to 4, and everybody asked.
     fn new() -> Self {
+        Self::with(TIMERS, SETTLED)
+    }
+
+    /// The same with other timers, at a time when everybody has been asked.
+    fn with(timers: Timers, settled: u64) -> Self {
         let up = (1..5).map(|port| (port, 1)).collect();
-        let groups = Groups::new(TIMERS, ME);
+        let groups = Groups::new(timers, ME);
         let mut bench = Self { now: 0, groups, up, members: Members::default(), asked: Vec::new() };
-        bench.until(SETTLED);
+        bench.until(settled);
         bench
     }
 
@@ -242,6 +247,62 @@ fn a_router_asks_and_gets_everything() {
     bench.until(SETTLED + 255);
     assert_eq!(bench.asked[0], Ask { vid: 0, v6: false, group: None, port: None });
     assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn when_the_querier_falls_silent_this_switch_asks_and_nobody_goes_without() {
+    // RFC 3376 section 8.5: two intervals and half a response, 8.5 s.
+    let mut bench = Bench::with(Timers { interval: Duration::from_secs(4) }, 6);
+    let general = |bench: &Bench| bench.asked.iter().filter(|ask| ask.group.is_none() && !ask.v6).count();
+    let response = Duration::from_secs(1);
+    let query = Query { source: ip("10.0.0.1"), group: None, decides: true, response };
+    bench.says(1, A, MEMBER);
+    for second in (7..=19).step_by(2) {
+        bench.until(second);
+        assert_eq!(general(&bench), 0, "he asks");
+        bench.hears(4, HOST, Message::Query(query));
+        bench.says(1, A, MEMBER);
+    }
+    bench.until(27);
+    assert_eq!(general(&bench), 0);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4]), Some(vec![4])), "a router until then");
+    bench.until(28);
+    assert_eq!(general(&bench), 1);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+    // As in the beginning; the member answers, and those that do not are asked for before they are forgotten.
+    bench.says(1, A, MEMBER);
+    bench.says(2, B, MEMBER);
+    bench.until(29);
+    assert_eq!(general(&bench), 1, "once more after a second");
+    bench.until(32);
+    assert_eq!(general(&bench), 0);
+    bench.until(33);
+    assert_eq!((general(&bench), bench.gets(A)), (1, Some(vec![1])));
+}
+
+#[test]
+fn when_the_querier_s_port_is_gone_this_switch_asks_at_once_and_not_all_the_time() {
+    let mut bench = Bench::new();
+    bench.hears(4, HOST, query("10.0.0.1", None));
+    bench.says(1, A, MEMBER);
+    let mut asked = 0;
+    for second in SETTLED..SETTLED + 250 {
+        // It comes and goes.
+        match second % 2 {
+            0 => bench.up.truncate(3),
+            _ => bench.up.push((4, second)),
+        }
+        bench.until(second + 1);
+        asked +=
+            bench.asked.iter().filter(|ask| (ask.group, ask.port, ask.v6) == (None, None, false)).count();
+        if second == SETTLED {
+            assert_eq!(asked, 1);
+            assert!(matches!(bench.querier(false), Querier::Own { .. }));
+            assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+        }
+        bench.hears(4, HOST, query("10.0.0.1", None));
+    }
+    assert!((2..=8).contains(&asked), "{asked} times");
 }
 
 #[test]
