@@ -305,9 +305,13 @@ fn over_a_link_it_goes_both_ways_and_one_of_two_switches_asks() {
     goes_to(a0, [a1, b0, b1], 1, A, [false, true, false]);
     goes_to(b0, [b1, a0, a1], 2, B, [false, false, true]);
     goes_to(a0, [a1, b0, b1], 1, NOBODY, [false; 3]);
-    // A link that comes up again is asked, and gets everything meanwhile.
-    a.ctl_ok(&["setport", "link", "--shut", "1"]);
-    a.ctl_ok(&["setport", "link", "--shut", "0"]);
+    // A link that comes up again is asked, and gets everything meanwhile, however short it was away.
+    wait_until("the link is asked", LIMIT, || {
+        a.ctl_ok(&["setport", "link", "--shut", "1"]);
+        a.ctl_ok(&["setport", "link", "--shut", "0"]);
+        let settling = groups(&a)["settling"].as_array().cloned().unwrap_or_default();
+        settling.iter().any(|port| port["name"] == "link")
+    });
     goes_to(a0, [a1, b0, b1], 1, A, [false, true, false]);
 }
 
