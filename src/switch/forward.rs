@@ -367,6 +367,12 @@ impl<E> Table<E> {
         ports.filter_map(move |port| Some((port, flood.leaves_by(port, reserved).ok()?)))
     }
 
+    /// One port that a flooded frame goes out of, and its tag there.
+    pub fn flood_to(&self, flood: Flood, slot: Slot) -> Option<(&Arc<Port<E>>, Retag)> {
+        let port = self.get(slot)?;
+        Some((port, flood.leaves_by(port, false).ok()?))
+    }
+
     fn only(&self, only: Only) -> Slots<'_> {
         self.members.as_ref().map_or_else(Slots::default, |members| members.slots(only))
     }

@@ -207,15 +207,20 @@ impl Ports {
         let Some(groups) = groups.as_mut() else { return };
         let (timers, mac) = (groups.timers(), groups.mac());
         for Ask { vid, v6, group, port } in groups.asks() {
-            let (vid, wanted) = (Vid::new(vid), |number: u32| port.is_none_or(|port| port == number));
+            let to = match port {
+                Some(port) => match self.entries().get(&port) {
+                    Some(entry) => Some((entry.slot, port)),
+                    None => continue,
+                },
+                None => None,
+            };
+            let vid = Vid::new(vid);
             let response = if group.is_some() { timers.last() } else { timers.response() };
             if group.is_none() && !v6 {
                 // In front: by the question behind it another switch knows that this one really asks.
-                let advertisement = group::advertisement(mac, vid, timers.interval);
-                self.fabric.send_in(&advertisement, |port| wanted(port.number));
+                self.fabric.send_in(&group::advertisement(mac, vid, timers.interval), to);
             }
-            let query = group::query(mac, vid, v6, group, response, timers.interval);
-            self.fabric.send_in(&query, |port| wanted(port.number));
+            self.fabric.send_in(&group::query(mac, vid, v6, group, response, timers.interval), to);
         }
     }
 
