@@ -237,8 +237,8 @@ pub struct CounterStatus {
     /// Copies that floods of frames received here made, beyond one for each frame, and frames of the switch's own.
     #[serde(default)]
     pub copies: u64,
-    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to: the port gets all multicast until its hosts
-    /// have been asked again.
+    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to, or are too long: the port gets all multicast
+    /// until its hosts have been asked again.
     #[serde(default)]
     pub unheard: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.

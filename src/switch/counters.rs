@@ -165,7 +165,7 @@ pub struct Counters {
     /// Copies that floods of what came in made, beyond one for each frame, and frames of the switch's own. Over all ports of a switch in which
     /// nothing waits, rx and copies together are tx and drops.
     pub copies: AtomicU64,
-    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to.
+    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to, or are too long.
     pub unheard: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }

@@ -102,3 +102,18 @@ fn bad_39_what_a_limit_drops_of_it_is_asked_for_again() {
     });
     goes_to(t0, [t1, &t3], 1, NOBODY, [false; 2]);
 }
+
+#[test]
+fn bad_37_a_report_that_is_too_long_to_be_read_is_not_passed_over() {
+    let host = Host::new();
+    let (_switch, wires) = snooping(&host, &["--no-listen"], &["t0", "t1", "t3"]);
+    let [t0, t1, t3] = &wires[..] else { unreachable!() };
+    host.ok(&["ip", "link", "set", "t3", "mtu", "9000"]);
+    goes_to(t0, [t1, t3], 1, NOBODY, [false; 2]);
+    let records: Vec<_> = (0..200).map(|n| (4, 0xef80_0000 + n)).collect();
+    wait_until("the port gets everything", LIMIT, || {
+        t3.send(&report(9, &records));
+        who_gets(t0, &[t3], &packet(1, NOBODY)) == [true]
+    });
+    goes_to(t0, [t1, t3], 1, NOBODY, [false; 2]);
+}

@@ -369,7 +369,10 @@ impl<T: Tape> Batch<'_, T> {
     /// What is lost of it is noted, for whoever said it may not say it again.
     fn leave_to_groups(&self, bytes: &[u8]) {
         let ingress = self.ingress;
-        if !ingress.asked.admits(1, self.now.0) || !self.fabric.told.put(ingress.number, bytes) {
+        let is_heard = bytes.len() <= group::MAX_LEN
+            && ingress.asked.admits(1, self.now.0)
+            && self.fabric.told.put(ingress.number, bytes);
+        if !is_heard {
             self.goes_unheard();
         }
     }
