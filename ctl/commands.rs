@@ -409,8 +409,11 @@ fn groups(status: &GroupsStatus) -> String {
         .routers
         .iter()
         .map(|routers| line(routers.vlan, &format!("routers of {}", routers.family), &routers.ports));
-    let full = (!status.full.is_empty()).then(|| line(None, "more than there is room for", &status.full));
-    let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(full), 4);
+    let all =
+        [("more than there is room for", &status.full), ("not yet asked for long enough", &status.settling)];
+    let all = all.into_iter().filter(|(_, ports)| !ports.is_empty());
+    let all = all.map(|(why, ports)| line(None, why, ports));
+    let mut text = listing(&["VLAN", "Group", "Expires", "Ports"], groups.chain(routers).chain(all), 4);
     if status.queriers.is_empty() {
         text += "nobody has been asked yet, all is flooded\n";
     }
@@ -427,13 +430,16 @@ fn groups(status: &GroupsStatus) -> String {
             vlan(querier.vlan)
         );
     }
+    if status.left_out > 0 {
+        text += &format!("and {} more ports, which are left out\n", status.left_out);
+    }
     text
 }
 
 fn counters(entries: &[CounterStatus]) -> String {
     let mut rows = Vec::new();
     for entry in entries {
-        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, marked, copies, drops } = entry;
+        let CounterStatus { port, name, rx, rx_bytes, tx, tx_bytes, marked, copies, unheard, drops } = entry;
         let fixed = [
             ("rx", rx),
             ("rx_bytes", rx_bytes),
@@ -441,6 +447,7 @@ fn counters(entries: &[CounterStatus]) -> String {
             ("tx_bytes", tx_bytes),
             ("marked", marked),
             ("copies", copies),
+            ("unheard", unheard),
         ];
         let fixed = fixed.map(|(counter, &value)| (counter.to_owned(), value));
         let drops: BTreeMap<_, _> =

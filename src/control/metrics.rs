@@ -133,6 +133,7 @@ impl Collector for Scrape {
             ("sent", Some(Unit::Bytes), "Bytes of the frames that went out by the port", |c| c.tx_bytes),
             ("marked_frames", None, "Frames sent with a congestion mark of the egress queue", |c| c.marked),
             ("flood_copies", None, "Copies made by floods of frames received, beyond one each", |c| c.copies),
+            ("unheard_frames", None, "Messages of IGMP and MLD that were not listened to", |c| c.unheard),
         ] {
             let name = format!("etherws_port_{name}");
             let kind = ConstCounter::new(0_u64).metric_type();

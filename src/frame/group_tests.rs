@@ -88,8 +88,25 @@ fn reports_of_linux_are_read() {
     // A tag in front, padding behind.
     let tagged = [&frame[..12], &[0x81, 0, 0, 7], &frame[12..], &[0; 9]].concat();
     assert_eq!((records(&tagged).len(), sorted(&tagged)), (1, Some(Sort::Report { v6: true })));
-    let twice = [&frame[..12], &[0x88, 0xa8, 0, 8, 0x81, 0, 0, 7], &frame[12..]].concat();
-    assert_eq!((read(&twice), sorted(&twice)), (None, None));
+}
+
+#[test]
+fn bad_41_behind_two_tags_or_one_of_802_1ad_nobody_says_anything() {
+    let packet = v4("4500000000000000 40 11 0000", [10, 0, 0, 1], [239, 1, 2, 3], &[0; 20]);
+    let query = query(ME, None, true, None, SECOND, SECOND);
+    let report = mld("fe80::2", "ff02::16", &bytes(MLD_REPORT)[62..]);
+    for frame in [bytes(V3_REPORT), report, query, packet] {
+        let behind = |tags: &[u8]| [&frame[..12], tags, &frame[12..]].concat();
+        assert_eq!(sorted(&behind(&[0x81, 0, 0, 7])), sorted(&frame));
+        for tags in [
+            &[0x88, 0xa8, 0, 7][..],
+            &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 7],
+            &[0x81, 0, 0, 7, 0x81, 0, 0, 7],
+            &[0x81, 0, 0, 7, 0x88, 0xa8, 0, 7],
+        ] {
+            assert_eq!((read(&behind(tags)), sorted(&behind(tags))), (None, None), "{tags:x?}");
+        }
+    }
 }
 
 #[test]

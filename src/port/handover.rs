@@ -32,18 +32,19 @@ impl<const LEN: usize> Handover<LEN> {
         Self { room, waiting: Mutex::new(Vec::with_capacity(room)), some: Notify::new() }
     }
 
-    /// Takes a copy of a frame, if nobody else is here and there is room: a data thread waits for nobody, and the
-    /// next such frame is not far.
-    pub fn put(&self, port: u32, frame: &[u8]) {
-        let Ok(mut waiting) = self.waiting.try_lock() else { return };
+    /// Takes a copy of a frame, if nobody else is here and there is room, and says whether it did: a data thread waits
+    /// for nobody, and the next such frame is not far.
+    pub fn put(&self, port: u32, frame: &[u8]) -> bool {
+        let Ok(mut waiting) = self.waiting.try_lock() else { return false };
         if waiting.len() >= self.room {
-            return;
+            return false;
         }
         let mut left = Left { port, len: frame.len().min(LEN), bytes: [0; LEN] };
         left.bytes[..left.len].copy_from_slice(&frame[..left.len]);
         waiting.push(left);
         drop(waiting);
         self.some.notify_one();
+        true
     }
 
     /// Wakes whoever waits, for another reason.
@@ -70,7 +71,8 @@ mod tests {
     #[test]
     fn a_flood_takes_no_more_room() {
         let handover = Handover::<82>::new(64);
-        (0..1000).for_each(|port| handover.put(port, &[9; 2000]));
+        let put = (0..1000).filter(|port| handover.put(*port, &[9; 2000]));
+        assert_eq!(put.count(), 64, "and of what is lost somebody knows");
         let mut taken = Vec::new();
         handover.take(&mut taken);
         assert_eq!((taken.len(), taken[0].bytes().len()), (64, 82));

@@ -26,13 +26,21 @@ impl Fabric {
         egress.for_each(|(port, retag)| self.send_alone(port, frame, retag));
     }
 
-    /// Sends a finished frame of the switch's own to those ports of its VLAN that are open and `wanted`.
-    pub fn send_in(&self, bytes: &[u8], wanted: impl Fn(&Port<Egress>) -> bool) {
+    /// Sends a finished frame of the switch's own to the ports of its VLAN that are open, or to port `number` in a slot
+    /// alone if it is one of them.
+    pub fn send_in(&self, bytes: &[u8], to: Option<(Slot, u32)>) {
         let table = self.table();
         let Some(frame) = Frame::checked(bytes) else { return };
         let Some(flood) = Flood::own(frame) else { return };
-        let egress = table.flood(flood, false).filter(|(port, _)| wanted(port));
-        egress.for_each(|(port, retag)| self.send_alone(port, frame, retag));
+        match to {
+            Some((slot, number)) => {
+                let port = table.flood_to(flood, slot).filter(|(port, _)| port.number == number);
+                port.into_iter().for_each(|(port, retag)| self.send_alone(port, frame, retag));
+            }
+            None => {
+                table.flood(flood, false).for_each(|(port, retag)| self.send_alone(port, frame, retag));
+            }
+        }
     }
 
     /// Sends a frame that belongs to no batch.

@@ -155,6 +155,13 @@ pub struct GroupsStatus {
     pub queriers: Vec<QuerierStatus>,
     /// Ports that asked for more groups than there is room for, and get all of them.
     pub full: Vec<GroupPort>,
+    /// Ports that get all of them until each host there must have answered: they came up lately, or said something that
+    /// went unheard.
+    #[serde(default)]
+    pub settling: Vec<GroupPort>,
+    /// Ports that are missing above: of groups, of routers, and of those that get all, 4,096 each are listed.
+    #[serde(default)]
+    pub left_out: u64,
 }
 
 /// A multicast group and the ports that it goes to.
@@ -221,6 +228,10 @@ pub struct CounterStatus {
     /// Copies that floods of frames received here made, beyond one for each frame, and frames of the switch's own.
     #[serde(default)]
     pub copies: u64,
+    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to, or are too long: the port gets all multicast
+    /// until its hosts have been asked again.
+    #[serde(default)]
+    pub unheard: u64,
     /// Drops at ingress and egress by reason; reasons that never occurred are left out.
     pub drops: BTreeMap<String, u64>,
 }

@@ -165,6 +165,8 @@ pub struct Counters {
     /// Copies that floods of what came in made, beyond one for each frame, and frames of the switch's own. Over all ports of a switch in which
     /// nothing waits, rx and copies together are tx and drops.
     pub copies: AtomicU64,
+    /// Of `rx`, messages of IGMP and MLD that came too fast to be listened to, or are too long.
+    pub unheard: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }
 
@@ -177,6 +179,7 @@ impl Default for Counters {
             tx_bytes: AtomicU64::new(0),
             marked: AtomicU64::new(0),
             copies: AtomicU64::new(0),
+            unheard: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; Reason::ALL.len()],
         }
     }

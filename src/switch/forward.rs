@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use super::arrivals::{Arrival, Arrivals};
 use super::counters::{Counters, Reason};
 use super::fdb::{Fdb, Learned, MAX_SLOTS};
-use super::groups::{Members, Only};
+use super::groups::{Members, Only, Slots};
 use super::guard::{Gate, Policer, Storm, loops};
 use super::trace::{Act, ForGood};
 use super::vlan::{Class, VlanRule};
@@ -360,15 +360,21 @@ impl<E> Table<E> {
     pub fn flood(&self, flood: Flood, reserved: bool) -> impl Iterator<Item = (&Arc<Port<E>>, Retag)> {
         let (all, some) = match flood.only {
             Some(only) => (&[][..], self.only(only)),
-            None => (&self.pages[..], &[][..]),
+            None => (&self.pages[..], Slots::default()),
         };
         let all = all.iter().flat_map(|page| page.iter().flatten());
-        let ports = all.chain(some.iter().filter_map(|slot| self.get(*slot)));
+        let ports = all.chain(some.filter_map(|slot| self.get(slot)));
         ports.filter_map(move |port| Some((port, flood.leaves_by(port, reserved).ok()?)))
     }
 
-    fn only(&self, only: Only) -> &[Slot] {
-        self.members.as_ref().map_or(&[], |members| members.slots(only))
+    /// One port that a flooded frame goes out of, and its tag there.
+    pub fn flood_to(&self, flood: Flood, slot: Slot) -> Option<(&Arc<Port<E>>, Retag)> {
+        let port = self.get(slot)?;
+        Some((port, flood.leaves_by(port, false).ok()?))
+    }
+
+    fn only(&self, only: Only) -> Slots<'_> {
+        self.members.as_ref().map_or_else(Slots::default, |members| members.slots(only))
     }
 
     /// All ports, and the tag of a flooded frame there, or why it does not go there.
@@ -378,10 +384,10 @@ impl<E> Table<E> {
         reserved: bool,
     ) -> impl Iterator<Item = (&Arc<Port<E>>, Result<Retag, Reason>)> {
         let only = flood.only.map(|only| self.only(only));
-        let wants = move |slot| only.is_none_or(|slots| slots.binary_search(slot).is_ok());
+        let wants = move |slot| only.as_ref().is_none_or(|slots| slots.has(slot));
         self.ports().map(move |port| {
             let way = flood.leaves_by(port, reserved);
-            (port, way.and_then(|retag| if wants(&port.slot) { Ok(retag) } else { Err(Reason::Snooped) }))
+            (port, way.and_then(|retag| if wants(port.slot) { Ok(retag) } else { Err(Reason::Snooped) }))
         })
     }
 }
@@ -429,8 +435,8 @@ fn unless(wrong: bool, reason: Reason) -> Result<(), Reason> {
 const NOWHERE: Slot = Slot(u32::MAX);
 
 /// The numbers of ports, for people.
-fn numbers<E>(table: &Table<E>, slots: &[Slot]) -> String {
-    let numbers = slots.iter().filter_map(|slot| Some(table.get(*slot)?.number.to_string()));
+fn numbers<E>(table: &Table<E>, slots: Slots<'_>) -> String {
+    let numbers = slots.filter_map(|slot| Some(table.get(slot)?.number.to_string()));
     let numbers: Vec<_> = numbers.collect();
     if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") }
 }

@@ -287,3 +287,35 @@ fn multicast_goes_to_who_wants_it_and_a_trace_says_so() {
     }
     assert_eq!(flooded(&switch, send(&switch, 0, ALL, X)), [1, 2]);
 }
+
+#[test]
+fn bad_41_what_is_behind_two_tags_or_one_of_802_1ad_is_flooded_while_groups_are_told_apart() {
+    let switch = switch(|_| ());
+    let mut groups = Groups::new(Timers { interval: Duration::from_secs(4) }, MacAddr::BROADCAST);
+    for second in 0..7 {
+        let up = (1..4).map(|port| (port, 1));
+        groups.tick(Duration::from_secs(second), up, Some(&BTreeSet::from([0, 7])));
+    }
+    switch.set_members(groups.news(|port| Some(Slot(port - 1))).map(Arc::new));
+    let table = switch.table().load();
+    let packet =
+        [&[1, 0, 0x5e, 1, 2, 3, 2, 0, 0, 0, 0, 0x0a, 8, 0, 0x45][..], &[0; 15], &[239, 1, 2, 3], &[0; 26]];
+    // A report of IGMPv2 to the same group.
+    let report = {
+        let head = [&[1, 0, 0x5e, 1, 2, 3, 2, 0, 0, 0, 0, 0x0a, 8, 0, 0x45][..], &[0; 8], &[2]].concat();
+        [&head[..], &[0; 6], &[239, 1, 2, 3, 0x16, 0, 0, 0, 239, 1, 2, 3]].concat()
+    };
+    for frame in [packet.concat(), report] {
+        for (tags, want) in [
+            (&[0x81, 0, 0, 7][..], &[][..]),
+            (&[0x88, 0xa8, 0, 7], &[1, 2]),
+            (&[0x88, 0xa8, 0, 7, 0x81, 0, 0, 7], &[1, 2]),
+            (&[0x81, 0, 0, 7, 0x81, 0, 0, 7], &[1, 2]),
+        ] {
+            let bytes = [&frame[..12], tags, &frame[12..]].concat();
+            let (ingress, frame) = (table.get(Slot(0)).unwrap(), Frame::checked(&bytes).unwrap());
+            let verdict = switch.forward(&table, ingress, frame, 1, NOW, &mut ());
+            assert_eq!(flooded(&switch, verdict), want, "{tags:x?}");
+        }
+    }
+}

@@ -6,11 +6,12 @@
 //! In a VLAN that somebody asks for its members (a *querier*: a router, or this switch in want of one), packets to a
 //! group go to the ports that a member was heard on and to those that a router is behind, and what hosts say to routers
 //! goes to these alone. IPv4 and IPv6 are told apart; each of them in each VLAN is an *area*. An area is flooded as ever
-//! until it has been asked for so long that every member must have answered, and so is a port that has just come up.
-//! What is unsure is flooded.
+//! until it has been asked for so long that every member must have answered. A port that has just come up gets everything
+//! for as long, and so does one that said more than could be listened to. What is unsure is flooded.
 //!
 //! **Querier.** Of two the one with the lower address asks, the other keeps silent for as long as it hears that. This
-//! switch has no address in IPv4 and gives way to everybody who has. Of switches like this one, which say by an
+//! switch has no address in IPv4 and gives way to everybody who has. When the other one has fallen silent for long enough,
+//! or his port is gone, this switch asks at once and then as in the beginning. Of switches like this one, which say by an
 //! advertisement that they ask, it is the one with the lower MAC address. One that keeps silent has a router behind
 //! the port where it hears the other: all multicast goes there, and so whoever asks sees all members. Nobody takes that
 //! place by less than questions that all hosts hear, and answer: not from an isolated port, nor by an advertisement.
@@ -28,6 +29,7 @@ mod asks;
 mod members;
 #[cfg(test)]
 mod tests;
+mod timers;
 
 use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,7 +37,9 @@ use std::time::Duration;
 
 pub use self::asks::Ask;
 use self::asks::Asks;
-pub use self::members::{Members, Only};
+pub use self::members::{Members, Only, Slots};
+use self::timers::ROBUSTNESS;
+pub use self::timers::Timers;
 use super::forward::Slot;
 use crate::frame::MacAddr;
 use crate::frame::group::{self, Message, Query, Records, Says};
@@ -46,8 +50,6 @@ pub const SHARE: usize = 1_024;
 pub const LIMIT: usize = 32_768;
 /// VLANs that are snooped, IPv4 and IPv6 by themselves.
 pub const AREAS: usize = 256;
-/// How often something is asked before silence counts (RFC 3376 section 8.1).
-const ROBUSTNESS: u32 = 2;
 
 /// A VLAN, 0 where there is none, and whether it is about IPv6.
 type Area = (u16, bool);
@@ -67,13 +69,6 @@ pub struct Groups {
     asks: Asks,
     /// What [`Members`] says is different from what it said last.
     changed: bool,
-}
-
-/// All times that there are, by the one that is chosen (RFC 3376 section 8).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timers {
-    /// Between two questions.
-    pub interval: Duration,
 }
 
 /// Who asks in an area.
@@ -106,8 +101,9 @@ pub struct Asked {
 }
 
 struct State {
-    /// When we asked first.
+    /// When we asked first, and last.
     since: Option<Duration>,
+    asked: Option<Duration>,
     querier: Querier,
     routers: BTreeMap<u32, Duration>,
     /// The last one to advertise itself that has no address.
@@ -126,44 +122,14 @@ struct Member {
 
 /// A port gets everything while one of these times is to come.
 struct Port {
-    /// Another one when it came up anew.
+    /// Another one when what is known of it is not sure any more.
     life: u64,
     settles: Option<Duration>,
-    /// It was asked when it came up; until there is room for that it settles.
-    asked: bool,
+    /// It is to be asked, and does not settle before.
+    doubted: bool,
+    /// Not before then: whoever goes on to give reason for doubt is not asked all the time.
+    next: Duration,
     full: Option<Duration>,
-}
-
-impl Timers {
-    /// The longest that a host may take to answer a question for all groups.
-    pub fn response(self) -> Duration {
-        (self.interval / 4).min(Duration::from_secs(10))
-    }
-
-    /// Between the first questions.
-    fn startup(self) -> Duration {
-        self.interval / 4
-    }
-
-    /// How long a host is a member that doesn't say so again.
-    fn membership(self) -> Duration {
-        self.interval * ROBUSTNESS + self.response()
-    }
-
-    /// How long somebody else asks whom nobody hears asking.
-    fn querier(self) -> Duration {
-        self.interval * ROBUSTNESS + self.response() / 2
-    }
-
-    /// The longest that a host may take to say that it is still there when another one has left.
-    pub fn last(self) -> Duration {
-        self.response().min(Duration::from_secs(1))
-    }
-
-    /// After how long everybody has been asked, and has answered.
-    fn settle(self) -> Duration {
-        self.interval + self.response()
-    }
 }
 
 impl Groups {
@@ -224,8 +190,8 @@ impl Groups {
         }
     }
 
-    /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew;
-    /// `vids` the VLANs in which there are stations, when somebody has looked.
+    /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew or
+    /// something that was said there went unheard; `vids` the VLANs in which there are stations, when somebody has looked.
     pub fn tick(
         &mut self,
         now: Duration,
@@ -249,6 +215,7 @@ impl Groups {
                 && *next <= now
             {
                 self.asks.general((*vid, *v6), None);
+                state.asked = Some(now);
                 *sent += 1;
                 *next = now + if *sent < ROBUSTNESS { startup } else { interval };
             }
@@ -306,6 +273,12 @@ impl Groups {
     pub fn full(&self, now: Duration) -> Vec<(u32, Duration)> {
         let full = |(port, kept): (&u32, &Port)| Some((*port, kept.full?.saturating_sub(now)));
         self.ports.iter().filter_map(full).collect()
+    }
+
+    /// Those that do until everybody there must have answered, and for how long.
+    pub fn settling(&self, now: Duration) -> Vec<(u32, Duration)> {
+        let settles = |(port, kept): (&u32, &Port)| Some((*port, kept.settles?.saturating_sub(now)));
+        self.ports.iter().filter_map(settles).collect()
     }
 
     fn report(&mut self, vid: u16, port: u32, records: Records<'_>, now: Duration) {
@@ -410,6 +383,7 @@ impl Groups {
             self.changed = true;
             State {
                 since: None,
+                asked: None,
                 querier: Querier::Own { next: now, sent: 0 },
                 routers: BTreeMap::new(),
                 switch: None,
@@ -418,36 +392,43 @@ impl Groups {
         }))
     }
 
-    /// Ports come and go; one that comes is asked at once, whoever else asks.
+    /// Ports come and go; one that comes is asked at once, whoever else asks, and so is one that is not sure any more.
     fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
-        let settles = Some(now + self.timers.settle());
+        let (settles, next) = (now + self.timers.settle(), now + self.timers.startup());
         let mut before = std::mem::take(&mut self.ports);
         for (port, life) in up {
-            let known = before.remove(&port);
-            let full = known.as_ref().and_then(|known| known.full);
-            let mut kept = known.filter(|known| known.life == life).unwrap_or_else(|| {
-                self.changed = true;
-                Port { life, settles, full, asked: false }
-            });
-            if !kept.asked {
-                kept.settles = settles;
+            let new = || Port { life, settles: None, doubted: true, next: now, full: None };
+            let mut kept = before.remove(&port).unwrap_or_else(new);
+            kept.doubted |= kept.life != life;
+            kept.life = life;
+            if kept.doubted {
+                self.changed |= kept.settles.replace(settles).is_none();
+            }
+            if kept.doubted && kept.next <= now && self.asks.has_room() {
                 // Of areas that are asked for the first time everybody is.
                 let asked = self.areas.iter().filter(|(_, state)| state.since.is_some());
-                let asks = &mut self.asks;
-                kept.asked = asks.has_room();
-                asked.filter(|_| kept.asked).for_each(|(area, _)| asks.general(*area, Some(port)));
+                asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
+                (kept.doubted, kept.next) = (false, next);
             }
             self.ports.insert(port, kept);
         }
         // Those that are down, or gone.
         for port in before.into_keys() {
-            self.forget(port);
+            self.forget(port, now);
         }
     }
 
-    fn forget(&mut self, port: u32) {
+    fn forget(&mut self, port: u32, now: Duration) {
         self.changed = true;
-        self.areas.values_mut().for_each(|state| _ = state.routers.remove(&port));
+        let startup = self.timers.startup();
+        for state in self.areas.values_mut() {
+            state.routers.remove(&port);
+            // Whoever comes and goes does not make us ask more often than that.
+            if matches!(state.querier, Querier::Other { port: its, .. } if its == port) {
+                let next = state.asked.map_or(now, |asked| now.max(asked + startup));
+                state.querier = Querier::Own { next, sent: 0 };
+            }
+        }
         if let Some(share) = self.shares.remove(&port) {
             self.total -= share;
             self.members.retain(|_, members| {

@@ -349,6 +349,24 @@ fn our_columns_stand_to_the_right() {
 }
 
 #[test]
+fn groups_are_listed_with_who_gets_everything_and_how_many_are_left_out() {
+    let port = |port, name| json!([{"port": port, "name": name, "expires": 9}]);
+    let mut status = json!({
+        "snoops": true, "groups": [{"vlan": 7, "group": "239.1.2.3", "ports": port(1, "a")}], "routers": [],
+        "queriers": [{"vlan": 7, "family": "ipv4", "filters": true}], "full": [],
+    });
+    let group = "  VLAN  Group      Expires  Ports\n  7     239.1.2.3  9        1 (a)\n";
+    let querier = "ipv4 in VLAN 7 is asked for by this switch\n";
+    let (_, ran) = on_socket(&["listgroups"], "200 OK", &result(status.clone()));
+    assert_eq!(ran.out, format!("{group}{querier}"));
+    (status["settling"], status["left_out"]) = (port(2, "b"), json!(1_024));
+    let (_, ran) = on_socket(&["listgroups"], "200 OK", &result(status));
+    let lines: Vec<_> = ran.out.lines().collect();
+    assert_eq!(lines[2], "  -     not yet asked for long enough  9        2 (b)");
+    assert_eq!(lines[4], "and 1024 more ports, which are left out");
+}
+
+#[test]
 fn refusals_are_told_and_exit_1() {
     let error = |error: Value| json!({"jsonrpc": "2.0", "id": 0, "error": error}).to_string();
     let table = [

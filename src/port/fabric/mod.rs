@@ -9,6 +9,7 @@ mod scratch;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::AcqRel, Ordering::Relaxed};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
@@ -51,6 +52,8 @@ pub struct Fabric {
     pub heard: Handover<{ neighbour::MAX_LEN }>,
     /// Messages of IGMP and MLD that came in.
     pub told: Handover<{ group::MAX_LEN }>,
+    /// Hosts are to be asked anew what they want.
+    doubts: AtomicBool,
     /// What questions are answered by instead of being flooded; absent: all are flooded.
     pub known: ArcSwapOption<Known>,
     start: Instant,
@@ -78,6 +81,7 @@ impl Fabric {
             returned: Handover::new(RETURNED),
             heard: Handover::new(HEARD),
             told: Handover::new(TOLD),
+            doubts: AtomicBool::new(false),
             known: ArcSwapOption::empty(),
             start: Instant::now(),
         }
@@ -85,6 +89,19 @@ impl Fabric {
 
     pub fn now(&self) -> Now {
         Now(self.start.elapsed())
+    }
+
+    /// Somewhere it is not sure any more who wants which multicast groups.
+    pub fn doubt(&self) {
+        // Whoever looks after this swap sees what was counted before it.
+        if !self.doubts.swap(true, AcqRel) {
+            self.told.wake();
+        }
+    }
+
+    /// Whether there was such a doubt since the last time.
+    pub fn has_doubts(&self) -> bool {
+        self.doubts.swap(false, AcqRel)
     }
 
     pub fn table(&self) -> Snapshot {
@@ -314,14 +331,20 @@ impl<T: Tape> Batch<'_, T> {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
                 match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
                     Verdict::Drop(reason) => {
-                        if reason == Reason::LoopProbe {
-                            self.fabric.returned.put(ingress.number, bytes);
+                        match reason {
+                            Reason::LoopProbe => _ = self.fabric.returned.put(ingress.number, bytes),
+                            Reason::StormMulticast | Reason::RateLimit
+                                if table.snoops() && is_told(frame) =>
+                            {
+                                self.goes_unheard();
+                            }
+                            _ => (),
                         }
                         reason
                     }
                     verdict => {
-                        if table.snoops() && is_told(frame) && ingress.asked.admits(1, now.0) {
-                            self.fabric.told.put(ingress.number, bytes);
+                        if table.snoops() && is_told(frame) {
+                            self.leave_to_groups(bytes);
                         }
                         let may_be_asked = unfinished.is_none() && neighbour::may_be(frame);
                         if !(may_be_asked && self.overhear(frame, verdict)) {
@@ -340,6 +363,23 @@ impl<T: Tape> Batch<'_, T> {
         self.show_in(bytes, unfinished, Some(reason));
         self.tape.mark(Stage::SwDrop);
         None
+    }
+
+    /// Leaves what a host or router says of multicast groups to the control side, not more of a port's than it can stand.
+    /// What is lost of it is noted, for whoever said it may not say it again.
+    fn leave_to_groups(&self, bytes: &[u8]) {
+        let ingress = self.ingress;
+        let is_heard = bytes.len() <= group::MAX_LEN
+            && ingress.asked.admits(1, self.now.0)
+            && self.fabric.told.put(ingress.number, bytes);
+        if !is_heard {
+            self.goes_unheard();
+        }
+    }
+
+    fn goes_unheard(&self) {
+        self.ingress.counters.unheard.fetch_add(1, Relaxed);
+        self.fabric.doubt();
     }
 
     /// Leaves what is in clear of a frame of ARP or ND to the control side, not more of a port's than it can stand.

@@ -1,6 +1,7 @@
 //! Changes to ports that are there, and their end.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -78,6 +79,10 @@ impl Ports {
         let moved = (before.access, &before.trunk, before.native) != (spec.access, &spec.trunk, spec.native);
         if spec.shut || moved {
             self.fabric.switch.fdb.flush(entry.slot);
+        }
+        if moved {
+            entry.lives.fetch_add(1, Relaxed);
+            self.fabric.doubt();
         }
         entry.tell();
         info!(port = entry.number, name = entry.name(), "changed");

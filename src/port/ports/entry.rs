@@ -1,7 +1,7 @@
 //! One port as the control side knows it.
 
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{oneshot, watch};
@@ -47,6 +47,8 @@ pub struct Entry {
     events: Arc<Events>,
     /// It was told last that frames pass.
     told_up: AtomicBool,
+    /// Counts whenever others may be behind it from now on.
+    pub lives: AtomicU64,
     /// What is told by drops: a bit for each of [`ALERTS`], set while there are some.
     pub alerts: AtomicU8,
     /// Why the loop guard has blocked it.
@@ -151,6 +153,7 @@ impl Entry {
             stop: watch::Sender::new(None),
             events,
             told_up: AtomicBool::new(false),
+            lives: AtomicU64::new(0),
             alerts: AtomicU8::new(0),
             blocked: Mutex::default(),
         }
@@ -205,6 +208,7 @@ impl Entry {
         if self.told_up.swap(up, Relaxed) == up {
             return;
         }
+        self.lives.fetch_add(u64::from(up), Relaxed);
         let (what, text) = match (up, shut) {
             (true, _) => (What::PortUp, life.peer),
             (false, true) => (What::PortDown, Some("shut".to_owned())),
@@ -225,6 +229,7 @@ impl Entry {
 
     pub fn unblock(&self) {
         self.gate.set_blocked(false);
+        self.lives.fetch_add(1, Relaxed);
         *self.blocked.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -389,6 +389,7 @@ fn counter_status(port: u32, name: String, counters: &Counters) -> CounterStatus
         tx_bytes: counters.tx_bytes.load(Relaxed),
         marked: counters.marked.load(Relaxed),
         copies: counters.copies.load(Relaxed),
+        unheard: counters.unheard.load(Relaxed),
         drops: counters.drops().map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
     }
 }

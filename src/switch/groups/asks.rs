@@ -9,8 +9,8 @@ pub(super) const ASKS: usize = 1_024;
 /// Of them, those out of one port: whoever joins and leaves again and again uses up his own.
 pub(super) const OF_PORT: usize = 64;
 
-/// Questions that wait, before ports that come up have to.
-const WAITING: usize = 4_096;
+/// Questions for all groups in a second out of single ports, before others have to wait.
+pub(super) const OF_PORTS: usize = 4_096;
 
 /// A question to be put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,12 +29,14 @@ pub(super) struct Asks {
     waiting: Vec<Ask>,
     second: Duration,
     put: usize,
+    of_ports: usize,
     by_port: BTreeMap<u32, usize>,
 }
 
 impl Asks {
     /// For all groups: nothing keeps these off.
     pub fn general(&mut self, (vid, v6): (u16, bool), port: Option<u32>) {
+        self.of_ports += usize::from(port.is_some());
         self.waiting.push(Ask { vid, v6, group: None, port });
     }
 
@@ -53,14 +55,14 @@ impl Asks {
     /// It is `now`.
     pub fn tick(&mut self, now: Duration) {
         if now >= self.second + Duration::from_secs(1) {
-            (self.second, self.put) = (now, 0);
+            (self.second, self.put, self.of_ports) = (now, 0, 0);
             self.by_port.clear();
         }
     }
 
     /// Whether another port may be asked for all groups.
     pub fn has_room(&self) -> bool {
-        self.waiting.len() < WAITING
+        self.of_ports < OF_PORTS
     }
 
     pub fn take(&mut self) -> Vec<Ask> {

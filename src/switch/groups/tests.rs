@@ -21,10 +21,15 @@ struct Bench {
 impl Bench {
     /// With ports 1 to 4, and everybody asked.
     fn new() -> Self {
+        Self::with(TIMERS, SETTLED)
+    }
+
+    /// The same with other timers, at a time when everybody has been asked.
+    fn with(timers: Timers, settled: u64) -> Self {
         let up = (1..5).map(|port| (port, 1)).collect();
-        let groups = Groups::new(TIMERS, ME);
+        let groups = Groups::new(timers, ME);
         let mut bench = Self { now: 0, groups, up, members: Members::default(), asked: Vec::new() };
-        bench.until(SETTLED);
+        bench.until(settled);
         bench
     }
 
@@ -65,7 +70,7 @@ impl Bench {
     fn gets(&self, group: &str) -> Option<Vec<u32>> {
         let found = self.members.groups.get(&(0, ip(group)));
         let only = found.or_else(|| self.members.routers.get(&(0, ip(group).is_ipv6())))?;
-        Some(self.members.slots(*only).iter().map(|slot| slot.0 / 10).collect())
+        Some(self.members.slots(*only).map(|slot| slot.0 / 10).collect())
     }
 
     fn querier(&self, v6: bool) -> Querier {
@@ -123,7 +128,7 @@ fn until_everybody_has_been_asked_all_is_flooded() {
     assert_eq!(bench.gets(A), None);
     bench.until(SETTLED - 1);
     assert_eq!((bench.gets(A), bench.gets(B)), (None, None));
-    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).len());
+    let reports = bench.members.reports.values().map(|only| bench.members.slots(*only).count());
     assert_eq!(reports.collect::<Vec<_>>(), [0, 0], "but what is for routers is for them from the start");
     assert_eq!(bench.asked, both, "once more after 31 s, and then after 125");
     bench.until(SETTLED);
@@ -149,6 +154,50 @@ fn a_port_that_comes_up_is_asked_and_gets_everything_meanwhile() {
     bench.up.remove(0);
     bench.until(SETTLED + 138);
     assert_eq!((bench.gets(A), bench.groups.total), (Some(vec![]), 0));
+}
+
+#[test]
+fn bad_37_a_port_of_which_something_went_unheard_gets_everything_and_is_asked_again() {
+    let mut bench = Bench::new();
+    bench.says(1, A, MEMBER);
+    bench.up[1].1 += 1;
+    bench.until(SETTLED + 1);
+    let ask = |v6| Ask { vid: 0, v6, group: None, port: Some(2) };
+    assert_eq!(bench.asked, [ask(false), ask(true)]);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 2]), Some(vec![2])));
+    // A flood of reports makes no flood of questions, and no new table each time.
+    let mut asked = Vec::new();
+    for second in SETTLED + 1..SETTLED + 311 {
+        bench.up[1].1 += 1;
+        bench.until(second + 1);
+        asked.extend(bench.asked.iter().filter(|ask| ask.port == Some(2)).copied());
+        assert_eq!(bench.gets(B), Some(vec![2]), "at {second}");
+    }
+    assert_eq!(asked, [ask(false), ask(true)].repeat(9), "every 32 s");
+    bench.up[1].1 += 1;
+    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), None);
+    assert!(bench.groups.news(|_| None).is_none());
+    // Once more behind the last of it, and then it settles.
+    bench.until(SETTLED + 311 + 32);
+    assert!(bench.asked.ends_with(&[ask(false), ask(true)]), "{:?}", bench.asked);
+    bench.until(SETTLED + 311 + 32 + SETTLED);
+    assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn bad_37_when_all_ports_are_in_doubt_questions_take_their_time() {
+    let mut bench = Bench::new();
+    bench.up = (1..=3_000).map(|port| (port, 1)).collect();
+    bench.until(2 * SETTLED + 10);
+    assert_eq!(bench.gets(B), Some(vec![]));
+    bench.up.iter_mut().for_each(|(_, life)| *life += 1);
+    bench.until(2 * SETTLED + 11);
+    let asked = |bench: &Bench| bench.asked.iter().filter(|ask| ask.port.is_some()).count();
+    let first = asked(&bench);
+    assert!((asks::OF_PORTS..asks::OF_PORTS + 2).contains(&first), "{first}");
+    bench.until(2 * SETTLED + 12);
+    assert_eq!(first + asked(&bench), 6_000);
+    assert_eq!(bench.gets(B).map(|ports| ports.len()), Some(3_000));
 }
 
 #[test]
@@ -198,6 +247,62 @@ fn a_router_asks_and_gets_everything() {
     bench.until(SETTLED + 255);
     assert_eq!(bench.asked[0], Ask { vid: 0, v6: false, group: None, port: None });
     assert_eq!(bench.gets(B), Some(vec![]));
+}
+
+#[test]
+fn when_the_querier_falls_silent_this_switch_asks_and_nobody_goes_without() {
+    // RFC 3376 section 8.5: two intervals and half a response, 8.5 s.
+    let mut bench = Bench::with(Timers { interval: Duration::from_secs(4) }, 6);
+    let general = |bench: &Bench| bench.asked.iter().filter(|ask| ask.group.is_none() && !ask.v6).count();
+    let response = Duration::from_secs(1);
+    let query = Query { source: ip("10.0.0.1"), group: None, decides: true, response };
+    bench.says(1, A, MEMBER);
+    for second in (7..=19).step_by(2) {
+        bench.until(second);
+        assert_eq!(general(&bench), 0, "he asks");
+        bench.hears(4, HOST, Message::Query(query));
+        bench.says(1, A, MEMBER);
+    }
+    bench.until(27);
+    assert_eq!(general(&bench), 0);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4]), Some(vec![4])), "a router until then");
+    bench.until(28);
+    assert_eq!(general(&bench), 1);
+    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+    // As in the beginning; the member answers, and those that do not are asked for before they are forgotten.
+    bench.says(1, A, MEMBER);
+    bench.says(2, B, MEMBER);
+    bench.until(29);
+    assert_eq!(general(&bench), 1, "once more after a second");
+    bench.until(32);
+    assert_eq!(general(&bench), 0);
+    bench.until(33);
+    assert_eq!((general(&bench), bench.gets(A)), (1, Some(vec![1])));
+}
+
+#[test]
+fn when_the_querier_s_port_is_gone_this_switch_asks_at_once_and_not_all_the_time() {
+    let mut bench = Bench::new();
+    bench.hears(4, HOST, query("10.0.0.1", None));
+    bench.says(1, A, MEMBER);
+    let mut asked = 0;
+    for second in SETTLED..SETTLED + 250 {
+        // It comes and goes.
+        match second % 2 {
+            0 => bench.up.truncate(3),
+            _ => bench.up.push((4, second)),
+        }
+        bench.until(second + 1);
+        asked +=
+            bench.asked.iter().filter(|ask| (ask.group, ask.port, ask.v6) == (None, None, false)).count();
+        if second == SETTLED {
+            assert_eq!(asked, 1);
+            assert!(matches!(bench.querier(false), Querier::Own { .. }));
+            assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
+        }
+        bench.hears(4, HOST, query("10.0.0.1", None));
+    }
+    assert!((2..=8).contains(&asked), "{asked} times");
 }
 
 #[test]
@@ -310,6 +415,37 @@ fn bad_37_a_hundred_thousand_groups_take_no_more_room_and_nobody_goes_without() 
     assert_eq!(bench.groups.asks().len(), asks::ASKS);
     bench.until(SETTLED + 400);
     assert_eq!((bench.groups.total, bench.groups.full(bench.at()).len()), (0, 0));
+}
+
+#[test]
+fn bad_37_ports_that_get_everything_take_no_room_in_each_group() {
+    let mut bench = Bench::new();
+    bench.up = (1..=32).map(|port| (port, 1)).collect();
+    bench.until(SETTLED + 1);
+    let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
+    let join = |bench: &mut Bench, vid: u16, n| {
+        let report = Message::Report(Records::One(Some(Record { group: group(n), says: MEMBER })));
+        bench.groups.hear(vid, (u32::from(vid) + 1, true), HOST, report, bench.at());
+    };
+    (0..32).for_each(|vid| join(&mut bench, vid, 0));
+    bench.until(2 * SETTLED + 1);
+    (0..32).for_each(|vid| (1..SHARE as u32).for_each(|n| join(&mut bench, vid, n)));
+    bench.up.extend((33..=1_032).map(|port| (port, 1)));
+    bench.until(2 * SETTLED + 2);
+    // Two of them are routers, too.
+    bench.hears(1, HOST, query("10.0.0.1", None));
+    bench.hears(40, HOST, query("10.0.0.2", None));
+    let members = &bench.members;
+    assert_eq!((members.groups.len(), members.all.len()), (LIMIT, 1_000));
+    assert_eq!(members.slots.len(), LIMIT + 2, "what was said, and no more");
+    // And a frame goes to each once, in order.
+    let all = || 33..=1_032;
+    assert_eq!(bench.gets(&group(7).to_string()), Some([1].into_iter().chain(all()).collect()));
+    let only = members.groups[&(3, group(7))];
+    let got: Vec<u32> = members.slots(only).map(|slot| slot.0 / 10).collect();
+    assert_eq!(got, [4].into_iter().chain(all()).collect::<Vec<_>>());
+    assert!([4, 33, 1_032].iter().all(|port| members.slots(only).has(Slot(port * 10))));
+    assert!(!members.slots(only).has(Slot(10)));
 }
 
 #[test]
