@@ -2,14 +2,14 @@
 # Fuzzing (make fuzz): scripts/fuzz.sh [SECONDS [TARGET...]], the seconds in all, shared evenly among the targets; by
 # default a minute for each. What one case may take is goal R13's: a second and 512 MiB.
 #
-# It needs a nightly toolchain and cargo-fuzz. Without them it skips, loudly; FUZZ_REQUIRED=1 makes that a failure. The
-# seeds in fuzz/corpus/ are read; what is found goes to fuzz/found/, a case that fails to fuzz/artifacts/: make a test
-# of it, and a seed.
+# It needs a nightly toolchain and cargo-fuzz. Without them it skips, loudly; FUZZ_REQUIRED=1 makes that a failure. What
+# needs neither, the seeds and a few thousand mutations of each, is a test (tests/fuzz_corpus). The seeds in fuzz/corpus/
+# are read; what is found goes to fuzz/found/, a case that fails to fuzz/artifacts/: make a seed of it, and a test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 skip() {
-    echo "##### SKIPPED: fuzzing: $1 #####" >&2
+    echo "##### SKIPPED: fuzzing: $1; cargo test --test fuzz_corpus runs the seeds without #####" >&2
     [ -z "${FUZZ_REQUIRED:-}" ] || exit 1
     exit 0
 }
@@ -29,6 +29,8 @@ each=$((${seconds:-$((60 * ${#targets[@]}))} / ${#targets[@]}))
 cargo +nightly --version >/dev/null 2>&1 || skip 'there is no nightly toolchain (rustup toolchain install nightly)'
 cargo +nightly fuzz --version >/dev/null 2>&1 || skip 'there is no cargo-fuzz (cargo install cargo-fuzz)'
 
+# The crates that are shipped, not the newest ones.
+cp Cargo.lock fuzz/Cargo.lock
 # Freed memory that ASan keeps back is no case's.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-quarantine_size_mb=64}
 for target in "${targets[@]}"; do

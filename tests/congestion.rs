@@ -168,6 +168,49 @@ fn it_is_saved_and_a_reload_applies_it_in_place() {
     assert_eq!(theirs, [Value::Null, json!(other)]);
 }
 
+#[test]
+fn a_user_s_links_are_paced_as_his_table_says() {
+    let hosts = TwoHosts::new();
+    let (usual, other) = usual_and_other(&hosts.a);
+    let tokens =
+        hosts.b.file("tokens", "far 0123456789abcdef\nnear fedcba9876543210\nany 00112233445566778899\n");
+    let listen = format!("[listen]\ntokens = \"{tokens}\"\n");
+    let user = |name: &str, congestion: &str| {
+        format!("[[user]]\ntoken = \"{name}\"\ncongestion = \"{congestion}\"\n")
+    };
+    let config = hosts.b.file("b.toml", format!("{listen}{}", user("far", &other)));
+    let b = Switch::start(&hosts.b, &["--config", &config]);
+    let comes = |token: &str| {
+        let path = format!("/?token={token}");
+        let (answer, link) = ws::get(&hosts.a, &format!("{}:80", hosts.link.b), &path, ws::UPGRADE);
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        link
+    };
+    let far = comes("0123456789abcdef");
+    b.wait_state("far", "up");
+    assert_eq!(b.port("far")["congestion"], json!(other));
+    wait_paced(&hosts.b, &[&other]);
+    drop(far);
+    wait_until("the link is gone", SOON, || b.find("far").is_none());
+
+    // Over what the service says, both ways; and of who has no table the service's counts.
+    let service = format!("{listen}congestion = \"{other}\"\n");
+    std::fs::write(&config, format!("{service}{}", user("near", "default"))).expect("write");
+    b.ctl_ok(&["reload"]);
+    let _near = comes("fedcba9876543210");
+    b.wait_state("near", "up");
+    assert_eq!(b.port("near")["congestion"], Value::Null);
+    wait_paced(&hosts.b, &[&usual]);
+    let _any = comes("00112233445566778899");
+    wait_until("the other link is up", SOON, || b.entries("listPort").len() == 2);
+    assert!(b.entries("listPort").iter().any(|port| port["congestion"] == json!(other)));
+
+    // What the kernel has not is refused with whose it is, and nothing is changed.
+    std::fs::write(&config, format!("{listen}{}", user("near", "nonesuch"))).expect("write");
+    let why = b.ctl_err(1, &["reload"]);
+    assert!(why.contains("[[user]] near: congestion: ") && why.contains("nothing was changed"), "{why}");
+}
+
 /// A browser's network card loses what comes too fast, and a slow link of ours need not fill its path.
 #[test]
 fn a_link_is_sent_no_more_than_its_pace() {

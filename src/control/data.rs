@@ -90,7 +90,8 @@ pub async fn answer<B>(
     let linked = linked(context, rules, listen, (headers, key), peer, whose).map_err(|reply| *reply)?;
     let said = linked.as_ref().map(Linked::told);
     let reply = upgrade::switching(key, protocol, said.as_deref().map(String::as_str));
-    let congestion = listen.congestion.clone();
+    let own = profile.as_ref().and_then(|profile| profile.congestion.clone());
+    let congestion = own.unwrap_or_else(|| listen.congestion.clone());
     Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked })
 }
 

@@ -7,9 +7,10 @@ use rustls::ServerConfig;
 use super::auth::Gate;
 use super::bind::{Bind, Service, overlap};
 use super::origin;
-use super::settings::{ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, Who};
+use super::settings::{ControlTcp, DoorSettings, ListenSettings, MetricsListen, TlsFiles, UserRule, Who};
 use super::tls;
 use super::tokens::Key;
+use crate::port::spec::Congestion;
 use crate::port::{Profile, check_congestion};
 use crate::sys::credential::located;
 
@@ -45,6 +46,12 @@ impl Rules {
             data_gate = Gate::of_files(listen.htpasswd.as_deref(), listen.tokens.as_deref(), key)?;
             let tls = listen.tls.as_ref().map(tls::server_config).transpose()?;
             plans.push(Plan { bind: data_bind(listen), data: true, control: false, metrics: false, tls });
+        }
+        for UserRule { who: Who::User(name) | Who::Token(name) | Who::Certificate(name), profile } in
+            &settings.users
+        {
+            let congestion = profile.congestion.as_ref().unwrap_or(&Congestion::System);
+            check_congestion(congestion).map_err(|why| format!("[[user]] {name}: {why}"))?;
         }
         let mut control_gate = Gate::default();
         let mut wants_token = false;

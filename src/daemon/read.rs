@@ -121,6 +121,7 @@ const USER: &[&str] = &[
     "storm",
     "max_macs",
     "loop_guard",
+    "congestion",
     "pace",
     "links",
 ];
@@ -338,6 +339,7 @@ fn users(top: &Table, users: &mut Vec<UserRule>) {
             storm: table.read("storm").unwrap_or_default(),
             max_macs: table.read("max_macs"),
             loop_guard: table.read("loop_guard"),
+            congestion: table.read("congestion"),
             pace: table.read("pace"),
             links: table.read("links"),
         };

@@ -82,6 +82,7 @@ rate = 1000000
 storm = { unknown = 3, multicast = 4 }
 max_macs = 1
 loop_guard = false
+congestion = "bbr"
 pace = 4000000
 links = 1
 [[user]]
@@ -128,7 +129,9 @@ fn every_key_is_understood() {
     assert_eq!(options(dialling), (PortKind::Qemu, true, false));
     let [alice, bob] = &config.door.users[..] else { panic!("{:?}", config.door.users) };
     assert_eq!((&alice.who, alice.profile.rate), (&Who::User("alice".to_owned()), Some(1_000_000)));
-    assert_eq!(alice.profile.pace, Some(4_000_000));
+    let paced = |profile: &Profile| (profile.congestion.as_ref().map(ToString::to_string), profile.pace);
+    assert_eq!(paced(&alice.profile), (Some("bbr".to_owned()), Some(4_000_000)));
+    assert_eq!(paced(&bob.profile), (None, None));
     assert_eq!((alice.profile.ethertypes.len(), alice.profile.max_macs), (1, Some(1)));
     assert_eq!((alice.profile.loop_guard, bob.profile.loop_guard), (Some(false), None));
     assert_eq!(alice.profile.storm.to_string(), "multicast=4,unknown=3");

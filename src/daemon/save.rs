@@ -335,7 +335,7 @@ mod tests {
             [[port]]\ntype='netdev'\ntarget='eth1'\noffload=false\nstorm='off'\n\
             [[port]]\ntype='qemu'\ntarget='unix:/run/vms.sock'\naccess=3\n\
             [[port]]\ntype='qemu'\ntarget='tcp:192.0.2.1:5000'\noptions={connect=true,anonymous=true}\n\
-            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\npace=6\nlinks=2\n";
+            [[user]]\ntoken='t'\nport='p'\ntrunk='4'\nnative=9\nisolated=true\nmacs=['02:00:00:00:00:02']\nethertypes=['ipv6']\nrate=5\nstorm='off'\nmax_macs=4\nloop_guard=false\ncongestion='default'\npace=6\nlinks=2\n";
         let whole = config(text);
         for existing in
             [None, Some(FILE), Some(text), Some("[listen]\nenabled=false\n[control.tcp]\nport=5\n")]

@@ -163,7 +163,10 @@ impl Drop for Netlink {
 
 impl Netlink {
     fn open() -> Result<Self, PortError> {
-        let (connection, handle, _) = rtnetlink::new_connection()
+        // Strict (Linux 4.20), so that the kernel picks out what is asked for: who looks at one device of ten thousand
+        // must not be told the addresses of all.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .or_else(|_| rtnetlink::new_connection())
             .map_err(|e| PortError::Failed(format!("could not open a netlink socket: {e}")))?;
         Ok(Self { handle, task: tokio::spawn(connection) })
     }
@@ -173,10 +176,8 @@ impl Netlink {
         let mut answers = std::pin::pin!(self.handle.link().get().match_name(name).execute());
         match answers.try_next().await {
             Ok(Some(link)) => Ok(link),
-            Ok(None) => Err(PortError::NotFound(format!("no network device {name}; ip link shows them"))),
-            Err(e) if errno(&e) == Some(libc::ENODEV) => {
-                Err(PortError::NotFound(format!("no network device {name}; ip link shows them")))
-            }
+            Ok(None) => Err(gone(name)),
+            Err(e) if errno(&e) == Some(libc::ENODEV) => Err(gone(name)),
             Err(e) => Err(refused(name, "read its state", &e)),
         }
     }
@@ -213,8 +214,13 @@ impl Netlink {
     }
 
     async fn address_messages(&self, name: &str, index: u32) -> Result<Vec<AddressMessage>, PortError> {
-        let request = self.handle.address().get().set_link_index_filter(index).execute();
-        request.try_collect().await.map_err(|e| refused(name, "read its addresses", &e))
+        // A kernel that is not strict answers with all of them.
+        let mut request = self.handle.address().get().set_link_index_filter(index);
+        request.message_mut().header.index = index;
+        request.execute().try_collect().await.map_err(|e| match errno(&e) {
+            Some(libc::ENODEV) => gone(name),
+            _ => refused(name, "read its addresses", &e),
+        })
     }
 
     async fn set(&self, name: &str, what: &str, message: LinkMessage) -> Result<(), PortError> {
@@ -381,6 +387,10 @@ fn errno(e: &rtnetlink::Error) -> Option<i32> {
         rtnetlink::Error::NetlinkError(e) => Some(e.raw_code().wrapping_abs()),
         _ => None,
     }
+}
+
+fn gone(name: &str) -> PortError {
+    PortError::NotFound(format!("no network device {name}; ip link shows them"))
 }
 
 fn refused(name: &str, what: &str, e: &rtnetlink::Error) -> PortError {

@@ -310,6 +310,8 @@ pub struct Profile {
     pub max_macs: Option<u32>,
     /// Absent: guarded.
     pub loop_guard: Option<bool>,
+    /// Absent: the service's.
+    pub congestion: Option<Congestion>,
     /// Bits a second sent to it at most.
     pub pace: Option<u64>,
     /// Links at a time; with 1 a new session replaces the old one. Absent: any number.

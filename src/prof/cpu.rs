@@ -15,7 +15,8 @@ use gimli::{
     Register, RegisterRule, UnwindContext, UnwindSection,
 };
 
-use crate::sys::cpu_sampler::{self, Module, REGISTERS, Registers, Sampler};
+use crate::sys::cpu_sampler::{REGISTERS, Registers, Sampler};
+use crate::sys::modules::{Module, modules};
 
 /// What was found.
 pub struct Profile {
@@ -33,7 +34,7 @@ pub struct Profile {
 /// # Errors
 /// What the kernel says when it gives no timers; `ResourceBusy` when somebody else samples.
 pub fn sample(hz: u32, time: Duration, stop: impl Fn() -> bool) -> io::Result<Profile> {
-    let modules = cpu_sampler::modules();
+    let modules = modules();
     let mut unwinder = Unwinder::new(&modules);
     let mut found: HashMap<(usize, Vec<u64>), u64> = HashMap::new();
     let (mut lost, mut blind) = (0, 0);

@@ -294,7 +294,9 @@ impl<E> Switch<E> {
             })?;
             return Ok(Verdict::Flood(Flood { only, ..flood }));
         }
-        let slot = self.fdb.lookup(class.vid, dst, now.seconds());
+        // Who sends to himself is here, also where that was not learned (a trace).
+        let slot =
+            if dst == src { Some(ingress.slot) } else { self.fdb.lookup(class.vid, dst, now.seconds()) };
         act.mark(Stage::SwLookup);
         // An entry may outlive its port by a moment: then nobody is known to have the station.
         let egress = slot.and_then(|slot| table.get(slot));

@@ -7,6 +7,7 @@ use std::fmt;
 pub mod clock;
 pub mod cpu_sampler;
 pub mod credential;
+pub mod modules;
 pub mod packet;
 pub mod passed;
 pub mod peer;

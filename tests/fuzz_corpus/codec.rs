@@ -1,7 +1,7 @@
-//! WebSocket frames from a peer, whole and cut anywhere, beside a second reading of RFC 6455 (5.2 to 5.5) that knows
+//! WebSocket frames from a peer, whole and cut anywhere, beside a second reading of RFC 6455 (5.2 to 5.6) that knows
 //! nothing of buffers.
 
-use etherws::ws::codec::{Decoder, Event, Piece, Role, Step, encode};
+use etherws::ws::codec::{Decoder, Event, Payload, Piece, Role, Step, encode};
 use etherws::ws::header::Opcode;
 
 /// The first byte chooses the role and the largest message, the second where the stream is cut.
@@ -9,9 +9,14 @@ pub fn run(data: &[u8]) {
     let [choice, cut, stream @ ..] = data else { return };
     let role = if choice & 1 == 0 { Role::Server } else { Role::Client };
     let limit = [125, 1_500, 65_597][usize::from(choice >> 1) % 3];
-    let whole = decode(role, limit, stream, stream.len());
-    assert_eq!(whole, decode(role, limit, stream, usize::from(*cut) + 1), "cut every {} bytes", cut);
-    assert_eq!(whole, read(role, limit, stream), "another reading");
+    let step = usize::from(*cut) + 1;
+    let decoder = || Decoder::new(role, limit);
+    let whole = decode(decoder(), stream, stream.len());
+    assert_eq!(whole, decode(decoder(), stream, step), "cut every {step} bytes");
+    assert_eq!(whole, read(role, limit, false, stream), "another reading");
+    let as_text = decode(decoder().with_text(), stream, stream.len());
+    assert_eq!(as_text, decode(decoder().with_text(), stream, step), "text, cut every {step} bytes");
+    assert_eq!(as_text, read(role, limit, true, stream), "another reading of text");
     for (opcode, payload) in &whole.0 {
         if matches!(opcode, 1 | 2) {
             assert!(payload.len() <= limit);
@@ -23,8 +28,7 @@ pub fn run(data: &[u8]) {
 /// Messages as (opcode, payload), and how it ended: the code of the Close that a violation asks for.
 type Told = (Vec<(u8, Vec<u8>)>, Option<u16>);
 
-fn decode(role: Role, limit: usize, stream: &[u8], step: usize) -> Told {
-    let mut decoder = Decoder::new(role, limit);
+fn decode(mut decoder: Decoder, stream: &[u8], step: usize) -> Told {
     let (mut told, mut buffer) = (Vec::new(), Vec::new());
     for piece in stream.chunks(step.max(1)) {
         buffer.extend_from_slice(piece);
@@ -35,16 +39,7 @@ fn decode(role: Role, limit: usize, stream: &[u8], step: usize) -> Told {
                 Ok(Step::More) => break,
                 Ok(Step::Used(used, event)) => {
                     let event = event.map(|event| match event {
-                        Event::Binary(payload) => {
-                            // As the data path does it: a look at the beginning, the rest under its mask.
-                            let mut payload = payload;
-                            let peeked = payload.peek(22).to_vec();
-                            let mut copy = Vec::new();
-                            encode(&mut copy, Opcode::Binary, &payload.pieces(), None, &mut ());
-                            let open = payload.open().to_vec();
-                            assert!(open.starts_with(&peeked) && copy.ends_with(&open));
-                            (2, open)
-                        }
+                        Event::Binary(payload) => (2, forwarded(payload)),
                         Event::Text(payload) => (1, payload.open().to_vec()),
                         Event::Ping(payload) => (9, payload.open().to_vec()),
                         Event::Pong(payload) => (10, payload.open().to_vec()),
@@ -63,8 +58,27 @@ fn decode(role: Role, limit: usize, stream: &[u8], step: usize) -> Told {
     (told, None)
 }
 
-/// The second reading: frame by frame from the whole of it.
-fn read(role: Role, limit: usize, mut rest: &[u8]) -> Told {
+/// As the data path does it: a look at the beginning, some of which is the link's own, and the rest under its mask.
+fn forwarded(mut payload: Payload<'_>) -> Vec<u8> {
+    let peeked = payload.peek(22).to_vec();
+    let copy = |payload: &Payload<'_>| {
+        let mut copy = Vec::new();
+        encode(&mut copy, Opcode::Binary, &payload.pieces(), None, &mut ());
+        copy
+    };
+    let whole = copy(&payload);
+    let (own, frame) = peeked.split_at(peeked.len().min(10));
+    let payload = payload.behind(own.len());
+    let behind = copy(&payload);
+    let open = payload.open();
+    assert!(open.starts_with(frame) && behind.ends_with(open));
+    let open = [own, open].concat();
+    assert!(whole.ends_with(&open));
+    open
+}
+
+/// The second reading: frame by frame from the whole of it; with `text` what is none ends it at once.
+fn read(role: Role, limit: usize, text: bool, mut rest: &[u8]) -> Told {
     let mut told = Vec::new();
     let mut message: Option<(u8, Vec<u8>, usize)> = None;
     loop {
@@ -106,9 +120,23 @@ fn read(role: Role, limit: usize, mut rest: &[u8]) -> Told {
             return (told, Some(1009));
         }
         let end = head + len as usize;
-        let Some(payload) = rest.get(head..end) else { return (told, None) };
+        let (is_whole, payload) = (rest.len() >= end, &rest[head..rest.len().min(end)]);
         let key = if masked { &rest[head - 4..head] } else { &[0; 4][..] };
         let clear: Vec<u8> = payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+        let (kind, so_far) = match &message {
+            Some((kind, so_far, _)) if opcode == 0 => (*kind, &so_far[..]),
+            _ => (opcode, &[][..]),
+        };
+        if text
+            && kind == 1
+            && let Err(error) = std::str::from_utf8(&[so_far, &clear].concat())
+            && (error.error_len().is_some() || fin && is_whole)
+        {
+            return (told, Some(1007));
+        }
+        if !is_whole {
+            return (told, None);
+        }
         rest = &rest[end..];
         match opcode {
             8 => {
@@ -151,7 +179,7 @@ fn comes_back(role: Role, limit: usize, opcode: u8, payload: &[u8]) {
     let mut bytes = Vec::new();
     let (front, back) = payload.split_at(payload.len() / 2);
     encode(&mut bytes, opcode, &[Piece::from(front), Piece::from(back)], key, &mut ());
-    let told = decode(sender, limit, &bytes, bytes.len());
+    let told = decode(Decoder::new(sender, limit), &bytes, bytes.len());
     assert_eq!(told.0.first().map(|(_, payload)| payload.as_slice()), Some(payload));
     assert_eq!((told.0.len(), told.1), (1, None));
 }

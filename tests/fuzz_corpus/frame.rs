@@ -1,21 +1,24 @@
 //! Frames, tagged in any way, through a switch of four ports: who gets them, with which tag, and what was learned.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use etherws::frame::eth::Outgoing;
 use etherws::frame::group::{self, Message};
 use etherws::frame::neighbour::{self, MAX_ANSWER, Role};
-use etherws::frame::{Frame, MIN_FRAME, MacAddr, Retag, Tag, Vid, VidSet};
-use etherws::switch::guard::Policer;
-use etherws::switch::{Fdb, Now, Port, Reason, Slot, Switch, Verdict, VlanRule};
+use etherws::frame::{EtherType, Frame, MIN_FRAME, MacAddr, Retag, Tag, Vid, VidSet};
+use etherws::switch::guard::{Policer, Storm, StormRates};
+use etherws::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict, VlanRule};
 
 /// Four bytes choose the ports' rules; then come frames, each behind its ingress port and its length.
 pub fn run(data: &[u8]) {
     let Some((rules, mut rest)) = data.split_first_chunk::<4>() else { return };
-    let switch = Switch::new(Fdb::new(16, 300, [1, 2]));
+    let switch = Switch::new(Fdb::new(16, AGEOUT, [1, 2]));
     (0..).zip(rules).for_each(|(slot, choice)| switch.put(port(slot, *choice)));
+    switch.set_own(vec![OWN]);
     let table = switch.table().load();
+    let mut stations = Stations::default();
     let mut second = 0;
     while let [ingress, len, more @ ..] = rest {
         let (bytes, behind) = more.split_at(more.len().min(usize::from(*len)));
@@ -29,8 +32,13 @@ pub fn run(data: &[u8]) {
         let now = Now(Duration::from_secs(second));
         speaks(frame);
         wants(frame);
+        let foreseen = switch.trace(&table, ingress, frame, 1, now);
         let verdict = switch.forward(&table, ingress, frame, 1, now, &mut ());
-        let heard = ingress.vlan.classify(frame);
+        stations.judge(&table, ingress, frame, now.seconds(), verdict);
+        // Where there is no room its destination may have gone for a new station.
+        if stations.are_few() {
+            assert_eq!(foreseen.verdict, Some(verdict), "{:?}", foreseen.steps);
+        }
         match verdict {
             Verdict::Unicast(slot, retag) => {
                 assert!(!frame.dst().is_group() && slot != ingress.slot);
@@ -47,32 +55,95 @@ pub fn run(data: &[u8]) {
             }
             Verdict::Drop(_) => (),
         }
-        let source = frame.src();
-        let refused = match heard {
-            _ if source.is_group() || source.is_zero() => Some(Reason::BadSource),
-            Err(reason) => Some(reason),
-            Ok(_) if frame.dst().is_reserved() && !ingress.bpdu => Some(Reason::ReservedGroup),
-            Ok(_) => None,
-        };
-        if let Some(reason) = refused {
-            assert_eq!(verdict, Verdict::Drop(reason));
+        let known = switch.fdb.stations(now.seconds());
+        assert!(known.len() <= 16);
+        for slot in 0..4 {
+            let most = table.get(Slot(slot)).expect("one of four").max_macs as usize;
+            assert!(known.iter().filter(|station| station.slot == Slot(slot)).count() <= most);
         }
-        let stations = switch.fdb.stations(now.seconds());
-        assert!(stations.len() <= 16);
         assert!(
-            stations
+            known
                 .iter()
                 .all(|station| !station.mac.is_group() && !station.mac.is_zero() && station.vid < 4095)
         );
-        if let (Ok(class), Verdict::Unicast(..) | Verdict::Flood(_)) = (heard, verdict) {
-            assert_eq!(
-                switch.fdb.lookup(class.vid, source, now.seconds()),
-                Some(ingress.slot),
-                "not learned"
-            );
+    }
+}
+
+/// Who was heard where, and in which second: what a switch learns, without its table and its limits.
+#[derive(Default)]
+struct Stations(HashMap<(u16, MacAddr), (Slot, u32)>);
+
+impl Stations {
+    /// So few are never in each other's way, whatever they are called.
+    fn are_few(&self) -> bool {
+        self.0.len() <= 8
+    }
+
+    /// Holds a verdict against the rules, in their order, and against who was heard.
+    fn judge(&mut self, table: &Table<()>, ingress: &Port<()>, frame: Frame<'_>, now: u32, verdict: Verdict) {
+        let (src, dst) = (frame.src(), frame.dst());
+        let drops = |reason| assert_eq!(verdict, Verdict::Drop(reason));
+        if src.is_group() || src.is_zero() {
+            return drops(Reason::BadSource);
+        }
+        if !ingress.macs.is_empty() && !ingress.macs.contains(&src) {
+            return drops(Reason::SourceNotAllowed);
+        }
+        if ingress.remote && src == OWN {
+            return drops(Reason::OwnSource);
+        }
+        if verdict == Verdict::Drop(Reason::RateLimit) {
+            return assert!(ingress.rate.is_some());
+        }
+        if !ingress.ethertypes.is_empty() && !ingress.ethertypes.contains(&frame.inner_ethertype()) {
+            return drops(Reason::EthertypeNotAllowed);
+        }
+        let class = match ingress.vlan.classify(frame) {
+            Err(reason) => return drops(reason),
+            Ok(class) => class,
+        };
+        if dst.is_reserved() && !ingress.bpdu {
+            return drops(Reason::ReservedGroup);
+        }
+        match verdict {
+            Verdict::Drop(Reason::StormBroadcast) => {
+                return assert!(ingress.storm.is_some() && dst.is_broadcast());
+            }
+            Verdict::Drop(Reason::StormMulticast) => {
+                return assert!(ingress.storm.is_some() && dst.is_group());
+            }
+            // It stays where it was.
+            Verdict::Drop(Reason::MacMove) => {
+                let before = self.0.get(&(class.vid, src)).expect("it was somewhere");
+                return assert_ne!(before.0, ingress.slot);
+            }
+            Verdict::Drop(Reason::MacLimit) => return assert!(ingress.max_macs < u32::MAX),
+            _ => (),
+        }
+        self.0.insert((class.vid, src), (ingress.slot, now));
+        let few = self.are_few();
+        let heard = self.0.get(&(class.vid, dst)).filter(|(_, when)| now - when <= AGEOUT);
+        let known = heard.map(|(slot, _)| table.get(*slot).expect("one of four"));
+        match (verdict, known) {
+            (Verdict::Unicast(slot, _), known) => assert_eq!(Some(slot), known.map(|port| port.slot)),
+            (Verdict::Flood(_) | Verdict::Drop(Reason::StormUnknown), known) => {
+                assert!(!few || known.is_none(), "{dst} is known");
+            }
+            (Verdict::Drop(reason), Some(port)) => match reason {
+                Reason::Filtered => assert_eq!(port.slot, ingress.slot),
+                Reason::Isolated => assert!(ingress.isolated && port.isolated),
+                Reason::VlanNotMember => assert_eq!(port.vlan.egress(class), None),
+                other => panic!("{other:?}"),
+            },
+            (Verdict::Drop(reason), None) => panic!("{reason:?} on the way to nobody"),
         }
     }
 }
+
+/// Seconds.
+const AGEOUT: u32 = 300;
+/// A device of this host's.
+const OWN: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 7]);
 
 /// Whatever is read of ARP and ND in a frame, an answer fits and says what was asked.
 fn speaks(frame: Frame<'_>) {
@@ -127,20 +198,22 @@ fn port(slot: u32, choice: u8) -> Port<()> {
         6 => VlanRule::Trunk { allowed, native: Some(vid(1)) },
         _ => VlanRule::Trunk { allowed: VidSet::empty(), native: Some(vid(7)) },
     };
+    let limited = choice & 128 != 0;
+    let rates = StormRates { broadcast: Some(1), multicast: Some(2), unknown: Some(1) };
     Port {
         slot: Slot(slot),
         number: slot + 1,
         vlan,
         isolated: choice & 8 != 0,
         bpdu: choice & 16 != 0,
-        macs: Vec::new(),
-        remote: false,
-        rate: None,
-        ethertypes: Vec::new(),
-        storm: None,
+        macs: if choice & 32 != 0 { vec![MacAddr::new([2, 0, 0, 0, 0, 1]), OWN] } else { Vec::new() },
+        remote: slot == 3,
+        rate: limited.then(|| Arc::new(Policer::of_bits(8_000))),
+        ethertypes: if choice & 64 != 0 { vec![EtherType(0x0800), EtherType(0x0806)] } else { Vec::new() },
+        storm: limited.then(|| Arc::new(Storm::new(rates))),
         heard: Arc::new(Policer::of_frames(1)),
         asked: Arc::new(Policer::of_frames(1)),
-        max_macs: u32::MAX,
+        max_macs: if limited { 2 } else { u32::MAX },
         gate: Default::default(),
         counters: Default::default(),
         egress: (),

@@ -3,6 +3,7 @@
 use etherws::control::api::{self, check};
 use etherws::control::rpc::parse;
 use etherws::control::rpc_body::{self, Body};
+use etherws::frame::bpf::Program;
 use etherws::port::spec::{PortKind, PortSpec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -51,6 +52,26 @@ fn parameters(text: &str) {
     read::<api::AddFdb>(text);
     read::<api::DelFdb>(text);
     read::<api::prof::LeaseProf>(text);
+    read::<api::seeing::TraceFrame>(text);
+    read::<api::seeing::PingPort>(text);
+    if let Some(capture) = read::<api::seeing::SubscribeCapture>(text)
+        && let Some(filter) = capture.filter
+    {
+        runs(&filter);
+    }
+}
+
+/// A filter that is taken ends, and says the same of a frame however its bytes lie.
+fn runs(filter: &[[u32; 4]]) {
+    let Ok(program) = Program::checked(filter) else { return };
+    let frame: [u8; 90] = std::array::from_fn(|at| (at * 37 + at / 7) as u8);
+    for frame in [&frame[..], &frame[..14], &[]] {
+        let wanted = program.run(&[frame]);
+        for at in 0..=frame.len() {
+            let (front, back) = frame.split_at(at);
+            assert_eq!(program.run(&[front, back]), wanted, "cut at {at}");
+        }
+    }
 }
 
 /// What is read is read again from what it is written as; what is not is an error that names the parameters.

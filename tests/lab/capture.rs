@@ -84,10 +84,15 @@ impl Injector {
     }
 
     pub fn send(&self, vnet: &Vnet, frame: &[u8]) {
+        self.offer(vnet, frame)
+            .unwrap_or_else(|error| panic!("send {} bytes, {vnet:?}: {error}", frame.len()));
+    }
+
+    /// The same for what the kernel may not take.
+    pub fn offer(&self, vnet: &Vnet, frame: &[u8]) -> nix::Result<usize> {
         let header = vnet.native();
         let parts = [IoSlice::new(&header), IoSlice::new(frame)];
         sendmsg::<()>(self.0.as_raw_fd(), &parts, &[], MsgFlags::empty(), None)
-            .unwrap_or_else(|error| panic!("send {} bytes, {vnet:?}: {error}", frame.len()));
     }
 }
 

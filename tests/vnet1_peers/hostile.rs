@@ -99,7 +99,8 @@ fn hostile_messages_hurt_nobody() {
         if number == warm_up {
             before = resident(&target.switch);
         }
-        peer.send_raw(&unkeyed(&hostile(&mut random)));
+        let (vnet, frame) = hostile(&mut random);
+        peer.send_raw(&unkeyed(&vnet.message(&frame)));
         if number % 500 == 499 {
             peer.send(PING, b"?");
             let alive = peer.wait(PONG, SOON).is_some();
@@ -159,7 +160,7 @@ fn unkeyed(payload: &[u8]) -> Vec<u8> {
 }
 
 /// xorshift64*, S. Vigna.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -178,8 +179,8 @@ impl Random {
     }
 }
 
-/// An honest message, and up to three lies in it.
-fn hostile(random: &mut Random) -> Vec<u8> {
+/// An honest frame for station 2, and up to three lies in it.
+pub fn hostile(random: &mut Random) -> (Vnet, Vec<u8>) {
     static BYTES: [u8; MAX_FRAME] = [0x5a; MAX_FRAME];
     const TAGS: [&[(u16, u16)]; 6] = [&[], &[], &[], &[(C, 10)], &[(S, 20), (C, 10)], &[(C, 0)]];
     let (v6, protocol) = random.one(&FLOWS);
@@ -201,7 +202,7 @@ fn hostile(random: &mut Random) -> Vec<u8> {
     for _ in 0..random.below(4) {
         tell_a_lie(random, &mut vnet, &mut frame);
     }
-    vnet.message(&frame)
+    (vnet, frame)
 }
 
 fn tell_a_lie(random: &mut Random, vnet: &mut Vnet, frame: &mut Vec<u8>) {

@@ -1,6 +1,7 @@
 //! Peers of `etherws.vnet1` made by hand: what honest ones send and get here, what dishonest ones do not
-//! achieve in `refusals` and `hostile`.
+//! achieve in `refusals` and `hostile`, nor a device in `devices`.
 
+mod devices;
 mod hostile;
 #[path = "../lab/mod.rs"]
 mod lab;

@@ -177,6 +177,7 @@ pub fn user_table(rule: &UserRule) -> Table {
         ("storm", storm_value(profile.storm)),
         ("max_macs", profile.max_macs.map(|most| number(most.into()))),
         ("loop_guard", profile.loop_guard.map(Value::from)),
+        ("congestion", profile.congestion.as_ref().map(|wanted| Value::from(wanted.to_string()))),
         ("pace", profile.pace.map(number)),
         ("links", profile.links.map(|links| number(links.into()))),
     ] {

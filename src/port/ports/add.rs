@@ -1,10 +1,12 @@
 //! New ports, asked for.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use super::client::{Far, keep_connected};
@@ -17,6 +19,7 @@ use crate::port::events::What;
 use crate::port::link::Link;
 use crate::port::spec::{Congestion, InterfaceChange, PortKind, PortSpec};
 use crate::port::status::PortStatus;
+use crate::port::threads::Seat;
 use crate::port::{congestion, netdev, netif, tap};
 use crate::switch::{Slot, VlanRule};
 use crate::sys::Held;
@@ -141,8 +144,7 @@ impl Ports {
         Ok(entry)
     }
 
-    /// Starts a device's ingress on a data thread. A panic there is a bug of ours; it costs this port
-    /// and no other.
+    /// Starts a device's ingress on a data thread.
     fn start_device(&self, entry: &Arc<Entry>, device: &Device) {
         let seat = self.threads.seat();
         let (fabric, slot, number) = (self.fabric.clone(), entry.slot, entry.number);
@@ -152,25 +154,7 @@ impl Ports {
                 seat.handle.spawn(netdev::ingress(fabric, slot, number, socket.clone()))
             }
         };
-        let (entry, abort) = (entry.clone(), task.abort_handle());
-        tokio::spawn(async move {
-            let _seat = seat;
-            let number = entry.number;
-            let reason = tokio::select! {
-                outcome = task => match outcome {
-                    Ok(error) => format!("could not read from {}: {error}", entry.target),
-                    Err(error) => format!("internal error: {error}"),
-                },
-                () = entry.ended() => return abort.abort(),
-            };
-            if !entry.gate.is_shut() {
-                warn!(port = number, "{reason}");
-            }
-            let mut life = entry.life();
-            (life.state, life.reason) = (State::Failed, Some(reason));
-            drop(life);
-            entry.tell();
-        });
+        tokio::spawn(watch(entry.clone(), seat, task));
     }
 
     fn add_client(&self, number: u32, spec: PortSpec, vlan: VlanRule) -> Result<Arc<Entry>, PortError> {
@@ -232,6 +216,26 @@ impl Ports {
             entry.raise(What::PortRemoved, String::new());
         }
     }
+}
+
+/// Waits for the end of a port, or of its device's ingress, and tells of the latter. A panic there is a bug of ours; it
+/// costs this port and no other.
+async fn watch(entry: Arc<Entry>, _seat: Seat, ingress: JoinHandle<io::Error>) {
+    let abort = ingress.abort_handle();
+    let reason = tokio::select! {
+        outcome = ingress => match outcome {
+            Ok(error) => format!("could not read from {}: {error}", entry.target),
+            Err(error) => format!("internal error: {error}"),
+        },
+        () = entry.ended() => return abort.abort(),
+    };
+    if !entry.gate.is_shut() {
+        warn!(port = entry.number, "{reason}");
+    }
+    let mut life = entry.life();
+    (life.state, life.reason) = (State::Failed, Some(reason));
+    drop(life);
+    entry.tell();
 }
 
 /// What can be said of a spec without asking the kernel.
@@ -310,7 +314,9 @@ pub(super) fn full() -> PortError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::spec::LinkOptions;
+    use crate::port::fabric::with_scratch;
+    use crate::port::ports::SwitchSettings;
+    use crate::port::spec::{LinkOptions, PortRef};
 
     #[test]
     fn specs_that_make_no_sense_are_refused_by_name() {
@@ -346,5 +352,52 @@ mod tests {
             let error = check(&spec).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
+    }
+    /// In the middle of a batch, with all in hand that a batch has.
+    #[tokio::test]
+    async fn bad_77_an_ingress_that_panics_costs_its_port_alone() {
+        let settings = SwitchSettings { fdb_limit: 16, ..SwitchSettings::default() };
+        let ports = Ports::start(settings).unwrap();
+        // Neither has a device: what they would read is made up, and what they would write is counted.
+        let entry = |name: &str| {
+            let slot = ports.fabric.switch.free_slot().unwrap();
+            let spec = PortSpec { name: Some(name.into()), ..PortSpec::new(PortKind::Tap, name) };
+            let way = Way::Link(Arc::new(Link::dialled(Congestion::System)));
+            let (target, life) = (name.to_owned(), Life::default());
+            let parts = Parts { number: 0, slot, target, spec, way, life, user: None, listener: None };
+            ports.enter(slot, VlanRule::Transparent, parts)
+        };
+        let (broken, other) = (entry("t0"), entry("t1"));
+        let brings = |entry: &Arc<Entry>, src: u8, bug: bool| {
+            let (fabric, slot, number) = (ports.fabric.clone(), entry.slot, entry.number);
+            async move {
+                let frame = [&[2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, src, 8, 0][..], &[0; 46]].concat();
+                crate::with_tape!(fabric.prof, |tape| with_scratch(|scratch| {
+                    scratch.plain[..frame.len()].copy_from_slice(&frame);
+                    let table = fabric.table();
+                    let mut batch = fabric.batch(&table, slot, number, tape).expect("the port is there");
+                    batch.frame(&scratch.plain[..frame.len()]);
+                    assert!(!bug, "a bug of ours");
+                }));
+                io::Error::other("at its end")
+            }
+        };
+        let seat = ports.threads.seat();
+        let thread = seat.handle.clone();
+        let task = thread.spawn(brings(&broken, 1, true));
+        watch(broken.clone(), seat, task).await;
+        let [first, second] = &ports.list()[..] else { panic!("two ports") };
+        assert_eq!((first.state.as_str(), second.state.as_str()), ("failed", "up"));
+        assert!(first.reason.as_deref().is_some_and(|why| why.contains("internal error")), "{first:?}");
+
+        // On the same thread, which goes on, with its buffers, the table and the stations.
+        let ended = thread.spawn(brings(&other, 2, false)).await;
+        assert_eq!(ended.unwrap().to_string(), "at its end");
+        let known: Vec<_> =
+            ports.fdb(10).unwrap().into_iter().map(|station| (station.port, station.mac)).collect();
+        assert_eq!(known, [(1, "02:00:00:00:00:01".to_owned()), (2, "02:00:00:00:00:02".to_owned())]);
+        assert_eq!(ports.list()[1].rx, 1);
+        ports.delete(&PortRef::Number(1)).await.unwrap();
+        assert_eq!(ports.list().len(), 1);
     }
 }

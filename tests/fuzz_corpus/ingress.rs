@@ -1,5 +1,5 @@
-//! One case: bytes become a virtio header and a frame, which come in from a peer and from a kernel, and
-//! everything that may leave is held against rules written down a second time, in the plainest way.
+//! A virtio header and a frame, which come in from a peer and from a kernel; everything that may leave is held against
+//! rules written down a second time, in the plainest way.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -32,8 +32,13 @@ impl AddAssign for Outcome {
     }
 }
 
-/// Runs one case. Panics when a promise is broken.
-pub fn ingress(data: &[u8]) -> Outcome {
+/// The first byte chooses: below 32 a header and a frame as they are, else what one is built of.
+pub fn run(data: &[u8]) {
+    outcome(data);
+}
+
+/// What the case came to.
+pub fn outcome(data: &[u8]) -> Outcome {
     let mut input = Input(data);
     let mut outcome = Outcome::default();
     let (frame, header) = if input.byte() < 32 { raw(&mut input) } else { built(&mut input) };
