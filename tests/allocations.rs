@@ -183,10 +183,13 @@ fn bad_56_racing_ports_take_what_they_take_alone() {
         took / u64::from(count)
     };
     let alone = one();
-    let racing = race(100);
+    // What the kernel tells of each while others come and go is heard within the race, so it is compared with a smaller one.
+    let [few, racing] = [race(10), race(100)];
     runtime.block_on(join_all((0..100).map(add)));
     let beside = one();
-    println!("allocations of one: {alone} alone, {beside} beside a hundred, {racing} of a hundred that race");
+    println!(
+        "allocations of one: {alone} alone, {beside} beside a hundred, {few} of ten that race, {racing} of a hundred"
+    );
     assert!(beside < alone * 5 / 4, "{alone} allocations alone, {beside} beside a hundred");
-    assert!(racing < alone * 2, "{alone} allocations alone, {racing} of a hundred that race");
+    assert!(racing < few * 3 / 2, "{few} allocations of ten that race, {racing} of a hundred");
 }
