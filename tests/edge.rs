@@ -2,10 +2,13 @@
 
 mod lab;
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
+use lab::frames::Wire;
 use lab::switch::TwoHosts;
-use lab::{Host, Switch, wait_until, ws};
+use lab::{Host, Switch, inside, wait_until, ws};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -20,6 +23,40 @@ fn bridge_of(host: &Host, device: &str) -> String {
     let path = format!("/sys/class/net/{device}/master");
     let target = host.run(&["readlink", &path]);
     String::from_utf8_lossy(&target.stdout).trim().rsplit('/').next().unwrap_or_default().to_owned()
+}
+
+/// Queues of its own; a device that was there, or is to persist, is as `ip tuntap add` makes it.
+#[test]
+fn a_tap_of_the_switch_has_queues_that_flows_are_dealt_out_to() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen", "--no-announce"]);
+    host.ok(&["ip", "tuntap", "add", "t3", "mode", "tap"]);
+    host.ok(&["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"]);
+    switch.ctl_ok(&["addport", "tap", "t0", "--address", "10.9.0.1/24"]);
+    switch.ctl_ok(&["addport", "tap", "t1"]);
+    switch.ctl_ok(&["addport", "tap", "t2", "--persist"]);
+    switch.ctl_ok(&["addport", "tap", "t3"]);
+    let queues = |tap: &str| host.ok(&["ip", "-d", "link", "show", tap]).contains("multi_queue");
+    assert_eq!(["t0", "t1", "t2", "t3"].map(queues), [true, true, false, false]);
+    let qdiscs = host.ok(&["tc", "qdisc", "show", "dev", "t0"]);
+    assert!(qdiscs.lines().count() == 1 && qdiscs.contains("pfifo_fast"), "{qdiscs}");
+    assert_eq!(host.ok(&["cat", "/sys/class/net/t0/tx_queue_len"]).trim(), "500");
+
+    // Of forty flows, each to a port of its own, every frame comes in.
+    host.ok(&["ip", "neigh", "add", "10.9.0.2", "lladdr", "02:00:00:00:00:09", "dev", "t0"]);
+    let wire = Wire::open(&host, "t1");
+    let sender = inside(&host, || UdpSocket::bind("10.9.0.1:0").expect("bind"));
+    for port in 0..40u16 {
+        sender.send_to(&port.to_be_bytes(), ("10.9.0.2", 2000 + port)).expect("send");
+    }
+    let mut missing: BTreeSet<u16> = (0..40).collect();
+    let deadline = Instant::now() + LIMIT;
+    while !missing.is_empty() {
+        let frame = wire.next(deadline).unwrap_or_else(|| panic!("{missing:?} never came"));
+        if frame[12..14] == [8, 0] && frame[23] == 17 {
+            missing.remove(&u16::from_be_bytes([frame[42], frame[43]]));
+        }
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn the_service_may_do_what_a_switch_does() {
         "DevicePolicy=closed",
         "DeviceAllow=/dev/net/tun rw",
         "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp",
-        "LimitNOFILE=65536",
+        "LimitNOFILE=262144",
         "RuntimeDirectory=etherws",
         "StateDirectory=etherws",
         "Restart=on-failure",

@@ -93,11 +93,16 @@ pub async fn pin_gso(name: &str) -> Result<(), PortError> {
     netlink.set(name, "its gso_max_size and gro_max_size", message).await
 }
 
-/// Gives a TAP of several queues the queueing discipline that one of a single queue has by default. Its own default is one
-/// for each of 256 queues, some 6 MiB, of no use for a device that takes all that it is sent. The caller may ignore an error.
-pub async fn one_qdisc(name: &str) -> Result<(), PortError> {
+/// Gives a TAP of several queues one queueing discipline, pfifo_fast, and of the frames that wait for us 500 at most in each
+/// queue. By default there is one for each of 256 queues, some 6 MiB, of no use for a device that takes all that it is sent.
+/// The caller may ignore an error.
+pub async fn bound_queues(name: &str) -> Result<(), PortError> {
     let mut netlink = Netlink::open()?;
-    let mut message = TcMessage::with_index(netlink.link(name).await?.header.index as i32);
+    let index = netlink.link(name).await?.header.index;
+    let mut message = LinkMessageBuilder::<LinkUnspec>::new().index(index).build();
+    message.attributes.push(LinkAttribute::TxQueueLen(QUEUE_LEN));
+    netlink.set(name, "its txqueuelen", message).await?;
+    let mut message = TcMessage::with_index(index as i32);
     message.header.parent = TcHandle::ROOT;
     message.attributes.push(TcAttribute::Kind("pfifo_fast".into()));
     let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
@@ -408,6 +413,8 @@ fn refused(name: &str, what: &str, e: &rtnetlink::Error) -> PortError {
     PortError::Failed(format!("network device {name}: could not {what}: {reason}{hint}"))
 }
 
+/// Super-frames of 64 KiB in 32 queues are 1 GiB then, if all of them are full.
+const QUEUE_LEN: u32 = 500;
 /// 1.3's limit: the least that every IPv4 host takes (RFC 1122 3.3.2).
 const LEAST_MTU: u32 = 576;
 /// RFC 8200 section 5.

@@ -84,7 +84,9 @@ impl Tap {
 
     /// `extra`: flags besides those of every TAP.
     fn attach(name: &str, extra: libc::c_int, queues: usize) -> Result<Self, OpenError> {
-        let fd = open_device(name)?;
+        let fd = open_device().map_err(|e| {
+            OpenError::Failed(format!("could not open {DEVICE} for TAP {name}: {}", open_reason(&e)))
+        })?;
         // With IFF_TUN_EXCL the kernel itself says whether the device was there; a look beforehand
         // would race with another maker. One that is there is never taken with several queues, since any number
         // of processes may have those of one device, each a share of its frames.
@@ -109,17 +111,35 @@ impl Tap {
 
     /// Takes so many queues, and its first descriptor out of them.
     fn spread(&mut self, name: &str, extra: libc::c_int, queues: usize) -> Result<(), OpenError> {
+        let failed = |why: &dyn std::fmt::Display| {
+            OpenError::Failed(format!("could not take queues of TAP {name}: {why}"))
+        };
+        let flags = TAP_FLAGS | libc::IFF_MULTI_QUEUE | extra;
         for _ in 0..queues.clamp(1, MAX_QUEUES) {
-            let queue = open_device(name)?;
-            let flags = TAP_FLAGS | libc::IFF_MULTI_QUEUE | extra;
-            attach(queue.as_fd(), name, flags).map_err(|e| attach_error(name, &e))?;
+            let queue = match open_device() {
+                Ok(queue) => queue,
+                // As many as there are descriptors for: one is enough.
+                Err(e) if !self.queues.is_empty() && out_of_descriptors(&e) => break,
+                Err(e) => return Err(failed(&open_reason(&e))),
+            };
+            // A name is all that a queue is asked for by; it must mean this device, and none that is made by asking.
+            if attach(queue.as_fd(), name, flags | libc::IFF_TUN_EXCL).is_ok() {
+                return Err(failed(&"the device went away, or is in another network namespace"));
+            }
+            attach(queue.as_fd(), name, flags).map_err(|e| failed(&e))?;
             self.queues.push(queue);
         }
-        match detach(self.fd.as_fd()) {
-            // One that was handed over is.
-            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => Err(attach_error(name, &e)),
-            _ => Ok(()),
+        let (is, its) = attached(self.fd.as_fd()).map_err(|e| failed(&e))?;
+        for queue in &self.queues {
+            if attached(queue.as_fd()).map_err(|e| failed(&e))?.0 != is {
+                return Err(failed(&"it was given another name meanwhile"));
+            }
         }
+        // One that was handed over is out of them already.
+        if libc::c_int::from(its) & libc::IFF_DETACH_QUEUE == 0 {
+            detach(self.fd.as_fd()).map_err(|e| failed(&e))?;
+        }
+        Ok(())
     }
 
     /// Tells the kernel what it may leave to us.
@@ -197,12 +217,14 @@ impl Drop for Tap {
     }
 }
 
-fn open_device(name: &str) -> Result<OwnedFd, OpenError> {
+fn open_device() -> io::Result<OwnedFd> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-    let failed =
-        |e| OpenError::Failed(format!("could not open {DEVICE} for TAP {name}: {}", open_reason(&e)));
-    Ok(options.open(DEVICE).map_err(failed)?.into())
+    Ok(options.open(DEVICE)?.into())
+}
+
+fn out_of_descriptors(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// `name` has passed [`check_device_name`].
@@ -214,7 +236,7 @@ fn attach(fd: BorrowedFd<'_>, name: &str, flags: libc::c_int) -> io::Result<()> 
     set(fd, libc::TUNSETIFF, ifr_name, flags)
 }
 
-/// Takes a queue out of the device's; it can still be written to. EINVAL when it is none.
+/// Takes a queue out of the device's; it can still be written to.
 fn detach(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::TUNSETQUEUE, NO_NAME, libc::IFF_DETACH_QUEUE)
 }
@@ -262,6 +284,9 @@ fn open_reason(e: &io::Error) -> String {
     match e.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => {
             format!("{e}; load the tun module (modprobe tun), and in a container pass {DEVICE} in")
+        }
+        _ if out_of_descriptors(e) => {
+            format!("{e}; allow more (LimitNOFILE=, ulimit -n): a TAP of its own takes a switch 33")
         }
         Some(libc::EPERM | libc::EACCES) => {
             format!("{e}; allow it (systemd: DeviceAllow={DEVICE} rw) or run as root")

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::process::Command;
 
 use etherws::frame::{MAX_FRAME, MacAddr};
 use etherws::port::netif;
@@ -18,7 +19,7 @@ fn a_tap_of_several_queues_deals_out_flows_and_is_handed_over() {
     in_namespace("a_tap_of_several_queues_deals_out_flows_and_is_handed_over", async || {
         let mut tap = Tap::open("t0", false, 16).unwrap();
         assert_eq!(tap.queues(), 16);
-        netif::one_qdisc("t0").await.unwrap();
+        netif::bound_queues("t0").await.unwrap();
         let change = InterfaceChange { address: vec!["10.9.0.1/24".parse().unwrap()], ..Default::default() };
         netif::apply("t0", &change).await.unwrap();
         netif::set_up("t0", true).await.unwrap();
@@ -29,8 +30,7 @@ fn a_tap_of_several_queues_deals_out_flows_and_is_handed_over() {
         // The station that all flows go to answers for itself, so the kernel knows both ways of a flow.
         let station = MacAddr::new([2, 0, 0, 0, 0, 9]);
         let ours = netif::status("t0").await.unwrap().mac;
-        let neighbour = format!("ip neigh add 10.9.0.2 lladdr {station} dev t0");
-        assert!(std::process::Command::new("sh").args(["-c", &neighbour]).status().unwrap().success());
+        run(&["ip", "neigh", "add", "10.9.0.2", "lladdr", &station.to_string(), "dev", "t0"]);
         let flows = |tap: &Tap| {
             let mut of = vec![Vec::new(); tap.queues()];
             for n in 0..FLOWS {
@@ -73,9 +73,22 @@ fn a_tap_of_several_queues_deals_out_flows_and_is_handed_over() {
                 assert_eq!(tap.queues(), 16);
             }
         }
+        // Elsewhere, it is not made anew under its name to be read from.
+        let other = format!("queues-{}", std::process::id());
+        let fd = tap.as_fd().try_clone_to_owned().unwrap();
         drop(tap);
+        run(&["ip", "netns", "add", &other]);
+        run(&["ip", "link", "set", "t0", "netns", &other]);
+        let elsewhere = Tap::adopt(fd, "t0", false, 16);
+        run(&["ip", "netns", "del", &other]);
+        let elsewhere = elsewhere.unwrap_err().to_string();
+        assert!(elsewhere.contains("another network namespace"), "{elsewhere}");
         assert_eq!(netif::exists("t0").await, Ok(false));
     });
+}
+
+fn run(command: &[&str]) {
+    assert!(Command::new(command[0]).args(&command[1..]).status().unwrap().success(), "{command:?}");
 }
 
 /// Enough that 16 queues do not get all of them into four by chance (one in 10^8).

@@ -104,7 +104,7 @@ impl Ports {
             // One that never went away has what it was given meanwhile.
             if !adopted {
                 if device.has_queues() {
-                    let _ = netif::one_qdisc(&name).await;
+                    let _ = netif::bound_queues(&name).await;
                 }
                 if let Some(bridge) = &spec.bridge {
                     netif::join(&name, bridge).await?;
