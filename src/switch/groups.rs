@@ -354,10 +354,6 @@ impl Groups {
             }
             return;
         }
-        // Whoever waits for longer than that would have members forgotten that are there.
-        if query.response >= timers.interval {
-            return;
-        }
         let is_switch = query.source.is_unspecified();
         let is_new = !is_switch && state.routers.insert(port, until).is_none();
         let wins = match state.querier {
@@ -368,7 +364,8 @@ impl Groups {
             }
             Querier::Other { source, .. } => source.is_unspecified() || query.source <= source,
         };
-        if wins && to_all {
+        // Whoever waits for longer than that would have members forgotten that are there.
+        if wins && to_all && query.response < timers.interval {
             state.querier = Querier::Other { source: query.source, port, until };
         }
         self.changed |= is_new;
@@ -413,26 +410,28 @@ impl Groups {
             self.ports.insert(port, kept);
         }
         // Those that are down, or gone.
-        for port in before.into_keys() {
-            self.forget(port, now);
-        }
+        self.forget(&before.into_keys().collect(), now);
     }
 
-    fn forget(&mut self, port: u32, now: Duration) {
+    fn forget(&mut self, gone: &BTreeSet<u32>, now: Duration) {
+        if gone.is_empty() {
+            return;
+        }
         self.changed = true;
         let startup = self.timers.startup();
         for state in self.areas.values_mut() {
-            state.routers.remove(&port);
+            state.routers.retain(|port, _| !gone.contains(port));
             // Whoever comes and goes does not make us ask more often than that.
-            if matches!(state.querier, Querier::Other { port: its, .. } if its == port) {
+            if matches!(state.querier, Querier::Other { port, .. } if gone.contains(&port)) {
                 let next = state.asked.map_or(now, |asked| now.max(asked + startup));
                 state.querier = Querier::Own { next, sent: 0 };
             }
         }
-        if let Some(share) = self.shares.remove(&port) {
-            self.total -= share;
+        let shares: Vec<_> = gone.iter().filter_map(|port| self.shares.remove(port)).collect();
+        if !shares.is_empty() {
+            self.total -= shares.iter().sum::<usize>();
             self.members.retain(|_, members| {
-                members.retain(|member| member.port != port);
+                members.retain(|member| !gone.contains(&member.port));
                 !members.is_empty()
             });
         }

@@ -333,7 +333,7 @@ impl<T: Tape> Batch<'_, T> {
                     Verdict::Drop(reason) => {
                         match reason {
                             Reason::LoopProbe => _ = self.fabric.returned.put(ingress.number, bytes),
-                            Reason::StormMulticast | Reason::RateLimit
+                            Reason::StormMulticast | Reason::RateLimit | Reason::MacMove
                                 if table.snoops() && is_told(frame) =>
                             {
                                 self.goes_unheard();
