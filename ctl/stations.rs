@@ -58,7 +58,13 @@ async fn fetch(
             false => rows.extend(self::rows(command, page)?),
         }
         match last {
-            Some(last) if count >= PAGE as usize => after = Some(commands::read::<Place>(last)?.key()),
+            Some(last) if count >= PAGE as usize => {
+                let key = commands::read::<Place>(last)?.key();
+                if after.as_ref().is_some_and(|after| (key.vid, key.mac) <= (after.vid, after.mac)) {
+                    return Err("the switch answers with the same stations again".into());
+                }
+                after = Some(key);
+            }
             _ => break,
         }
     }
