@@ -78,6 +78,8 @@ fn the_setting_is_saved_and_reloaded() {
     std::fs::write(&config, "[listen]\noffload = false\n").expect("write");
     assert!(b.ctl_ok(&["reload"]).contains("WebSocket service"));
     assert_eq!(a.port("link")["offload"], json!("vnet1"));
+    // Two links to one switch are a loop, and one of them would be blocked.
+    a.ctl_ok(&["delport", "link"]);
     a.ctl_ok(&["addport", "client", &url, "--name", "later"]);
     a.wait_state("later", "up");
     assert_eq!(a.port("later")["offload"], Value::Null);
