@@ -10,7 +10,8 @@
 //! connection until that has come, or will not come any more ([`Awaited`]). `enters` names the connection that went
 //! before, not its place alone: that may have been taken by another one since, which nobody has to wait for. A connection
 //! where `leaves` still waits behind frames takes no bucket in: so what is read before a `leaves` was said before it, who
-//! waits does so for somebody who waits for something older or not at all, and no two wait for each other. What is said of
+//! waits does so for somebody who waits for something older or not at all, and no two wait for each other. (Two threads
+//! that look at the same moment, while a pace is being set, may both enter: then the bound of a wait ends it.) What is said of
 //! a bucket is a binary message of [`Mark::LEN`] bytes, shorter than any frame. All of it happens under the bucket's lock,
 //! so that another thread's frame of the same flow comes before or behind.
 //!
