@@ -237,8 +237,7 @@ impl Ports {
 
     /// The VLANs in which somebody has been heard lately.
     fn vids(&self) -> BTreeSet<u16> {
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        stations.into_iter().map(|station| station.vid).collect()
+        self.fabric.switch.fdb.vids(self.fabric.now().seconds())
     }
 
     fn groups(&self) -> MutexGuard<'_, Option<Groups>> {
