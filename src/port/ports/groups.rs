@@ -108,8 +108,11 @@ impl Ports {
     pub(super) fn snoop(&self, on: bool, interval: Duration) {
         let groups = on.then(|| Groups::new(Timers { interval }, Groups::source(rand::random())));
         let members = groups.as_ref().map(|_| Arc::default());
-        *self.groups() = groups;
+        let mut kept = self.groups();
+        *kept = groups;
+        // While nobody else can: what frames go by is what is kept.
         self.fabric.switch.set_members(members);
+        drop(kept);
         self.fabric.told.wake();
     }
 
@@ -248,6 +251,7 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
     use crate::frame::MacAddr;
@@ -315,6 +319,29 @@ mod tests {
         }
         listener.look(&ports, later);
         assert_eq!(who_gets(&ports), Some(vec![1]));
+    }
+
+    /// The lock was let go between the two: who came between left his groups, and the sets of the other one.
+    #[tokio::test]
+    async fn what_frames_go_by_is_what_is_kept_whoever_changes_it_at_once() {
+        let ports = Ports::start(SwitchSettings::default()).unwrap();
+        let (ports, arrived) = (&*ports, &AtomicUsize::new(0));
+        // Both at the same moment, which a barrier that sleeps is not.
+        let meet = |turn: usize| {
+            arrived.fetch_add(1, SeqCst);
+            while arrived.load(SeqCst) < 2 * turn {
+                std::thread::yield_now();
+            }
+        };
+        let change = |on| {
+            for round in 0..40_000 {
+                meet(2 * round + 1);
+                ports.snoop(on, Duration::from_secs(4));
+                meet(2 * round + 2);
+                assert_eq!(ports.groups().is_some(), ports.fabric.table().snoops(), "in round {round}");
+            }
+        };
+        std::thread::scope(|scope| _ = (scope.spawn(|| change(true)), change(false)));
     }
 
     #[tokio::test]
