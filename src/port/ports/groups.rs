@@ -256,6 +256,7 @@ mod tests {
     use super::*;
     use crate::frame::MacAddr;
     use crate::frame::group::{Message, Record, Records, Says};
+    use crate::port::fabric::TOLD;
     use crate::port::link::Link;
     use crate::port::ports::SwitchSettings;
     use crate::port::ports::entry::{Life, Parts, Way};
@@ -319,6 +320,24 @@ mod tests {
         }
         listener.look(&ports, later);
         assert_eq!(who_gets(&ports), Some(vec![1]));
+    }
+
+    /// One port could fill all the room there is for what is said, and what others said then was lost.
+    #[tokio::test]
+    async fn bad_37_what_one_port_says_at_once_leaves_room_for_others() {
+        let ports = Ports::start(SwitchSettings { snoop: true, ..SwitchSettings::default() }).unwrap();
+        let entries = [0, 1].map(|slot| enter(&ports, slot));
+        let table = ports.fabric.table();
+        for (entry, count) in entries.iter().zip([1_000, 64]) {
+            let head = [1, 0, 0x5e, 9, 9, 9, 2, 0, 0, 0, 0, entry.slot.0 as u8, 8, 0];
+            let packet = [0x45, 0, 0, 28, 0, 0, 0, 0, 1, 2, 0, 0, 10, 0, 0, 1, 239, 9, 9, 9];
+            let report = [&head[..], &packet, &[0x16, 0, 0, 0, 239, 9, 9, 9], &[0; 18]].concat();
+            let tape = &mut ();
+            let mut batch = ports.fabric.batch(&table, entry.slot, entry.number, tape).unwrap();
+            (0..count).for_each(|_| batch.frame(&report));
+        }
+        let unheard = entries.map(|entry| entry.counters.unheard.load(Relaxed));
+        assert_eq!(unheard, [1_000 - TOLD as u64 / 2, 0]);
     }
 
     /// The lock was let go between the two: who came between left his groups, and the sets of the other one.
