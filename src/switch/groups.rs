@@ -21,8 +21,9 @@
 //!
 //! **Bounds.** A port has [`SHARE`] memberships at most, and all have [`LIMIT`]. A port for which there is no room gets
 //! everything until it could have said that it wants less: nobody goes without what he asked for because of others.
-//! There are [`AREAS`] at most; others are flooded. Questions about single groups are so many a second, of a port and in all;
-//! those for all groups are not kept off by anything. Whatever a port says counts for that port alone, but for queries:
+//! There are [`AREAS`] at most; others are flooded. Where routers are is noted [`ROUTERS`] times; of more the ports are, and
+//! get everything. Questions about single groups are so many a second, of a port and in all; those for all groups are not
+//! kept off by anything. Whatever a port says counts for that port alone, but for queries:
 //! one that is not to be answered soon is not believed.
 
 mod asks;
@@ -50,6 +51,9 @@ pub const SHARE: usize = 1_024;
 pub const LIMIT: usize = 32_768;
 /// VLANs that are snooped, IPv4 and IPv6 by themselves.
 pub const AREAS: usize = 256;
+
+/// Routers that are noted, each by its port and area.
+pub const ROUTERS: usize = 4_096;
 
 /// A VLAN, 0 where there is none, and whether it is about IPv6.
 type Area = (u16, bool);
@@ -130,6 +134,8 @@ struct Port {
     /// Not before then: whoever goes on to give reason for doubt is not asked all the time.
     next: Duration,
     full: Option<Duration>,
+    /// A router is there for whom there was no room: what hosts say to routers goes there as well, in every area.
+    routes: Option<Duration>,
 }
 
 impl Groups {
@@ -179,13 +185,14 @@ impl Groups {
             Message::Report(records) => self.report(vid, port, records, now),
             Message::Query(query) => self.queried(vid, (port, to_all), src, &query, now),
             Message::Router { source, advertised } => {
-                let until = now + self.timers.querier();
-                let Some(state) = self.area((vid, source.is_ipv6()), now) else { return };
-                let is_new = state.routers.insert(port, until).is_none();
-                if advertised && source.is_unspecified() {
+                let area = (vid, source.is_ipv6());
+                self.note_router(area, port, now + self.timers.router(), now);
+                if advertised
+                    && source.is_unspecified()
+                    && let Some(state) = self.areas.get_mut(&area)
+                {
                     state.switch = Some(src);
                 }
-                self.changed |= is_new;
             }
         }
     }
@@ -209,7 +216,7 @@ impl Groups {
         let (startup, settle) = (self.timers.startup(), self.timers.settle());
         for ((vid, v6), state) in &mut self.areas {
             if matches!(state.querier, Querier::Other { until, .. } if until <= now) {
-                state.querier = Querier::Own { next: now, sent: 0 };
+                state.ask_soon(now, startup);
             }
             if let Querier::Own { next, sent } = &mut state.querier
                 && *next <= now
@@ -271,7 +278,8 @@ impl Groups {
 
     /// The ports that get everything for want of room, and for how long.
     pub fn full(&self, now: Duration) -> Vec<(u32, Duration)> {
-        let full = |(port, kept): (&u32, &Port)| Some((*port, kept.full?.saturating_sub(now)));
+        let full =
+            |(port, kept): (&u32, &Port)| Some((*port, kept.full.max(kept.routes)?.saturating_sub(now)));
         self.ports.iter().filter_map(full).collect()
     }
 
@@ -340,7 +348,7 @@ impl Groups {
     fn queried(&mut self, vid: u16, (port, to_all): (u32, bool), src: MacAddr, query: &Query, now: Duration) {
         let v6 = query.source.is_ipv6();
         let timers = self.timers;
-        let until = now + timers.querier();
+        let until = now + timers.querier(query);
         let (mac, own) = (self.mac, v6.then(|| IpAddr::from(group::link_local(self.mac))));
         let Some(state) = self.area((vid, v6), now) else { return };
         if let Some(group) = query.group {
@@ -355,7 +363,6 @@ impl Groups {
             return;
         }
         let is_switch = query.source.is_unspecified();
-        let is_new = !is_switch && state.routers.insert(port, until).is_none();
         let wins = match state.querier {
             Querier::Own { .. } if is_switch => state.switch == Some(src) && src < mac,
             Querier::Own { .. } => own.is_none_or(|own| query.source < own),
@@ -368,6 +375,28 @@ impl Groups {
         if wins && to_all && query.response < timers.interval {
             state.querier = Querier::Other { source: query.source, port, until };
         }
+        if !is_switch {
+            self.note_router((vid, v6), port, until, now);
+        }
+    }
+
+    /// There is a router behind a port, until then if not longer.
+    fn note_router(&mut self, area: Area, port: u32, until: Duration, now: Duration) {
+        if self.area(area, now).is_none() {
+            return;
+        }
+        let noted: usize = self.areas.values().map(|state| state.routers.len()).sum();
+        let routers = self.areas.get_mut(&area).map(|state| &mut state.routers);
+        let known = routers.filter(|routers| noted < ROUTERS || routers.contains_key(&port));
+        let is_new = if let Some(routers) = known {
+            let before = routers.get(&port).copied();
+            routers.insert(port, until.max(before.unwrap_or(until)));
+            before.is_none()
+        } else if let Some(kept) = self.ports.get_mut(&port) {
+            kept.routes.replace(until.max(kept.routes.unwrap_or(until))).is_none()
+        } else {
+            false
+        };
         self.changed |= is_new;
     }
 
@@ -394,7 +423,7 @@ impl Groups {
         let (settles, next) = (now + self.timers.settle(), now + self.timers.startup());
         let mut before = std::mem::take(&mut self.ports);
         for (port, life) in up {
-            let new = || Port { life, settles: None, doubted: true, next: now, full: None };
+            let new = || Port { life, settles: None, doubted: true, next: now, full: None, routes: None };
             let mut kept = before.remove(&port).unwrap_or_else(new);
             kept.doubted |= kept.life != life;
             kept.life = life;
@@ -421,10 +450,8 @@ impl Groups {
         let startup = self.timers.startup();
         for state in self.areas.values_mut() {
             state.routers.retain(|port, _| !gone.contains(port));
-            // Whoever comes and goes does not make us ask more often than that.
             if matches!(state.querier, Querier::Other { port, .. } if gone.contains(&port)) {
-                let next = state.asked.map_or(now, |asked| now.max(asked + startup));
-                state.querier = Querier::Own { next, sent: 0 };
+                state.ask_soon(now, startup);
             }
         }
         let shares: Vec<_> = gone.iter().filter_map(|port| self.shares.remove(port)).collect();
@@ -442,7 +469,7 @@ impl Groups {
     fn expire(&mut self, now: Duration) {
         let (changed, asks) = (&mut self.changed, &mut self.asks);
         for port in self.ports.values_mut() {
-            for until in [&mut port.settles, &mut port.full] {
+            for until in [&mut port.settles, &mut port.full, &mut port.routes] {
                 *changed |= until.take_if(|until| *until <= now).is_some();
             }
         }
@@ -472,6 +499,14 @@ impl Groups {
             });
             !members.is_empty()
         });
+    }
+}
+
+impl State {
+    /// The other querier is gone, and we ask. Whoever comes and goes does not make us do so more often than that.
+    fn ask_soon(&mut self, now: Duration, startup: Duration) {
+        let next = self.asked.map_or(now, |asked| now.max(asked + startup));
+        self.querier = Querier::Own { next, sent: 0 };
     }
 }
 
