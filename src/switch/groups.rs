@@ -129,8 +129,8 @@ struct Port {
     /// Another one when what is known of it is not sure any more.
     life: u64,
     settles: Option<Duration>,
-    /// It is to be asked, and does not settle before.
-    doubted: bool,
+    /// It is to be asked, from then on, and does not settle before.
+    doubted: Option<Duration>,
     /// Not before then: whoever goes on to give reason for doubt is not asked all the time.
     next: Duration,
     full: Option<Duration>,
@@ -198,15 +198,16 @@ impl Groups {
     }
 
     /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew or
-    /// something that was said there went unheard; `vids` the VLANs in which there are stations, when somebody has looked.
+    /// something that was said there went unheard; `is_in` whether one is in a VLAN; `vids` the VLANs in which there are stations, when somebody has looked.
     pub fn tick(
         &mut self,
         now: Duration,
         ports: impl Iterator<Item = (u32, u64)>,
+        is_in: impl Fn(u32, u16) -> bool,
         vids: Option<&BTreeSet<u16>>,
     ) {
         self.asks.tick(now);
-        self.follow(ports, now);
+        self.follow(ports, is_in, now);
         for vid in vids.into_iter().flatten() {
             self.area((*vid, false), now);
             self.area((*vid, true), now);
@@ -309,7 +310,9 @@ impl Groups {
         {
             let member = &mut members[at];
             (member.until, member.asked) = (until, 0);
-            member.mute = member.mute.max(mute_until);
+            // When that one has not been heard for so long, another one who is will answer.
+            let kept = if member.mute > now { member.mute } else { Duration::ZERO };
+            member.mute = kept.max(mute_until);
             return;
         }
         let share = self.shares.get(&port).copied().unwrap_or(0);
@@ -419,24 +422,42 @@ impl Groups {
     }
 
     /// Ports come and go; one that comes is asked at once, whoever else asks, and so is one that is not sure any more.
-    fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
+    fn follow(
+        &mut self,
+        up: impl Iterator<Item = (u32, u64)>,
+        is_in: impl Fn(u32, u16) -> bool,
+        now: Duration,
+    ) {
         let (settles, next) = (now + self.timers.settle(), now + self.timers.startup());
         let mut before = std::mem::take(&mut self.ports);
+        let mut due = Vec::new();
         for (port, life) in up {
-            let new = || Port { life, settles: None, doubted: true, next: now, full: None, routes: None };
+            let doubted = Some(now);
+            let new = || Port { life, settles: None, doubted, next: now, full: None, routes: None };
             let mut kept = before.remove(&port).unwrap_or_else(new);
-            kept.doubted |= kept.life != life;
-            kept.life = life;
-            if kept.doubted {
-                self.changed |= kept.settles.replace(settles).is_none();
+            if kept.life != life {
+                kept.life = life;
+                kept.doubted.get_or_insert(now.max(kept.next));
             }
-            if kept.doubted && kept.next <= now && self.asks.has_room() {
-                // Of areas that are asked for the first time everybody is.
-                let asked = self.areas.iter().filter(|(_, state)| state.since.is_some());
-                asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
-                (kept.doubted, kept.next) = (false, next);
+            if let Some(since) = kept.doubted {
+                self.changed |= kept.settles.replace(settles).is_none();
+                due.extend(Some((since, port)).filter(|_| since <= now));
             }
             self.ports.insert(port, kept);
+        }
+        // Who waits longest comes first, so that all of them come.
+        due.sort_unstable();
+        for (_, port) in due {
+            if !self.asks.has_room() {
+                break;
+            }
+            // Of areas that are asked for the first time everybody is.
+            let asked =
+                self.areas.iter().filter(|((vid, _), state)| state.since.is_some() && is_in(port, *vid));
+            asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
+            if let Some(kept) = self.ports.get_mut(&port) {
+                (kept.doubted, kept.next) = (None, next);
+            }
         }
         // Those that are down, or gone.
         self.forget(&before.into_keys().collect(), now);
@@ -512,13 +533,13 @@ impl State {
 
 impl Member {
     /// Its time is up: it is asked whether anybody is left, whoever else asks. It stays until there is room for that. One
-    /// of IGMPv1 answers no question about one group.
+    /// of IGMPv1 answers no question about one group, but one for all, which is put once for all his groups.
     fn ask(&mut self, (vid, group): (u16, IpAddr), asks: &mut Asks, timers: Timers, now: Duration) {
         let (about, response) = match self.mute {
             Duration::ZERO => (Some(group), timers.last()),
             _ => (None, timers.response()),
         };
-        if asks.last((vid, group.is_ipv6()), about, self.port) {
+        if asks.last((vid, group.is_ipv6()), about, self.port, now + response) {
             self.asked += 1;
             self.until = now + response;
         }

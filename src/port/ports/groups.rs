@@ -190,9 +190,13 @@ impl Ports {
     }
 
     fn tick_groups(&self, vids: Option<&BTreeSet<u16>>) {
-        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let (table, entries) = (self.fabric.table(), self.entries().clone());
+        let is_in = |port: u32, vid: u16| {
+            let port = entries.get(&port).and_then(|entry| table.get(entry.slot));
+            port.is_some_and(|port| port.vlan.has(vid))
+        };
         let is_up = |state: State, port: &Entry| state == State::Up && port.gate.closed().is_none();
-        let up = entries.iter().filter_map(|entry| {
+        let up = entries.values().filter_map(|entry| {
             let life = entry.life();
             // More with all that leaves it open who is there.
             let unsure = life.connects + entry.lives.load(Relaxed) + entry.counters.unheard.load(Relaxed);
@@ -200,7 +204,7 @@ impl Ports {
         });
         let now = self.fabric.now().0;
         if let Some(groups) = self.groups().as_mut() {
-            groups.tick(now, up, vids);
+            groups.tick(now, up, is_in, vids);
         }
     }
 

@@ -38,7 +38,7 @@ impl Bench {
         self.asked.clear();
         while self.now < second {
             self.now += 1;
-            self.groups.tick(self.at(), self.up.clone().into_iter(), Some(&BTreeSet::from([0])));
+            self.groups.tick(self.at(), self.up.clone().into_iter(), |_, _| true, Some(&BTreeSet::from([0])));
             self.asked.extend(self.groups.asks());
         }
         self.news();
@@ -183,7 +183,7 @@ fn bad_37_a_port_of_which_something_went_unheard_gets_everything_and_is_asked_ag
     }
     assert_eq!(asked, [ask(false), ask(true)].repeat(9), "every 32 s");
     bench.up[1].1 += 1;
-    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), None);
+    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), |_, _| true, None);
     assert!(bench.groups.news(|_| None).is_none());
     // Once more behind the last of it, and then it settles.
     bench.until(SETTLED + 311 + 32);
@@ -206,6 +206,46 @@ fn bad_37_when_all_ports_are_in_doubt_questions_take_their_time() {
     bench.until(2 * SETTLED + 12);
     assert_eq!(first + asked(&bench), 6_000);
     assert_eq!(bench.gets(B).map(|ports| ports.len()), Some(3_000));
+}
+
+#[test]
+fn a_port_is_asked_in_the_vlans_that_it_is_in_and_for_no_others() {
+    let mut bench = Bench::new();
+    let vids: BTreeSet<u16> = (0..100).collect();
+    // Port 4 is in all VLANs, any other in that of its number.
+    let is_in = |port: u32, vid: u16| port == 4 || u32::from(vid) == port;
+    let asked = |bench: &mut Bench| {
+        bench.now += 1;
+        bench.groups.tick(bench.at(), bench.up.clone().into_iter(), is_in, Some(&vids));
+        bench.groups.asks().into_iter().filter(|ask| ask.port.is_some()).collect::<Vec<_>>()
+    };
+    asked(&mut bench);
+    bench.up = (1..=3_000).map(|port| (port, 2)).collect();
+    // 2,900 ports are in no VLAN that is asked, and cost nothing.
+    let all = asked(&mut bench);
+    assert_eq!(all.len(), 2 * (99 - 1) + 200);
+    assert!(all.iter().all(|ask| is_in(ask.port.unwrap(), ask.vid)));
+}
+
+/// They were asked in the order of their numbers: where the first ones were never sure, the last ones never had their turn.
+#[test]
+fn bad_37_of_ports_in_doubt_the_one_that_waits_longest_is_asked_first() {
+    let mut bench = Bench::new();
+    let vids: BTreeSet<u16> = (0..128).collect();
+    let mut asked = BTreeSet::new();
+    // In 256 areas 16 ports a second are asked, 700 within 44 s; after 32 s one may be asked again.
+    for second in 0..50 {
+        match second {
+            0 => (),
+            1 => bench.up = (1..=700).map(|port| (port, 1)).collect(),
+            _ => bench.up.iter_mut().take(600).for_each(|(_, life)| *life += 1),
+        }
+        bench.now += 1;
+        bench.groups.tick(bench.at(), bench.up.clone().into_iter(), |_, _| true, Some(&vids));
+        let of_port = bench.groups.asks().into_iter().filter_map(|ask| ask.port);
+        asked.extend(of_port.filter(|_| second > 0));
+    }
+    assert!(asked.into_iter().eq(1..=700), "each of them in its turn");
 }
 
 #[test]
@@ -521,6 +561,43 @@ fn bad_37_joins_and_leaves_keep_no_questions_off() {
     bench.says(2, B, MEMBER);
     bench.says(2, B, Says::Leaves);
     assert!(bench.groups.asks().iter().any(|ask| ask.group == Some(ip(B))));
+}
+
+/// He answers a question for all groups and no other; it was put for each of his groups, 64 times a second.
+#[test]
+fn bad_37_a_host_of_igmpv1_that_falls_silent_is_asked_once_for_all_its_groups() {
+    let mut bench = Bench::new();
+    let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
+    let says = |bench: &mut Bench, range: std::ops::Range<u32>, mute| {
+        for n in range {
+            let record = Record { group: group(n), says: Says::Member { mute } };
+            let report = Message::Report(Records::One(Some(record)));
+            bench.groups.hear(0, (1, true), HOST, report, bench.at());
+        }
+    };
+    says(&mut bench, 0..1_000, true);
+    bench.until(SETTLED + 5);
+    says(&mut bench, 1_000..1_024, true);
+    bench.until(SETTLED + 259);
+    assert_eq!(bench.groups.total, 1_024);
+    let of_port =
+        |bench: &Bench| bench.asked.iter().filter(|ask| ask.port.is_some()).copied().collect::<Vec<_>>();
+    let ask = Ask { vid: 0, v6: false, group: None, port: Some(1) };
+    // The turns of those that came later are in between.
+    bench.until(SETTLED + 275);
+    assert_eq!(of_port(&bench), [ask, ask]);
+    assert_eq!(bench.groups.total, 1_024);
+    says(&mut bench, 0..1, true);
+    bench.until(SETTLED + 300);
+    assert_eq!((of_port(&bench), bench.groups.total), (vec![], 1), "who answered is there");
+    // A host of a later version in its place is asked as such.
+    bench.until(SETTLED + 500);
+    says(&mut bench, 0..1, false);
+    bench.until(SETTLED + 700);
+    says(&mut bench, 0..1, false);
+    bench.until(SETTLED + 970);
+    assert_eq!(of_port(&bench), [Ask { group: Some(group(0)), ..ask }; 2]);
+    assert_eq!(bench.groups.total, 0);
 }
 
 #[test]
