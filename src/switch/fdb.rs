@@ -239,6 +239,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
 
     /// Reclaims aged and flushed entries. Call every few seconds.
     pub fn sweep(&self, now: u32) {
+        self.sweep_ahead(now);
         let mut book = self.book();
         self.remove_all(&mut book, |place, seen| !self.is_live(place, seen, now));
     }

@@ -61,8 +61,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     ) -> Vec<T> {
         let mut last = after.map_or(EMPTY, |(vid, mac)| key(vid, mac));
         let mut kept = self.ahead();
-        let goes_on =
-            |kept: &Ahead| after.is_some() && kept.after <= last && now.saturating_sub(kept.at) <= FRESH;
+        let goes_on = |kept: &Ahead| after.is_some() && kept.after <= last && kept.is_fresh(now);
         let mut ahead = kept.take().filter(goes_on).unwrap_or_else(|| self.look_ahead(last, now));
         let mut next = ahead.keys.partition_point(|key| *key <= last);
         let mut found = Vec::new();
@@ -83,6 +82,11 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     /// Pages are made anew from now on.
     pub(super) fn forget_ahead(&self) {
         *self.ahead() = None;
+    }
+
+    /// A listing that did not go on takes no room.
+    pub(super) fn sweep_ahead(&self, now: u32) {
+        self.ahead().take_if(|ahead| !ahead.is_fresh(now));
     }
 
     /// What is there of an entry, if it is live.
@@ -130,12 +134,19 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
         keys.dedup();
         let more = end < u64::MAX || keys.len() > AHEAD;
         keys.truncate(AHEAD);
+        keys.shrink_to_fit();
         Ahead { after, keys, more, at: now }
     }
 
     fn ahead(&self) -> MutexGuard<'_, Option<Ahead>> {
         // Whoever panics has taken it.
         self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ahead {
+    fn is_fresh(&self, now: u32) -> bool {
+        now.saturating_sub(self.at) <= FRESH
     }
 }
 

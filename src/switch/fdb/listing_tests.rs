@@ -121,6 +121,11 @@ fn a_page_costs_a_page() {
     assert_eq!(fdb.page(Some((0, mac(3))), 2, 8 + FRESH, place), [(0, mac(5)), (0, mac(6))]);
     assert_eq!(fdb.page(Some((0, mac(1_998))), 1, 8 + FRESH, place), []);
     assert_eq!(at(&fdb), None, "nothing is kept at the end");
+    fdb.page(None, 1, 20, place);
+    fdb.sweep(20 + FRESH);
+    assert!(at(&fdb).is_some());
+    fdb.sweep(21 + FRESH);
+    assert_eq!(at(&fdb), None, "nor of a listing that does not come to it");
 }
 
 /// Whoever goes through the keys goes from bucket to bucket, and entries do as well.
