@@ -435,9 +435,16 @@ impl Groups {
     /// may be such that hosts do not answer them.
     fn expire(&mut self, now: Duration) {
         let (changed, asks) = (&mut self.changed, &mut self.asks);
+        let settles = now + self.timers.settle();
         for port in self.ports.values_mut() {
-            for until in [&mut port.settles, &mut port.full, &mut port.routes] {
+            for until in [&mut port.settles, &mut port.full] {
                 *changed |= until.take_if(|until| *until <= now).is_some();
+            }
+            if port.routes.take_if(|until| *until <= now).is_some() {
+                // Hosts there heard what others said to routers, and may have kept silent.
+                port.doubted.get_or_insert(now.max(port.next));
+                port.settles = Some(settles);
+                *changed = true;
             }
         }
         for state in self.areas.values_mut() {

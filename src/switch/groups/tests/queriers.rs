@@ -216,8 +216,15 @@ fn bad_37_routers_behind_many_ports_in_many_vlans_take_no_more_room_and_none_goe
     };
     assert_eq!((reports(&bench, 0), reports(&bench, 127)), ((1..=37).collect(), (1..=37).collect()));
     assert_eq!(bench.groups.full(bench.at()).len(), 37 - ROUTERS / 256);
-    // And for as long as one.
+    // And for as long as one. Then those that heard what others said are asked what they did not say.
+    let late = || (17..=37).chain([39]).collect::<Vec<_>>();
     bench.until(2 * SETTLED + 1 + 255);
-    assert_eq!((bench.gets(A), reports(&bench, 0), noted(&bench)), (Some(vec![39]), vec![], 0));
+    assert_eq!((bench.gets(A), reports(&bench, 0), noted(&bench)), (Some(late()), vec![], 0));
     assert_eq!(bench.groups.full(bench.at()), []);
+    bench.says(39, A, MEMBER);
+    bench.until(2 * SETTLED + 1 + 256);
+    let asked: BTreeSet<_> = bench.asked.iter().filter_map(|ask| ask.port).collect();
+    assert!(asked.into_iter().eq(17..=37));
+    bench.until(3 * SETTLED + 1 + 256);
+    assert_eq!(bench.gets(A), Some(vec![39]));
 }
