@@ -228,6 +228,11 @@ impl Link {
         }
     }
 
+    /// Which link it is, of those that the port has had since it first had several connections.
+    pub fn which(&self) -> u32 {
+        self.more.get().map_or(1, |more| more.link())
+    }
+
     /// The largest segment that the path of the connection takes, in bytes; none without TCP.
     pub fn segment(&self) -> Option<u32> {
         self.members().find_map(|member| member.lock().wire.as_ref().and_then(Wire::segment))
