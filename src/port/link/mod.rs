@@ -292,6 +292,9 @@ impl Link {
         if takes == Takeover::Moved {
             // Before anything goes by the new one: it may come back by the old one.
             self.left.store(place.count(), Release);
+            // Nor is it to overtake what went by that: to those behind both the stations would seem to go back and forth.
+            let waits = place.wire.as_ref().is_some_and(Wire::waits);
+            wire.pause(if waits { BEHIND_A_QUEUE } else { BEHIND });
         }
         let count = place.put(wire, n, takes);
         self.up.fetch_or(1 << member, Relaxed);
@@ -350,6 +353,10 @@ impl Link {
         self.congestion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long a connection to another far end waits for what went by the one before: that has one switch more to pass.
+const BEHIND: Duration = Duration::from_millis(50);
+const BEHIND_A_QUEUE: Duration = Duration::from_millis(200);
 
 /// A tag that was pushed may make a frame too large for the far end, which would have to close.
 fn is_too_big(len: usize) -> bool {

@@ -89,6 +89,32 @@ async fn bad_23_however_often_a_far_end_says_that_it_leaves_it_is_told_once() {
     assert!(timeout(Duration::ZERO, news.leaving.notified()).await.is_err());
 }
 
+#[tokio::test]
+async fn what_goes_by_the_new_connection_is_behind_what_went_by_the_old_one() {
+    let bench = bench();
+    let [(mut old, _at_old, _), (mut new, _at_new, _)] =
+        [Takeover::Lost, Takeover::Moved].map(|how| dialled(&bench, how));
+    let (to_old, to_new) = (old.stream.take().unwrap(), new.stream.take().unwrap());
+    let _old = serving(&old, to_old);
+    assert!(bench.wire(|wire| wire.due().is_none()));
+    let new = serving(&new, to_new);
+    new.socket.writable().await.unwrap();
+    let second = |work: fn(&mut Wire)| bench.link.with(0, 2, work).unwrap();
+    assert!(bench.link.with(0, 2, |wire| wire.due()).unwrap().is_some());
+    let tx = || bench.link.counters.tx.load(Relaxed);
+    second(|wire| wire.pause(Duration::from_secs(3_600)));
+    send(&bench, &frame(ALL, OURS));
+    assert!(tx() == 0 && bench.link.with(0, 2, |wire| wire.held_for()).unwrap().is_some());
+    second(|wire| wire.pause(Duration::ZERO));
+    send(&bench, &frame(ALL, OURS));
+    assert!(tx() == 2 && bench.link.with(0, 2, |wire| wire.due()).unwrap().is_none());
+    // The end does not wait.
+    second(|wire| wire.pause(Duration::from_secs(3_600)));
+    send(&bench, &frame(ALL, OURS));
+    second(|wire| wire.close(None, ""));
+    assert_eq!(tx(), 3);
+}
+
 /// By sessions of their own.
 #[tokio::test]
 async fn a_link_that_is_left_ends_with_a_close_behind_what_it_was_given() {
