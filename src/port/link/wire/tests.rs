@@ -4,6 +4,28 @@ use super::*;
 use crate::port::link::session::with_peers::{pair, tls_pair};
 
 #[tokio::test]
+async fn what_is_flushed_of_usual_frames_is_one_piece_for_the_kernel() {
+    let (ours, _peer) = pair();
+    ours.set_nonblocking(true).unwrap();
+    let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
+    socket.writable().await.unwrap();
+    let prof = Profiler::new(crate::prof::Want::default());
+    let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Client };
+    let mut wire = Wire::new(socket, None, Role::Client, false, Arc::default(), (prof, at));
+    let mut frames = 0;
+    while !wire.wants_flush() {
+        wire.push(&VnetHeader::default(), &[[0; 1514].as_slice().into()], (1, 1514), None, &mut ()).unwrap();
+        frames += 1;
+    }
+    assert_eq!(frames, 42);
+    assert!(wire.queue.waiting().len() <= 45 * 1448, "{}", wire.queue.waiting().len());
+    let mut sent = (0, 0);
+    assert!(wire.write_once(&mut sent, &mut ()).unwrap());
+    assert!(wire.queue.is_empty());
+    assert_eq!(sent.0, 42);
+}
+
+#[tokio::test]
 async fn a_flush_goes_through_tls_in_one_write() {
     let (ours, _peer) = pair();
     ours.set_nonblocking(true).unwrap();
