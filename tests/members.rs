@@ -239,15 +239,16 @@ fn four_connections_over_a_lossy_path_carry_twice_what_one_does() {
         answer["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate") / 1e6
     };
     wait_until("iperf3 listens", SOON, || server.log().contains("listening"));
-    // Somebody else's burst may fall into one of the two; three pairs of them say that it was not that.
-    let gained = (0..3).any(|_| {
+    // Somebody else's burst may fall into one of a pair; the median is none of its.
+    let mut gains = [(); 3].map(|()| {
         let [one, four] = ["1", "4"].map(&goodput);
         println!("one connection {one:.1} Mb/s, four {four:.1}: {:.2}", four / one);
-        four >= 2.0 * one
+        four / one
     });
+    gains.sort_by(f64::total_cmp);
     let (lost, all) = (path.lost.load(Relaxed), path.packets.load(Relaxed));
     assert!((0.005..0.03).contains(&(lost as f64 / all as f64)), "{lost} of {all}");
-    assert!(gained, "four connections did not carry twice what one does");
+    assert!(gains[1] >= 2.0, "four connections did not carry twice what one does: {gains:.2?}");
 }
 
 /// Over TLS, with bulk each way: all connections are used, by threads of their own, and bytes arrive as they were sent.
