@@ -310,6 +310,38 @@ fn who_takes_one_connection_alone_is_linked_by_one_and_that_is_said() {
     assert_eq!(a.port("link")["reason"], "the server takes 3 connections a link, not 4");
 }
 
+/// A balancer that sends connections of one link to different servers.
+#[test]
+fn who_comes_to_another_server_costs_the_others_nothing() {
+    let hosts = TwoHosts::new();
+    let other = Host::new();
+    let beyond = join(&hosts.a, &other);
+    let (a, b, relay) = several(&hosts, 4, &[]);
+    let c = Switch::start(&other, &[]);
+    wait_up(&a, &b, 4);
+    relay.turn(&format!("{}:80", beyond.b));
+    // The first one, and then all but one: those that are left stay, however often the others are refused.
+    for (n, up) in [(0, 3), (1, 2), (1, 1)] {
+        relay.cut_one(n);
+        let tries = relay.count() + 2;
+        wait_until("it was refused more than once", LIMIT, || relay.count() > tries);
+        wait_up(&a, &b, up);
+        hosts.a.ping("10.1.0.2");
+    }
+    let entry = a.port("link");
+    assert_eq!((&entry["connects"], &entry["state"]), (&1.into(), &"up".into()));
+    assert!(entry["reason"].as_str().is_some_and(|why| why.contains("balancer")), "{entry}");
+    assert!(server(&c).is_null());
+    relay.turn(&format!("{}:80", hosts.link.b));
+    wait_up(&a, &b, 4);
+    assert_eq!((&a.port("link")["connects"], &a.port("link")["reason"]), (&1.into(), &Value::Null));
+    // When none is left there is another link.
+    relay.turn(&format!("{}:80", beyond.b));
+    relay.cut();
+    wait_up(&a, &c, 4);
+    assert_eq!(a.port("link")["connects"], 2);
+}
+
 #[test]
 fn how_many_connections_is_saved_and_bounded() {
     let host = Host::new();
