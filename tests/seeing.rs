@@ -254,6 +254,20 @@ fn a_super_frame_is_captured_whole_with_its_size() {
 }
 
 #[test]
+fn what_came_just_before_the_end_is_captured() {
+    let host = Host::new();
+    let (switch, wires) = bench(&host, &[&[], &[]]);
+    for n in 1..4 {
+        let mut capture = Capture::start(&host, &switch, &format!("last{n}"), &[]);
+        let last = frame(BROADCAST, mac(n), &[], &payload(60));
+        passes(&wires[0], &wires[1], &last);
+        capture.process.signal(Signal::SIGINT);
+        assert_eq!(capture.process.wait(LIMIT), 0, "{}", capture.process.log());
+        assert!(capture.has(&last), "frame {n}: {}", capture.process.log());
+    }
+}
+
+#[test]
 fn captures_end_with_their_viewers() {
     let host = Host::new();
     let (switch, wires) = bench(&host, &[&[], &[]]);
