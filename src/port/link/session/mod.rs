@@ -316,6 +316,7 @@ impl<'a> Serving<'a> {
         let mut batch = fabric.batch(&table, slot, number, tape).ok_or(Ended::Stopped)?;
         let mut at = 0;
         let mut outcome = Ok(());
+        let mut answers = false;
         let vnet = self.session.vnet;
         let (link, member, count) = (&self.session.link, self.session.which.member, self.count);
         loop {
@@ -351,11 +352,13 @@ impl<'a> Serving<'a> {
                             batch.dropped(Reason::Text);
                             if let Some(answer) = answer(payload.open()) {
                                 link.with(member, count, |wire| wire.say(Opcode::Text, &answer));
+                                answers = true;
                             }
                             Continue(())
                         }
                         Some(Event::Ping(payload)) => {
                             link.with(member, count, |wire| wire.pong(payload.open()));
+                            answers = true;
                             self.pings.count(Instant::now())
                         }
                         Some(Event::Pong(payload)) => {
@@ -389,6 +392,10 @@ impl<'a> Serving<'a> {
             }
         }
         batch.finish(bytes);
+        // Once, however often was asked: a write for each answer is what a flood of questions would be after.
+        if answers {
+            link.with(member, count, |wire| wire.flush(&mut ()));
+        }
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[at..]);
         batch.tape.mark(Stage::RxWsParse);
@@ -423,7 +430,9 @@ impl<'a> Serving<'a> {
                 if !blocked && idle {
                     wire.shrink();
                 }
-                let _ = wire.say(Opcode::Ping, b"");
+                if wire.say(Opcode::Ping, b"") {
+                    wire.flush(&mut ());
+                }
             });
         }
         if !blocked && now >= self.shrunk + ping {
