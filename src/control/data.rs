@@ -51,9 +51,13 @@ pub async fn answer<B>(
     if !upgrade::is_wanted(request) {
         return Err(page(request.method(), context.tls));
     }
-    let key = upgrade::check(request).map_err(|reply| *reply)?;
+    let none = |reply| {
+        context.count(Event::Handshake);
+        reply
+    };
+    let key = upgrade::check(request).map_err(|reply| none(*reply))?;
     let own = origin::host(request.uri(), headers)
-        .map_err(|_| text(StatusCode::BAD_REQUEST, "a request has exactly one Host"))?;
+        .map_err(|_| none(text(StatusCode::BAD_REQUEST, "a request has exactly one Host")))?;
     let host = forwarded.host.unwrap_or(own);
     if !origin::data_origin_fits(headers, &host, forwarded.tls.unwrap_or(context.tls), &listen.origins) {
         let shown = headers.get(header::ORIGIN).map_or(&[][..], |value| value.as_bytes());
