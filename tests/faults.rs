@@ -116,11 +116,15 @@ impl Drop for Done<'_> {
 /// rx and copies of all ports of a switch, and their tx and drops.
 fn account(switch: &Switch) -> (u64, u64, Vec<Value>) {
     let mut entries = switch.entries("listCounters");
-    entries.retain(|entry| entry["port"] != 0);
+    entries.retain(|entry| entry["port"] != 0 || is_of_removed_ports(entry));
     let sum = |name: &str| entries.iter().map(|entry| entry[name].as_u64().unwrap()).sum::<u64>();
     let drops = entries.iter().flat_map(|entry| entry["drops"].as_object().unwrap().values());
     let drops: u64 = drops.map(|count| count.as_u64().unwrap()).sum();
     (sum("rx") + sum("copies"), sum("tx") + drops, entries)
+}
+
+fn is_of_removed_ports(entry: &Value) -> bool {
+    entry["port"] == 0 && entry["name"] == "removed"
 }
 
 /// As soon as nothing moves any more.
@@ -227,6 +231,10 @@ fn bad_67_68_a_link_that_is_damaged_and_cut_comes_back_and_loses_nothing_without
     });
     passes(&bad.wires[1], &bad.wires[3], &frame(BROADCAST, mac(99), &[], &payload(100)));
     balances(&bad.a);
+    // Each connection was a port of its own there, and is gone.
+    balances(&bad.b);
+    let removed = bad.b.entries("listCounters").into_iter().find(is_of_removed_ports);
+    assert!(removed.is_some_and(|entry| entry["rx"].as_u64() > Some(0)));
     assert!(!bad.a.process.log().contains("panicked") && !bad.b.process.log().contains("panicked"));
 }
 
@@ -250,4 +258,5 @@ fn bad_67_a_connection_that_turns_into_a_black_hole_is_given_up() {
     let noticed = |switch: &Switch| switch.drops("silent") + switch.drops("stuck");
     assert!(noticed(&bad.a) + noticed(&bad.b) > 0, "{} {}", bad.a.all_drops(), bad.b.all_drops());
     balances(&bad.a);
+    balances(&bad.b);
 }
