@@ -311,6 +311,32 @@ fn whose_links_are_guarded_is_said_in_their_profile() {
     }
 }
 
+/// A page's machine has no use for them, and its card holds eight frames.
+#[test]
+fn a_browser_is_sent_no_probes() {
+    let hosts = TwoHosts::new();
+    let _b = Switch::start(&hosts.b, &[]);
+    let addr = format!("{}:80", hosts.link.b);
+    let link = |agent: &str| {
+        let headers = format!("{}Origin: http://{addr}\r\nUser-Agent: {agent}\r\n", ws::UPGRADE);
+        let (answer, ws) = ws::get(&hosts.a, &addr, "/", &headers);
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        ws
+    };
+    let is_probe = |message: &Vec<u8>| message.get(12..14) == Some(&[0x88, 0xb6]);
+    let mut page = link("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0");
+    // Old versions of websocket-client send an Origin, too.
+    let mut program = link("websocket-client/0.59");
+    for _ in 0..3 {
+        let probe =
+            std::iter::repeat_with(|| program.wait(ws::BINARY, LIMIT)).find(|got| got.iter().all(is_probe));
+        assert!(probe.flatten().is_some(), "the other one is probed each second");
+    }
+    while let Some(message) = page.wait(ws::BINARY, Duration::from_millis(200)) {
+        assert!(!is_probe(&message), "a probe");
+    }
+}
+
 #[test]
 fn of_two_links_side_by_side_one_is_blocked_and_opens_when_the_other_goes() {
     let hosts = TwoHosts::new();

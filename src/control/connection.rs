@@ -379,7 +379,7 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping, vnet, congestion, linked } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet, congestion, linked, browser } = accepted;
     timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
@@ -387,7 +387,7 @@ async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> i
     .await??;
     let (stream, tls, early, place) = wire.take(early)?;
     let place = Box::new(place);
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, place })
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, browser, place })
 }
 
 /// One request: whose path is it?

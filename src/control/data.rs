@@ -33,6 +33,8 @@ pub struct Accepted {
     pub congestion: Congestion,
     /// What it is to a link that others may join.
     pub linked: Option<Linked>,
+    /// A web page's.
+    pub browser: bool,
 }
 
 /// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
@@ -96,7 +98,8 @@ pub async fn answer<B>(
     let reply = upgrade::switching(key, protocol, said.as_deref().map(String::as_str));
     let own = profile.as_ref().and_then(|profile| profile.congestion.clone());
     let congestion = own.unwrap_or_else(|| listen.congestion.clone());
-    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked })
+    let browser = origin::is_browser(headers);
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked, browser })
 }
 
 /// What a connection is to be to its link; by now it is known whose it is.

@@ -143,6 +143,8 @@ pub struct Incoming {
     pub congestion: Congestion,
     /// What it is to a link that others may join.
     pub linked: Option<Linked>,
+    /// A web page's: of the switch itself it is to hear nothing.
+    pub browser: bool,
     /// Its place among the connections, let go when the link has ended.
     pub place: Box<dyn Send>,
 }

@@ -194,9 +194,11 @@ impl Rounds {
     fn probe(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
         let now = ports.fabric.now().0;
         let up = |entry: &&Arc<Entry>| {
-            let runs = entry.life().state == State::Up && !entry.gate.is_shut();
-            // A virtual machine is shown nothing of ours; a probe that it bridges from elsewhere counts all the same.
-            runs && entry.kind != PortKind::Qemu && ports.guards_loops(entry)
+            let life = entry.life();
+            let runs = life.state == State::Up && !entry.gate.is_shut();
+            // A virtual machine is shown nothing of ours, be it one in a page; a probe that it bridges from elsewhere
+            // counts all the same.
+            runs && entry.kind != PortKind::Qemu && !life.browser && ports.guards_loops(entry)
         };
         let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
         self.turns.retain(|port, _| up.contains_key(port));
