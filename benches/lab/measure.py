@@ -103,8 +103,9 @@ def udp(lab, daemons, direction, seconds):
 
 
 def idle_ping(lab, count):
-    """{"avg_ms"}: round trip of `count` pings, 20 ms apart, with nothing else under way."""
-    return {"avg_ms": _ping(lab, count, count * 0.02 + 10)[0]}
+    """{"min_ms", "avg_ms", "max_ms"}: round trip of `count` pings, 20 ms apart, with nothing else under way."""
+    least, average, most, _ = _ping(lab, count, count * 0.02 + 10)
+    return {"min_ms": least, "avg_ms": average, "max_ms": most}
 
 
 def loaded_ping(lab, daemons, seconds):
@@ -112,7 +113,7 @@ def loaded_ping(lab, daemons, seconds):
     load = Iperf(lab, seconds + 1, FORWARD, "-P", "4")
     try:
         time.sleep(0.5)
-        average, lost = _ping(lab, int(seconds * 50), seconds + 10)
+        _, average, _, lost = _ping(lab, int(seconds * 50), seconds + 10)
     finally:
         end = load.result()
     return {"avg_ms": average, "lost": lost, "mbps": end["sum_received"]["bits_per_second"] / 1e6}
@@ -120,11 +121,11 @@ def loaded_ping(lab, daemons, seconds):
 
 def _ping(lab, count, timeout):
     output = lab.on("a", "ping", "-nqc", count, "-i", "0.02", "-W", "2", OVERLAY["b"], timeout=timeout, check=False)
-    times = re.search(r"= [\d.]+/([\d.]+)/", output)
+    times = re.search(r"= ([\d.]+)/([\d.]+)/([\d.]+)/", output)
     lost = re.search(r"([\d.]+)% packet loss", output)
     if not times or not lost:
         raise LabError(f"no ping came back: {output[-200:]}")
-    return float(times[1]), float(lost[1]) / 100
+    return *(float(time) for time in times.groups()), float(lost[1]) / 100
 
 
 # --- System calls --------------------------------------------------------------------------------------------

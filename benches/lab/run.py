@@ -31,7 +31,7 @@ class Settings:
         self.small = 1 if quick else 3
         self.loaded = 1 if quick else 5
         self.udp = 1 if quick else 3
-        self.pings = 25 if quick else 50
+        self.pings = 25 if quick else 150
         self.settle = 0 if quick else 32  # seconds until the switch is idle; 0: wake-ups are not counted
         self.idle = 2 if quick else 10  # seconds of the footprint's idle switch
         self.starts = 3 if quick else 7
@@ -215,7 +215,8 @@ def main():
             chosen, skipped, runs, keys, foot, calls = lab_run(lab, options, settings)
     except LabError as error:
         sys.exit(f"lab: {error}")
-    rows = [(tunnel.name, tunnel.label) for tunnel in TUNNELS if tunnel.name in options.only]
+    rows = [(tunnel.name, tunnel.label + fewer(settings.runs, runs.get(tunnel.name, [])))
+            for tunnel in TUNNELS if tunnel.name in options.only]
     left_out = [tunnel.label for tunnel in TUNNELS if tunnel.name not in options.only]
     verdicts = report.verdicts(runs, keys, foot)
     others = [share for found in runs.values() for run in found for share in shares(run)]
@@ -245,6 +246,11 @@ def main():
     for tunnel in ("etherws-ws", "super-ws"):
         if tunnel in options.only and not report.medians(runs.get(tunnel, []))["tcp_forward"]:
             sys.exit(f"lab: {tunnel} could not be measured")
+
+
+def fewer(wanted, had):
+    """What is to be said of a tunnel whose last rounds did not come."""
+    return f", {len(had)} run{'s' * (len(had) != 1)}" if 0 < len(had) < wanted else ""
 
 
 def shares(run):

@@ -37,6 +37,16 @@ fn main() {
         assert_eq!((fdb.flush(A), fdb.flush(B)), (0, 1));
     });
 
+    prove("nor listed at the port of the other", 3, || {
+        let fdb = fdb(1);
+        let [first, second] = [1, 2].map(|n| station(0, 1, n));
+        fdb.learn(0, first, A, 0);
+        let writer = with(&fdb, move |fdb| fdb.learn(0, second, B, 0));
+        let is_true = |mac, slot| (mac, slot) == (first, A) || (mac, slot) == (second, B);
+        assert!(fdb.stations(0).into_iter().all(|listed| is_true(listed.mac, listed.slot)));
+        assert_eq!(writer.join().unwrap(), Learned::New);
+    });
+
     prove("an entry that goes from its second bucket to its first is found at all times", 3, || {
         let fdb = fdb(12);
         let first: Vec<_> = (1..=5).map(|n| station(0, 1, n)).collect();

@@ -55,6 +55,10 @@ pub struct Query {
     pub decides: bool,
     /// The longest that a host takes to answer.
     pub response: Duration,
+    /// How often the querier asks (QQIC), where he says so: IGMPv3 and MLDv2 have a field for it.
+    pub interval: Option<Duration>,
+    /// How often he does before silence counts (QRV), where he says so.
+    pub robustness: Option<u32>,
 }
 
 /// What is said of one group.
@@ -244,6 +248,18 @@ pub(super) fn code_of(time: u32, bits: u32) -> u16 {
     let low = time >> (exponent + 3) & ((1 << mantissa) - 1);
     (1 << (bits - 1) | exponent << mantissa | low) as u16
 }
+
+/// What a querier says of himself by QRV and QQIC: robustness, and interval in seconds. Zero in one of them says nothing
+/// (RFC 3376 sections 4.1.6 and 4.1.7, RFC 3810 sections 5.1.8 and 5.1.9).
+pub(super) fn habits_of(flags: u8, qqic: u8) -> (Option<u32>, Option<Duration>) {
+    let robustness = u32::from(flags & QRV);
+    let seconds = u64::from(time_of(qqic.into(), 8));
+    let interval = Some(Duration::from_secs(seconds)).filter(|interval| !interval.is_zero());
+    (Some(robustness).filter(|robustness| *robustness != 0), interval)
+}
+
+/// In the flags of a query.
+const QRV: u8 = 0x07;
 
 /// [`behind_tag`] of 802.1Q: we ask behind no other, and whoever is not asked is not told apart.
 fn behind_8021q(frame: Frame<'_>) -> Option<(u16, usize)> {

@@ -191,6 +191,29 @@ fn queries_are_read_by_the_version_that_they_are_of() {
 }
 
 #[test]
+fn queriers_of_the_newest_versions_say_how_often_they_ask() {
+    let four = |message: &[u8]| igmp([224, 0, 0, 1], message);
+    let six = |more: &[u8]| {
+        let message = [&[130, 0, 0, 0, 0, 10, 0, 0][..], &[0; 16], more].concat();
+        mld("fe80::2", "ff02::1", &message)
+    };
+    // QRV and QQIC; an exponent of 7 and a mantissa of 31; a flag beside, and zeros, which say nothing.
+    for (more, want) in [
+        (&[][..], (None, None)),
+        (&[2, 125, 0, 0], (Some(2), Some(125))),
+        (&[0x0f, 0xff, 0, 0], (Some(7), Some(31 << 10))),
+        (&[3, 0x80, 0, 0], (Some(3), Some(128))),
+        (&[0xf0, 0, 0, 0], (None, None)),
+    ] {
+        for frame in [four(&[&[0x11, 20, 0, 0, 0, 0, 0, 0][..], more].concat()), six(more)] {
+            let Some(Message::Query(query)) = read(&frame) else { panic!("no query: {more:?}") };
+            let said = (query.robustness, query.interval.map(|interval| interval.as_secs()));
+            assert_eq!(said, want, "{more:?}");
+        }
+    }
+}
+
+#[test]
 fn routers_are_known_by_advertisements_and_hellos() {
     let source: IpAddr = [192, 168, 0, 2].into();
     let advertised = igmp([224, 0, 0, 106], &[0x30, 20, 0, 0, 0, 125, 0, 2]);
@@ -221,7 +244,8 @@ fn what_is_written_is_what_is_read() {
         let bytes = query(ME, vid, is_v6, group, SECOND, interval);
         let frame = Frame::checked(&bytes).unwrap();
         let source = if is_v6 { link_local(ME).into() } else { IpAddr::from([0; 4]) };
-        let query = Query { source, group, decides: true, response: SECOND };
+        let (interval, robustness) = (Some(interval), Some(2));
+        let query = Query { source, group, decides: true, response: SECOND, interval, robustness };
         assert_eq!(message(frame), Some(Message::Query(query)));
         assert_eq!((frame.src(), frame.tag().map(Tag::vid)), (ME, vid.map(Vid::get)));
         assert_eq!((sort(frame), bytes.len() >= 60), (Some(Sort::Notice), true));

@@ -5,7 +5,7 @@ use core::net::Ipv4Addr;
 use core::time::Duration;
 
 use super::checksum::checksum;
-use super::group::{Message, Query, Record, Records, Says, Sort, code_of, time_of};
+use super::group::{Message, Query, Record, Records, Says, Sort, code_of, habits_of, time_of};
 use super::packet::{ipv4, word};
 
 /// The group that an IPv4 packet is for.
@@ -67,22 +67,23 @@ fn igmp(message: &[u8], source: Ipv4Addr, to: Ipv4Addr) -> Option<Message<'_>> {
             if to != about.unwrap_or(ALL_HOSTS) || about.is_some_and(|group| !group.is_multicast()) {
                 return None;
             }
-            let (tenths, decides) = match *more {
+            let (tenths, decides, (robustness, interval)) = match *more {
                 // IGMPv1 has no field for it.
-                [] if fixed[1] == 0 => (100, true),
-                [] => (u32::from(fixed[1]), true),
-                [flags, _, high, low, ref sources @ ..] => {
+                [] if fixed[1] == 0 => (100, true, (None, None)),
+                [] => (u32::from(fixed[1]), true, (None, None)),
+                [flags, qqic, high, low, ref sources @ ..] => {
                     let count = usize::from(u16::from_be_bytes([high, low]));
                     if sources.len() < count * 4 {
                         return None;
                     }
-                    (time_of(fixed[1].into(), 8), count == 0 && flags & SUPPRESS == 0)
+                    let decides = count == 0 && flags & SUPPRESS == 0;
+                    (time_of(fixed[1].into(), 8), decides, habits_of(flags, qqic))
                 }
                 _ => return None,
             };
             let response = Duration::from_millis(u64::from(tenths) * 100);
-            let group = about.map(Into::into);
-            Some(Message::Query(Query { source: source.into(), group, decides, response }))
+            let (source, group) = (source.into(), about.map(Into::into));
+            Some(Message::Query(Query { source, group, decides, response, interval, robustness }))
         }
         V1_REPORT if to == group => Some(one(Says::Member { mute: true })),
         V2_REPORT if to == group => Some(one(Says::Member { mute: false })),

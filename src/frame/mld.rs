@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use super::MacAddr;
 use super::checksum::Sum;
-use super::group::{Message, Query, Record, Records, Says, Sort, code_of, link_local, time_of};
+use super::group::{Message, Query, Record, Records, Says, Sort, code_of, habits_of, link_local, time_of};
 use super::nd::ICMPV6;
 use super::packet::{ipv6, word};
 
@@ -70,20 +70,20 @@ fn mld(message: &[u8], source: Ipv6Addr, to: Ipv6Addr) -> Option<Message<'_>> {
                 return None;
             }
             let code = word(message, 4);
-            let (millis, decides) = match *more {
-                [] => (code.into(), true),
-                [flags, _, high, low, ref sources @ ..] => {
+            let (millis, decides, (robustness, interval)) = match *more {
+                [] => (code.into(), true, (None, None)),
+                [flags, qqic, high, low, ref sources @ ..] => {
                     let count = usize::from(u16::from_be_bytes([high, low]));
                     if sources.len() < count * 16 {
                         return None;
                     }
-                    (time_of(code, 16), count == 0 && flags & SUPPRESS == 0)
+                    (time_of(code, 16), count == 0 && flags & SUPPRESS == 0, habits_of(flags, qqic))
                 }
                 _ => return None,
             };
             let response = Duration::from_millis(millis.into());
-            let group = about.map(Into::into);
-            Some(Message::Query(Query { source: source.into(), group, decides, response }))
+            let (source, group) = (source.into(), about.map(Into::into));
+            Some(Message::Query(Query { source, group, decides, response, interval, robustness }))
         }
         V1_REPORT if to == group => Some(one(Says::Member { mute: false })),
         DONE if (to == ALL_ROUTERS || to == group) && group.is_multicast() => Some(one(Says::Leaves)),

@@ -3,7 +3,10 @@
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Release};
+use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::task::AtomicWaker;
 
 use crate::sys::{Device, Held, readable};
 
@@ -29,9 +32,24 @@ impl Turns {
     pub fn ends(&mut self, queue: usize) {
         self.ready &= !(1 << queue);
     }
+}
 
-    fn has(&self, queue: usize) -> bool {
-        self.ready & 1 << queue != 0
+/// Which queues are to be looked at, and who does it. With a waker for all of them each wake would be a look at each.
+struct Bells {
+    rung: AtomicU64,
+    task: AtomicWaker,
+}
+
+/// One queue's waker.
+struct Bell {
+    bells: Arc<Bells>,
+    queue: usize,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.bells.rung.fetch_or(1 << self.queue, Release);
+        self.bells.task.wake();
     }
 }
 
@@ -49,10 +67,22 @@ pub async fn pump<T: Device>(
     // Held from before a queue is read until it is known to be empty: what comes in between is not missed.
     let mut guards: Vec<_> = queues.iter().map(|_| None).collect();
     let mut turns = Turns::default();
+    let bells = Arc::new(Bells { rung: AtomicU64::new(0), task: AtomicWaker::new() });
+    let wakers: Vec<Waker> =
+        (0..queues.len()).map(|queue| Arc::new(Bell { bells: bells.clone(), queue }).into()).collect();
+    // Those whose bell does not ring before they are looked at.
+    let mut silent = u64::MAX >> (u64::BITS as usize - queues.len());
     loop {
         let readable = poll_fn(|cx| {
-            for (queue, guard) in guards.iter_mut().enumerate().filter(|(_, guard)| guard.is_none()) {
-                if let Poll::Ready(ready) = queues[queue].poll_read_ready(cx) {
+            bells.task.register(cx.waker());
+            let mut asked = std::mem::take(&mut silent) | bells.rung.swap(0, AcqRel);
+            while asked != 0 {
+                let queue = asked.trailing_zeros() as usize;
+                asked &= asked - 1;
+                let Some(guard @ None) = guards.get_mut(queue) else { continue };
+                if let Poll::Ready(ready) =
+                    queues[queue].poll_read_ready(&mut Context::from_waker(&wakers[queue]))
+                {
                     *guard = Some(ready?);
                     turns.ready |= 1 << queue;
                 }
@@ -62,17 +92,19 @@ pub async fn pump<T: Device>(
         if let Err(e) = readable.await {
             return e;
         }
+        let had = turns.ready;
         match batch(&device, &mut turns) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => turns.ready = 0,
             Err(e) => return e,
         }
-        for (queue, guard) in guards.iter_mut().enumerate() {
-            if !turns.has(queue)
-                && let Some(mut guard) = guard.take()
-            {
+        let mut ended = had & !turns.ready;
+        silent |= ended;
+        while ended != 0 {
+            if let Some(mut guard) = guards[ended.trailing_zeros() as usize].take() {
                 guard.clear_ready();
             }
+            ended &= ended - 1;
         }
         if turns.ready != 0 {
             // Other ports live on this thread too.
@@ -94,6 +126,6 @@ mod tests {
         assert_eq!((turns.next(), turns.next()), (Some(2), Some(0)));
         turns.ends(0);
         turns.ends(2);
-        assert_eq!((turns.next(), turns.has(0)), (None, false));
+        assert_eq!(turns.next(), None);
     }
 }

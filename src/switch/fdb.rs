@@ -44,6 +44,7 @@ use crate::sync::atomic::{AtomicU32, Ordering::*, fence};
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use book::{Book, STATICS};
 use cuckoo::{Bucket, EMPTY, WAYS};
+use listing::Ahead;
 use moves::Moves;
 
 /// Learned and static stations. Time is whole seconds since any fixed start. Slots are below `SLOTS`.
@@ -57,6 +58,8 @@ pub struct Fdb<const SLOTS: usize = MAX_SLOTS> {
     book: Mutex<Book>,
     /// Taken with the book held, or alone.
     moves: Mutex<Moves>,
+    /// What the next page is made of; taken before the book.
+    ahead: Mutex<Option<Ahead>>,
 }
 
 /// What [`Fdb::learn`] found.
@@ -119,6 +122,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
             places,
             book: Mutex::new(Book::new(buckets * WAYS)),
             moves: Mutex::new(Moves::new()),
+            ahead: Mutex::new(None),
         }
     }
 
@@ -193,6 +197,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     /// A static entry; replaces whatever was known of the station. `false` when all room is static.
     pub fn insert_static(&self, vid: u16, mac: MacAddr, slot: Slot) -> bool {
         let key = key(vid, mac);
+        self.forget_ahead();
         let mut book = self.book();
         if let Some(index) = self.index_of(key) {
             self.remove(&mut book, index);
@@ -204,7 +209,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
     pub fn delete(&self, vid: u16, mac: MacAddr, now: u32) -> Option<Station> {
         let mut book = self.book();
         let index = self.index_of(key(vid, mac))?;
-        let station = self.station(index, now);
+        let station = self.station(self.entry(index), now);
         self.remove(&mut book, index);
         station
     }
@@ -236,6 +241,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
 
     /// Reclaims aged and flushed entries. Call every few seconds.
     pub fn sweep(&self, now: u32) {
+        self.sweep_ahead(now);
         let mut book = self.book();
         self.remove_all(&mut book, |place, seen| !self.is_live(place, seen, now));
     }

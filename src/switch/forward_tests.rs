@@ -257,7 +257,7 @@ fn multicast_goes_to_who_wants_it_and_a_trace_says_so() {
     let mut groups = Groups::new(Timers { interval: Duration::from_secs(4) }, MacAddr::BROADCAST);
     for second in 0..7 {
         let up = (1..4).map(|port| (port, 1));
-        groups.tick(Duration::from_secs(second), up, Some(&BTreeSet::from([0])));
+        groups.tick(Duration::from_secs(second), up, |_, _| true, Some(&BTreeSet::from([0])));
     }
     let record = Record { group: [239, 1, 2, 3].into(), says: Says::Member { mute: false } };
     let report = Message::Report(Records::One(Some(record)));
@@ -294,7 +294,7 @@ fn bad_41_what_is_behind_two_tags_or_one_of_802_1ad_is_flooded_while_groups_are_
     let mut groups = Groups::new(Timers { interval: Duration::from_secs(4) }, MacAddr::BROADCAST);
     for second in 0..7 {
         let up = (1..4).map(|port| (port, 1));
-        groups.tick(Duration::from_secs(second), up, Some(&BTreeSet::from([0, 7])));
+        groups.tick(Duration::from_secs(second), up, |_, _| true, Some(&BTreeSet::from([0, 7])));
     }
     switch.set_members(groups.news(|port| Some(Slot(port - 1))).map(Arc::new));
     let table = switch.table().load();

@@ -21,12 +21,14 @@
 //!
 //! **Bounds.** A port has [`SHARE`] memberships at most, and all have [`LIMIT`]. A port for which there is no room gets
 //! everything until it could have said that it wants less: nobody goes without what he asked for because of others.
-//! There are [`AREAS`] at most; others are flooded. Questions about single groups are so many a second, of a port and in all;
-//! those for all groups are not kept off by anything. Whatever a port says counts for that port alone, but for queries:
+//! There are [`AREAS`] at most; others are flooded. Where routers are is noted [`ROUTERS`] times; of more the ports are, and
+//! get everything. Questions about single groups are so many a second, of a port and in all; those for all groups are not
+//! kept off by anything. Whatever a port says counts for that port alone, but for queries:
 //! one that is not to be answered soon is not believed.
 
 mod asks;
 mod members;
+mod queriers;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -42,7 +44,7 @@ use self::timers::ROBUSTNESS;
 pub use self::timers::Timers;
 use super::forward::Slot;
 use crate::frame::MacAddr;
-use crate::frame::group::{self, Message, Query, Records, Says};
+use crate::frame::group::{Message, Records, Says};
 
 /// Memberships of one port.
 pub const SHARE: usize = 1_024;
@@ -50,6 +52,9 @@ pub const SHARE: usize = 1_024;
 pub const LIMIT: usize = 32_768;
 /// VLANs that are snooped, IPv4 and IPv6 by themselves.
 pub const AREAS: usize = 256;
+
+/// Routers that are noted, each by its port and area.
+pub const ROUTERS: usize = 4_096;
 
 /// A VLAN, 0 where there is none, and whether it is about IPv6.
 type Area = (u16, bool);
@@ -125,11 +130,13 @@ struct Port {
     /// Another one when what is known of it is not sure any more.
     life: u64,
     settles: Option<Duration>,
-    /// It is to be asked, and does not settle before.
-    doubted: bool,
+    /// It is to be asked, from then on, and does not settle before.
+    doubted: Option<Duration>,
     /// Not before then: whoever goes on to give reason for doubt is not asked all the time.
     next: Duration,
     full: Option<Duration>,
+    /// A router is there for whom there was no room: what hosts say to routers goes there as well, in every area.
+    routes: Option<Duration>,
 }
 
 impl Groups {
@@ -179,27 +186,29 @@ impl Groups {
             Message::Report(records) => self.report(vid, port, records, now),
             Message::Query(query) => self.queried(vid, (port, to_all), src, &query, now),
             Message::Router { source, advertised } => {
-                let until = now + self.timers.querier();
-                let Some(state) = self.area((vid, source.is_ipv6()), now) else { return };
-                let is_new = state.routers.insert(port, until).is_none();
-                if advertised && source.is_unspecified() {
+                let area = (vid, source.is_ipv6());
+                self.note_router(area, port, now + self.timers.router(), now);
+                if advertised
+                    && source.is_unspecified()
+                    && let Some(state) = self.areas.get_mut(&area)
+                {
                     state.switch = Some(src);
                 }
-                self.changed |= is_new;
             }
         }
     }
 
     /// What is due at `now`. `ports` are those that are up, each with a number that is another one when it came up anew or
-    /// something that was said there went unheard; `vids` the VLANs in which there are stations, when somebody has looked.
+    /// something that was said there went unheard; `is_in` whether one is in a VLAN; `vids` the VLANs in which there are stations, when somebody has looked.
     pub fn tick(
         &mut self,
         now: Duration,
         ports: impl Iterator<Item = (u32, u64)>,
+        is_in: impl Fn(u32, u16) -> bool,
         vids: Option<&BTreeSet<u16>>,
     ) {
         self.asks.tick(now);
-        self.follow(ports, now);
+        self.follow(ports, is_in, now);
         for vid in vids.into_iter().flatten() {
             self.area((*vid, false), now);
             self.area((*vid, true), now);
@@ -209,7 +218,7 @@ impl Groups {
         let (startup, settle) = (self.timers.startup(), self.timers.settle());
         for ((vid, v6), state) in &mut self.areas {
             if matches!(state.querier, Querier::Other { until, .. } if until <= now) {
-                state.querier = Querier::Own { next: now, sent: 0 };
+                state.ask_soon(now, startup);
             }
             if let Querier::Own { next, sent } = &mut state.querier
                 && *next <= now
@@ -271,7 +280,8 @@ impl Groups {
 
     /// The ports that get everything for want of room, and for how long.
     pub fn full(&self, now: Duration) -> Vec<(u32, Duration)> {
-        let full = |(port, kept): (&u32, &Port)| Some((*port, kept.full?.saturating_sub(now)));
+        let full =
+            |(port, kept): (&u32, &Port)| Some((*port, kept.full.max(kept.routes)?.saturating_sub(now)));
         self.ports.iter().filter_map(full).collect()
     }
 
@@ -301,7 +311,9 @@ impl Groups {
         {
             let member = &mut members[at];
             (member.until, member.asked) = (until, 0);
-            member.mute = member.mute.max(mute_until);
+            // When that one has not been heard for so long, another one who is will answer.
+            let kept = if member.mute > now { member.mute } else { Duration::ZERO };
+            member.mute = kept.max(mute_until);
             return;
         }
         let share = self.shares.get(&port).copied().unwrap_or(0);
@@ -337,40 +349,6 @@ impl Groups {
         }
     }
 
-    fn queried(&mut self, vid: u16, (port, to_all): (u32, bool), src: MacAddr, query: &Query, now: Duration) {
-        let v6 = query.source.is_ipv6();
-        let timers = self.timers;
-        let until = now + timers.querier();
-        let (mac, own) = (self.mac, v6.then(|| IpAddr::from(group::link_local(self.mac))));
-        let Some(state) = self.area((vid, v6), now) else { return };
-        if let Some(group) = query.group {
-            let is_querier = matches!(state.querier, Querier::Other { port: its, .. } if its == port);
-            if is_querier && query.decides && query.response < timers.interval {
-                let until = now + query.response.max(timers.last()) * ROBUSTNESS;
-                let members = self.members.get_mut(&(vid, group)).into_iter().flatten();
-                members
-                    .filter(|member| member.mute <= now)
-                    .for_each(|member| member.until = member.until.min(until));
-            }
-            return;
-        }
-        let is_switch = query.source.is_unspecified();
-        let is_new = !is_switch && state.routers.insert(port, until).is_none();
-        let wins = match state.querier {
-            Querier::Own { .. } if is_switch => state.switch == Some(src) && src < mac,
-            Querier::Own { .. } => own.is_none_or(|own| query.source < own),
-            Querier::Other { source, .. } if is_switch => {
-                source.is_unspecified() && state.switch == Some(src) && src < mac
-            }
-            Querier::Other { source, .. } => source.is_unspecified() || query.source <= source,
-        };
-        // Whoever waits for longer than that would have members forgotten that are there.
-        if wins && to_all && query.response < timers.interval {
-            state.querier = Querier::Other { source: query.source, port, until };
-        }
-        self.changed |= is_new;
-    }
-
     /// The area, made if there is room.
     fn area(&mut self, area: Area, now: Duration) -> Option<&mut State> {
         if self.areas.len() >= AREAS && !self.areas.contains_key(&area) {
@@ -390,24 +368,42 @@ impl Groups {
     }
 
     /// Ports come and go; one that comes is asked at once, whoever else asks, and so is one that is not sure any more.
-    fn follow(&mut self, up: impl Iterator<Item = (u32, u64)>, now: Duration) {
+    fn follow(
+        &mut self,
+        up: impl Iterator<Item = (u32, u64)>,
+        is_in: impl Fn(u32, u16) -> bool,
+        now: Duration,
+    ) {
         let (settles, next) = (now + self.timers.settle(), now + self.timers.startup());
         let mut before = std::mem::take(&mut self.ports);
+        let mut due = Vec::new();
         for (port, life) in up {
-            let new = || Port { life, settles: None, doubted: true, next: now, full: None };
+            let doubted = Some(now);
+            let new = || Port { life, settles: None, doubted, next: now, full: None, routes: None };
             let mut kept = before.remove(&port).unwrap_or_else(new);
-            kept.doubted |= kept.life != life;
-            kept.life = life;
-            if kept.doubted {
-                self.changed |= kept.settles.replace(settles).is_none();
+            if kept.life != life {
+                kept.life = life;
+                kept.doubted.get_or_insert(now.max(kept.next));
             }
-            if kept.doubted && kept.next <= now && self.asks.has_room() {
-                // Of areas that are asked for the first time everybody is.
-                let asked = self.areas.iter().filter(|(_, state)| state.since.is_some());
-                asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
-                (kept.doubted, kept.next) = (false, next);
+            if let Some(since) = kept.doubted {
+                self.changed |= kept.settles.replace(settles).is_none();
+                due.extend(Some((since, port)).filter(|_| since <= now));
             }
             self.ports.insert(port, kept);
+        }
+        // Who waits longest comes first, so that all of them come.
+        due.sort_unstable();
+        for (_, port) in due {
+            if !self.asks.has_room() {
+                break;
+            }
+            // Of areas that are asked for the first time everybody is.
+            let asked =
+                self.areas.iter().filter(|((vid, _), state)| state.since.is_some() && is_in(port, *vid));
+            asked.for_each(|(area, _)| self.asks.general(*area, Some(port)));
+            if let Some(kept) = self.ports.get_mut(&port) {
+                (kept.doubted, kept.next) = (None, next);
+            }
         }
         // Those that are down, or gone.
         self.forget(&before.into_keys().collect(), now);
@@ -421,10 +417,8 @@ impl Groups {
         let startup = self.timers.startup();
         for state in self.areas.values_mut() {
             state.routers.retain(|port, _| !gone.contains(port));
-            // Whoever comes and goes does not make us ask more often than that.
             if matches!(state.querier, Querier::Other { port, .. } if gone.contains(&port)) {
-                let next = state.asked.map_or(now, |asked| now.max(asked + startup));
-                state.querier = Querier::Own { next, sent: 0 };
+                state.ask_soon(now, startup);
             }
         }
         let shares: Vec<_> = gone.iter().filter_map(|port| self.shares.remove(port)).collect();
@@ -441,9 +435,16 @@ impl Groups {
     /// may be such that hosts do not answer them.
     fn expire(&mut self, now: Duration) {
         let (changed, asks) = (&mut self.changed, &mut self.asks);
+        let settles = now + self.timers.settle();
         for port in self.ports.values_mut() {
             for until in [&mut port.settles, &mut port.full] {
                 *changed |= until.take_if(|until| *until <= now).is_some();
+            }
+            if port.routes.take_if(|until| *until <= now).is_some() {
+                // Hosts there heard what others said to routers, and may have kept silent.
+                port.doubted.get_or_insert(now.max(port.next));
+                port.settles = Some(settles);
+                *changed = true;
             }
         }
         for state in self.areas.values_mut() {
@@ -477,13 +478,13 @@ impl Groups {
 
 impl Member {
     /// Its time is up: it is asked whether anybody is left, whoever else asks. It stays until there is room for that. One
-    /// of IGMPv1 answers no question about one group.
+    /// of IGMPv1 answers no question about one group, but one for all, which is put once for all his groups.
     fn ask(&mut self, (vid, group): (u16, IpAddr), asks: &mut Asks, timers: Timers, now: Duration) {
         let (about, response) = match self.mute {
             Duration::ZERO => (Some(group), timers.last()),
             _ => (None, timers.response()),
         };
-        if asks.last((vid, group.is_ipv6()), about, self.port) {
+        if asks.last((vid, group.is_ipv6()), about, self.port, now + response) {
             self.asked += 1;
             self.until = now + response;
         }

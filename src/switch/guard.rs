@@ -33,6 +33,13 @@ impl Policer {
         Self::new(rate.into(), Duration::from_secs(2))
     }
 
+    /// The same with a burst of so many.
+    pub fn of_frames_at_once(rate: u32, burst: u32) -> Self {
+        let rate = rate.max(1);
+        // The first of them is not ahead of the rate.
+        Self::new(rate.into(), Duration::from_secs(1) * burst.saturating_sub(1) / rate)
+    }
+
     fn new(rate: u64, burst: Duration) -> Self {
         Self { rate: rate.max(1), burst: burst.as_nanos() as u64, full_at: AtomicU64::new(0) }
     }
@@ -178,6 +185,13 @@ mod tests {
             .count();
         // Two seconds of 1,000 frames each, and a burst of 50.
         assert!((2_000..=2_055).contains(&passed), "{passed}");
+    }
+
+    #[test]
+    fn a_burst_is_as_long_as_it_is_said_to_be() {
+        let policer = Policer::of_frames_at_once(1_000, 128);
+        let passed = |at: u64| (0..1_000).filter(|_| policer.admits(1, Duration::from_millis(at))).count();
+        assert_eq!((passed(0), passed(50), passed(1_000)), (128, 50, 128));
     }
 
     #[test]

@@ -81,6 +81,17 @@ impl VlanRule {
         Ok(Class { vid, tag, double })
     }
 
+    /// Whether the port is in a VLAN, 0 where there is none.
+    pub fn has(&self, vid: u16) -> bool {
+        match self {
+            Self::Transparent => true,
+            Self::Access(own) => own.get() == vid,
+            Self::Trunk { allowed, native } => {
+                allowed.contains(vid) || native.is_some_and(|native| native.get() == vid)
+            }
+        }
+    }
+
     /// What happens to the tag of a frame that goes out; `None` when the port is not in its VLAN.
     pub fn egress(&self, class: Class) -> Option<Retag> {
         match self {
@@ -197,6 +208,7 @@ mod tests {
             let bytes = frame(tags);
             let class = from.classify(Frame::checked(&bytes).unwrap()).unwrap();
             assert_eq!(to.egress(class), want, "{from} {tags:?} -> {to}");
+            assert_eq!(to.has(class.vid), want.is_some(), "{from} {tags:?} -> {to}");
         }
     }
 

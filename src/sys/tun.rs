@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use nix::sys::uio::writev;
-use nix::unistd::read;
+use nix::unistd::{read, write};
 
 use super::{Granted, OpenError, check_device_name};
 use crate::frame::offload::VnetHeader;
@@ -197,7 +197,11 @@ impl Tap {
     /// One frame in pieces, behind its header if there is one. EIO while the device is down, EBADFD once it
     /// is deleted, EINVAL for a runt.
     pub fn write(&self, frame: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(writev(&self.fd, frame)?)
+        Ok(match frame {
+            // What the kernel need not copy a list for.
+            [whole] => write(&self.fd, whole)?,
+            pieces => writev(&self.fd, pieces)?,
+        })
     }
 }
 

@@ -42,7 +42,7 @@ fn a_bridge_that_asks_is_the_querier_and_gets_what_routers_get() {
 }
 
 /// For how many seconds more the member behind a port counts.
-fn left(switch: &Switch<'_>, group: &str) -> Option<u64> {
+pub fn left(switch: &Switch<'_>, group: &str) -> Option<u64> {
     let groups = groups(switch);
     let found = groups["groups"].as_array()?.iter().find(|entry| entry["group"] == group)?;
     found["ports"][0]["expires"].as_u64()

@@ -10,14 +10,18 @@ const SHOWN = 250;
 /** Of very many stations so many are looked through. */
 const SOME = 10_000;
 
+/** After so many times all of them are asked for again: they may be fewer by now. */
+const AGAIN = 10;
+
 const place = (vid, mac) => `${vid ?? 0} ${mac}`;
 
 export class Stations {
   constructor(section) {
     this.all = [];
     this.known = true;
-    /** Which of them are asked for; nothing: all. */
+    /** Which of them are asked for; nothing: all. And how often they were. */
     this.page = undefined;
+    this.pages = 0;
     this.found = section.querySelector('[role=status]');
     this.note = section.querySelector('.note');
     this.search = section.querySelector('input');
@@ -47,10 +51,11 @@ export class Stations {
 
   /** Asks the switch; an older one has no listStations. */
   async fetch() {
+    if (this.page && ++this.pages > AGAIN) this.page = undefined;
     const [fdb, stations] = await ask(['listFdb', this.page], ...(this.known ? [['listStations', this.page]] : []));
     if (fdb instanceof Refusal) {
       if (fdb.code !== TOO_MANY) throw fdb;
-      this.page = { limit: SOME };
+      [this.page, this.pages] = [{ limit: SOME }, 0];
       await this.fetch();
       return;
     }
@@ -61,14 +66,15 @@ export class Stations {
       const key = place(entry.vid, entry.mac);
       return { ...entry, key, ips: ips.get(key) ?? [] };
     });
+    this.show();
     // They are few again.
     if (this.all.length < SOME) this.page = undefined;
-    this.show();
   }
 
   /** Another switch may know what the last one did not. */
   renew() {
     this.known = true;
+    this.page = undefined;
   }
 
   /** What was found is read out; what comes and goes by itself is not. */

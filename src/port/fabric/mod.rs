@@ -467,4 +467,4 @@ fn on_cable(len: usize, unfinished: Option<&Unfinished>) -> (u32, u32) {
 /// Frames that may wait for the control side.
 const RETURNED: usize = 64;
 const HEARD: usize = 512;
-const TOLD: usize = 256;
+pub const TOLD: usize = 256;

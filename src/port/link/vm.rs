@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::progress::Progress;
-use super::session::{Down, PARTING, TURNS};
+use super::session::{Down, PARTING, READ_FRAMES, TURNS, put_off};
 use super::{Ended, Link, Stop, Stream, Wire, linger};
 use crate::frame::stream::{self, PREFIX, TooLong};
-use crate::port::fabric::{Fabric, READ, Scratch, with_scratch};
+use crate::port::fabric::{Fabric, Scratch, with_scratch};
 use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Stage, Tape};
 use crate::switch::Slot;
@@ -95,25 +96,33 @@ impl Serving {
         mut stop: watch::Receiver<Option<Stop>>,
     ) -> Result<Infallible, Ended> {
         let (link, prof) = (self.link.clone(), self.fabric.prof.clone());
+        let stuck = self.stuck.clone();
+        let mut stopped = pin!(stop.wait_for(Option::is_some));
+        let mut notified = pin!(stuck.notified());
+        let mut timer = pin!(sleep_until(Instant::now()));
         let mut waiting = false;
         let mut turns = 0u32;
         loop {
             if waiting {
                 waiting = with_tape!(prof, |tape| self.read_batch(tape))?;
-                turns += 1;
-                if !turns.is_multiple_of(TURNS) {
+                turns = if waiting { turns + 1 } else { 0 };
+                if waiting && turns < TURNS {
                     continue;
                 }
                 // Other ports live on this thread too, and a VM that never pauses must not keep this one from
                 // writing, nor from its end.
-                tokio::task::yield_now().await;
+                if waiting {
+                    turns = 0;
+                    tokio::task::yield_now().await;
+                }
             }
             let (deadline, blocked) = prof.timer(|| self.tick())?;
+            put_off(timer.as_mut(), deadline);
             tokio::select! {
                 // What there is to read comes last: of the others each is done with when it is done.
                 biased;
                 // A sender that is gone means a port that is gone.
-                _ = stop.wait_for(Option::is_some) => return Err(Ended::Stopped),
+                _ = &mut stopped => return Err(Ended::Stopped),
                 ready = self.stream.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
                     with_tape!(prof, |tape| {
@@ -121,8 +130,8 @@ impl Serving {
                         link.flush(tape)
                     });
                 }
-                () = self.stuck.notified() => (),
-                () = sleep_until(deadline) => (),
+                () = &mut notified => notified.set(stuck.notified()),
+                () = &mut timer => (),
                 () = std::future::ready(()), if waiting => (),
                 ready = self.stream.readable() => {
                     ready.map_err(Ended::Broken)?;
@@ -138,11 +147,11 @@ impl Serving {
         with_scratch(|scratch| {
             let kept = self.rest.len();
             scratch.plain[..kept].copy_from_slice(&self.rest);
-            let got = self.stream.try_read(&mut scratch.plain[kept..kept + READ]);
+            let got = self.stream.try_read(&mut scratch.plain[kept..kept + READ_FRAMES]);
             tape.mark_batch(Stage::RxSockRead);
             match got {
                 Ok(0) => Err(Ended::Eof),
-                Ok(got) => self.forward(scratch, kept + got, tape).map(|()| true),
+                Ok(got) => self.forward(scratch, kept + got, tape).map(|()| got == READ_FRAMES),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
                 Err(e) => Err(Ended::Broken(e)),
             }

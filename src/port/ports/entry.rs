@@ -8,6 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::super::egress::{Device, Egress};
 use super::super::events::{Events, What};
+use super::super::fabric::TOLD;
 use super::super::link::{Link, Stop};
 use super::super::resumable::Resumable;
 use super::super::spec::{Bpdu, Congestion, GuardSettings, PortKind, PortSpec};
@@ -146,7 +147,7 @@ impl Entry {
             spec: Mutex::new(parts.spec),
             limits: Mutex::default(),
             heard: Arc::new(Policer::of_frames(HEARD)),
-            asked: Arc::new(Policer::of_frames(ASKED)),
+            asked: Arc::new(Policer::of_frames_at_once(ASKED, TOLD as u32 / 2)),
             life: Mutex::new(parts.life),
             closed: Mutex::default(),
             resumable: OnceLock::new(),
@@ -329,7 +330,7 @@ impl Entry {
 /// stations find each other.
 const HEARD: u32 = 500;
 /// Messages of IGMP and MLD from a port that are looked at in a second: ten thousand hosts answer a question
-/// within ten seconds.
+/// within ten seconds. Of what may wait to be read one port has half, so that there is room for what others say.
 const ASKED: u32 = 1_000;
 
 /// The offloads that the kernel granted a device; none is `-`.

@@ -1,6 +1,5 @@
 //! The forwarding database, as people see and change it: by ports' names instead of slots.
 
-use std::collections::BTreeMap;
 use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -10,8 +9,10 @@ use tokio::time::sleep;
 use super::entry::State;
 use super::{PortError, Ports};
 use crate::frame::MacAddr;
+use crate::port::egress::Egress;
 use crate::port::spec::PortRef;
 use crate::port::status::FdbStatus;
+use crate::switch::Table;
 use crate::switch::fdb::Station;
 
 /// Reclaims aged entries now and then; lookups judge age by themselves.
@@ -27,7 +28,7 @@ pub async fn sweep(ports: Weak<Ports>) {
 impl Ports {
     /// All stations, in the order of port, VLAN and MAC address; `None`: they are more than `most`.
     pub fn fdb(&self, most: usize) -> Option<Vec<FdbStatus>> {
-        let mut listed = self.listed(None, most + 1, |_| true);
+        let mut listed = self.fdb_after(None, most + 1);
         if listed.len() > most {
             return None;
         }
@@ -37,37 +38,31 @@ impl Ports {
 
     /// The first `most` stations behind `after`, in the order of VLAN and MAC address.
     pub fn fdb_after(&self, after: Option<(u16, MacAddr)>, most: usize) -> Vec<FdbStatus> {
-        self.listed(after, most, |_| true)
+        let (fdb, table) = (&self.fabric.switch.fdb, self.fabric.table());
+        fdb.page(after, most, self.fabric.now().seconds(), |station| self.status(&table, station))
     }
 
-    /// The static entries.
+    /// The static entries, in the order of VLAN and MAC address.
     pub fn fixed_stations(&self) -> Vec<FdbStatus> {
-        self.listed(None, usize::MAX, |station| station.fixed)
+        let table = self.fabric.table();
+        let mut stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
+        stations.retain(|station| station.fixed);
+        stations.sort_by_key(|station| (station.vid, station.mac.bits()));
+        stations.into_iter().filter_map(|station| self.status(&table, station)).collect()
     }
 
-    fn listed(
-        &self,
-        after: Option<(u16, MacAddr)>,
-        most: usize,
-        wanted: impl Fn(&Station) -> bool,
-    ) -> Vec<FdbStatus> {
-        let entries = self.entries();
-        let by_slot: BTreeMap<_, _> = entries.values().map(|entry| (entry.slot, entry)).collect();
-        let is_listed = |station: &Station| by_slot.contains_key(&station.slot) && wanted(station);
-        let now = self.fabric.now().seconds();
-        let stations = self.fabric.switch.fdb.stations_after(after, most, now, is_listed).into_iter();
-        let status = |station: Station| {
-            let entry = by_slot.get(&station.slot)?;
-            Some(FdbStatus {
-                vid: station.vid,
-                mac: station.mac.to_string(),
-                port: entry.number,
-                age: station.age.into(),
-                name: entry.name(),
-                fixed: station.fixed,
-            })
-        };
-        stations.filter_map(status).collect()
+    /// A station of a port that is there.
+    fn status(&self, table: &Table<Egress>, station: Station) -> Option<FdbStatus> {
+        let number = table.get(station.slot)?.number;
+        let entry = self.entries().get(&number)?.clone();
+        Some(FdbStatus {
+            vid: station.vid,
+            mac: station.mac.to_string(),
+            port: number,
+            age: station.age.into(),
+            name: entry.name(),
+            fixed: station.fixed,
+        })
     }
 
     /// How many stations there are.

@@ -108,8 +108,11 @@ impl Ports {
     pub(super) fn snoop(&self, on: bool, interval: Duration) {
         let groups = on.then(|| Groups::new(Timers { interval }, Groups::source(rand::random())));
         let members = groups.as_ref().map(|_| Arc::default());
-        *self.groups() = groups;
+        let mut kept = self.groups();
+        *kept = groups;
+        // While nobody else can: what frames go by is what is kept.
         self.fabric.switch.set_members(members);
+        drop(kept);
         self.fabric.told.wake();
     }
 
@@ -187,9 +190,13 @@ impl Ports {
     }
 
     fn tick_groups(&self, vids: Option<&BTreeSet<u16>>) {
-        let entries: Vec<_> = self.entries().values().cloned().collect();
+        let (table, entries) = (self.fabric.table(), self.entries().clone());
+        let is_in = |port: u32, vid: u16| {
+            let port = entries.get(&port).and_then(|entry| table.get(entry.slot));
+            port.is_some_and(|port| port.vlan.has(vid))
+        };
         let is_up = |state: State, port: &Entry| state == State::Up && port.gate.closed().is_none();
-        let up = entries.iter().filter_map(|entry| {
+        let up = entries.values().filter_map(|entry| {
             let life = entry.life();
             // More with all that leaves it open who is there.
             let unsure = life.connects + entry.lives.load(Relaxed) + entry.counters.unheard.load(Relaxed);
@@ -197,7 +204,7 @@ impl Ports {
         });
         let now = self.fabric.now().0;
         if let Some(groups) = self.groups().as_mut() {
-            groups.tick(now, up, vids);
+            groups.tick(now, up, is_in, vids);
         }
     }
 
@@ -237,8 +244,7 @@ impl Ports {
 
     /// The VLANs in which somebody has been heard lately.
     fn vids(&self) -> BTreeSet<u16> {
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        stations.into_iter().map(|station| station.vid).collect()
+        self.fabric.switch.fdb.vids(self.fabric.now().seconds())
     }
 
     fn groups(&self) -> MutexGuard<'_, Option<Groups>> {
@@ -249,10 +255,12 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
     use crate::frame::MacAddr;
     use crate::frame::group::{Message, Record, Records, Says};
+    use crate::port::fabric::TOLD;
     use crate::port::link::Link;
     use crate::port::ports::SwitchSettings;
     use crate::port::ports::entry::{Life, Parts, Way};
@@ -316,6 +324,47 @@ mod tests {
         }
         listener.look(&ports, later);
         assert_eq!(who_gets(&ports), Some(vec![1]));
+    }
+
+    /// One port could fill all the room there is for what is said, and what others said then was lost.
+    #[tokio::test]
+    async fn bad_37_what_one_port_says_at_once_leaves_room_for_others() {
+        let ports = Ports::start(SwitchSettings { snoop: true, ..SwitchSettings::default() }).unwrap();
+        let entries = [0, 1].map(|slot| enter(&ports, slot));
+        let table = ports.fabric.table();
+        for (entry, count) in entries.iter().zip([1_000, 64]) {
+            let head = [1, 0, 0x5e, 9, 9, 9, 2, 0, 0, 0, 0, entry.slot.0 as u8, 8, 0];
+            let packet = [0x45, 0, 0, 28, 0, 0, 0, 0, 1, 2, 0, 0, 10, 0, 0, 1, 239, 9, 9, 9];
+            let report = [&head[..], &packet, &[0x16, 0, 0, 0, 239, 9, 9, 9], &[0; 18]].concat();
+            let tape = &mut ();
+            let mut batch = ports.fabric.batch(&table, entry.slot, entry.number, tape).unwrap();
+            (0..count).for_each(|_| batch.frame(&report));
+        }
+        let unheard = entries.map(|entry| entry.counters.unheard.load(Relaxed));
+        assert_eq!(unheard, [1_000 - TOLD as u64 / 2, 0]);
+    }
+
+    /// The lock was let go between the two: who came between left his groups, and the sets of the other one.
+    #[tokio::test]
+    async fn what_frames_go_by_is_what_is_kept_whoever_changes_it_at_once() {
+        let ports = Ports::start(SwitchSettings::default()).unwrap();
+        let (ports, arrived) = (&*ports, &AtomicUsize::new(0));
+        // Both at the same moment, which a barrier that sleeps is not.
+        let meet = |turn: usize| {
+            arrived.fetch_add(1, SeqCst);
+            while arrived.load(SeqCst) < 2 * turn {
+                std::thread::yield_now();
+            }
+        };
+        let change = |on| {
+            for round in 0..40_000 {
+                meet(2 * round + 1);
+                ports.snoop(on, Duration::from_secs(4));
+                meet(2 * round + 2);
+                assert_eq!(ports.groups().is_some(), ports.fabric.table().snoops(), "in round {round}");
+            }
+        };
+        std::thread::scope(|scope| _ = (scope.spawn(|| change(true)), change(false)));
     }
 
     #[tokio::test]

@@ -15,6 +15,9 @@ pub struct Book {
     current: BTreeMap<Slot, u32>,
     /// How many learned entries a slot may have; absent: any number.
     most: BTreeMap<Slot, u32>,
+    /// The keys of entries that moved since somebody cleared this, as many as there is room for: who moves them allocates
+    /// nothing.
+    pub relocated: Vec<u64>,
     /// Lists whose port was flushed, as long as anything is in them.
     stale: Vec<u32>,
     next_list: u32,
@@ -22,6 +25,7 @@ pub struct Book {
 
 /// No entry.
 const NIL: u32 = u32::MAX;
+const RELOCATED: usize = 1_024;
 /// The list of static entries.
 pub const STATICS: u32 = u32::MAX;
 
@@ -50,6 +54,7 @@ impl Book {
             lists: BTreeMap::new(),
             current: BTreeMap::new(),
             most: BTreeMap::new(),
+            relocated: Vec::with_capacity(RELOCATED),
             stale: Vec::new(),
             next_list: 0,
         }
@@ -154,8 +159,11 @@ impl Book {
         }
     }
 
-    /// The entry at `from` is at `to` now.
-    pub fn relocate(&mut self, from: u32, to: u32) {
+    /// The entry of `key` at `from` is at `to` now.
+    pub fn relocate(&mut self, key: u64, from: u32, to: u32) {
+        if self.relocated.len() < RELOCATED {
+            self.relocated.push(key);
+        }
         let link = self.links[from as usize];
         self.links[to as usize] = link;
         let Some(list) = self.lists.get_mut(&link.list) else { return };

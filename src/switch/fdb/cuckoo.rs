@@ -2,7 +2,7 @@
 
 use super::book::Book;
 use super::{FIXED, Fdb};
-use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering::*, fence};
 
 impl<const SLOTS: usize> Fdb<SLOTS> {
     /// As readers find it.
@@ -82,7 +82,7 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
             let (key, place, seen) = entry.read();
             self.entry(to).write(key, place, seen);
             entry.key.store(EMPTY, Release);
-            book.relocate(from, to);
+            book.relocate(key, from, to);
             Some(from)
         })
     }
@@ -122,6 +122,16 @@ impl Entry {
     /// Key, place and time; whole only while the book is held.
     pub fn read(&self) -> (u64, u32, u32) {
         (self.key.load(Relaxed), self.place.load(Relaxed), self.seen.load(Relaxed))
+    }
+
+    /// The same whoever holds the book; `None`: it was written meanwhile.
+    pub fn read_whole(&self) -> Option<(u64, u32, u32)> {
+        let key = self.key.load(Acquire);
+        // In the order of `Fdb::lookup`, which says why.
+        let seen = self.seen.load(Acquire);
+        let place = self.place.load(Acquire);
+        fence(Acquire);
+        (self.key.load(Relaxed) == key).then_some((key, place, seen))
     }
 
     /// The key was cleared before, and who sees the new place sees that.

@@ -1,14 +1,14 @@
 use super::*;
 
-const A: Slot = Slot(1);
-const B: Slot = Slot(2);
+pub(super) const A: Slot = Slot(1);
+pub(super) const B: Slot = Slot(2);
 
 thread_local! {
     /// How often a known station's time was written.
     pub static STORES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-fn mac(n: u64) -> MacAddr {
+pub(super) fn mac(n: u64) -> MacAddr {
     MacAddr::from_bits(0x0200_0000_0000 | n)
 }
 
@@ -88,35 +88,6 @@ fn a_flush_forgets_one_port_and_leaves_static_entries() {
     assert_eq!(fdb.lookup(0, mac(7), 0), Some(A));
     fdb.forget_port(A);
     assert_eq!(fdb.stations(0).len(), 1);
-}
-
-#[test]
-fn pages_have_every_station_once_in_its_place() {
-    let fdb = fdb(4096);
-    let all: Vec<_> = (0..1000_u64).map(|n| (n as u16 % 3 * 7, mac(n * 7919 % 65_521))).collect();
-    for &(vid, mac) in &all {
-        fdb.learn(vid, mac, A, 0);
-    }
-    let mut sorted = all.clone();
-    sorted.sort_by_key(|&(vid, mac)| (vid, mac.bits()));
-    for most in [1, 64, 1000, 1001] {
-        let mut found: Vec<(u16, MacAddr)> = Vec::new();
-        loop {
-            let page = fdb.stations_after(found.last().copied(), most, 0, |_| true);
-            // Whoever goes to another port is where it was.
-            fdb.learn(all[0].0, all[0].1, if found.len().is_multiple_of(2) { B } else { A }, 0);
-            found.extend(page.iter().map(|station| (station.vid, station.mac)));
-            if page.len() < most {
-                break;
-            }
-        }
-        assert_eq!(found, sorted, "pages of {most}");
-    }
-    fdb.learn(0, mac(70_000), B, 5);
-    let of_b = fdb.stations_after(None, 64, 301, |station| station.slot == B && station.mac == mac(70_000));
-    assert_eq!(of_b.iter().map(|station| (station.vid, station.age)).collect::<Vec<_>>(), [(0, 296)]);
-    assert_eq!(fdb.stations_after(None, 64, 301, |_| true), of_b, "the others are too old");
-    assert_eq!(fdb.count(0, |station| station.vid == 7), all.iter().filter(|(vid, _)| *vid == 7).count());
 }
 
 #[test]
@@ -244,11 +215,11 @@ fn bad_38_a_station_that_moves_too_often_is_held_where_it_is() {
 }
 
 /// Seeds under which a station's first bucket of 32 is `first`, its second one `first ^ step`.
-fn crowded() -> Fdb {
+pub(super) fn crowded() -> Fdb {
     Fdb::new(64, 300, [0, 1])
 }
 
-fn in_buckets(first: u64, step: u64, n: u64) -> MacAddr {
+pub(super) fn in_buckets(first: u64, step: u64, n: u64) -> MacAddr {
     MacAddr::from_bits(first | n << 8 | step << 32)
 }
 

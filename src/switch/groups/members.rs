@@ -7,7 +7,7 @@
 use core::net::IpAddr;
 use std::collections::HashMap;
 
-use super::{Area, Groups};
+use super::{Area, Groups, Port};
 use crate::frame::Frame;
 use crate::frame::group::{self, Sort};
 use crate::switch::forward::Slot;
@@ -108,13 +108,16 @@ impl Iterator for Slots<'_> {
 impl Groups {
     pub(super) fn snapshot(&self, place: impl Fn(u32) -> Option<Slot>) -> Members {
         let mut found = Members::default();
-        let gets_all = self.ports.iter().filter(|(_, port)| port.settles.or(port.full).is_some());
-        found.all.extend(gets_all.filter_map(|(port, _)| place(*port)));
+        let gets_all = |port: &Port| port.settles.or(port.full).or(port.routes).is_some();
+        let all = self.ports.iter().filter(|(_, port)| gets_all(port));
+        found.all.extend(all.filter_map(|(port, _)| place(*port)));
         found.all.sort_unstable();
+        let elsewhere = self.ports.iter().filter(|(_, port)| port.routes.is_some());
+        let own = found.part(elsewhere.filter_map(|(port, _)| place(*port)));
         let mut routers = HashMap::new();
         for (area, state) in &self.areas {
             let part = found.part(state.routers.keys().filter_map(|port| place(*port)));
-            let set = Set { routers: part, ..Set::default() };
+            let set = Set { own, routers: part, all: false };
             let only = found.put(set);
             found.reports.insert(*area, only);
             if state.filters {

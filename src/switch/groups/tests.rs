@@ -1,7 +1,9 @@
 //! Tests of [`super`].
 
+mod queriers;
+
 use super::*;
-use crate::frame::group::Record;
+use crate::frame::group::{Query, Record};
 
 const ME: MacAddr = MacAddr::new([0xfe, 0, 0, 0, 0, 9]);
 const HOST: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 1]);
@@ -38,7 +40,7 @@ impl Bench {
         self.asked.clear();
         while self.now < second {
             self.now += 1;
-            self.groups.tick(self.at(), self.up.clone().into_iter(), Some(&BTreeSet::from([0])));
+            self.groups.tick(self.at(), self.up.clone().into_iter(), |_, _| true, Some(&BTreeSet::from([0])));
             self.asked.extend(self.groups.asks());
         }
         self.news();
@@ -85,12 +87,8 @@ fn ip(text: &str) -> IpAddr {
 
 fn query(source: &str, group: Option<&str>) -> Message<'static> {
     let response = Duration::from_secs(if group.is_some() { 1 } else { 10 });
-    Message::Query(Query { source: ip(source), group: group.map(ip), decides: true, response })
-}
-
-/// Another switch says that it asks.
-fn advertised() -> Message<'static> {
-    Message::Router { source: ip("0.0.0.0"), advertised: true }
+    let (source, group) = (ip(source), group.map(ip));
+    Message::Query(Query { source, group, decides: true, response, interval: None, robustness: None })
 }
 
 const MEMBER: Says = Says::Member { mute: false };
@@ -175,7 +173,7 @@ fn bad_37_a_port_of_which_something_went_unheard_gets_everything_and_is_asked_ag
     }
     assert_eq!(asked, [ask(false), ask(true)].repeat(9), "every 32 s");
     bench.up[1].1 += 1;
-    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), None);
+    bench.groups.tick(bench.at(), bench.up.clone().into_iter(), |_, _| true, None);
     assert!(bench.groups.news(|_| None).is_none());
     // Once more behind the last of it, and then it settles.
     bench.until(SETTLED + 311 + 32);
@@ -198,6 +196,46 @@ fn bad_37_when_all_ports_are_in_doubt_questions_take_their_time() {
     bench.until(2 * SETTLED + 12);
     assert_eq!(first + asked(&bench), 6_000);
     assert_eq!(bench.gets(B).map(|ports| ports.len()), Some(3_000));
+}
+
+#[test]
+fn a_port_is_asked_in_the_vlans_that_it_is_in_and_for_no_others() {
+    let mut bench = Bench::new();
+    let vids: BTreeSet<u16> = (0..100).collect();
+    // Port 4 is in all VLANs, any other in that of its number.
+    let is_in = |port: u32, vid: u16| port == 4 || u32::from(vid) == port;
+    let asked = |bench: &mut Bench| {
+        bench.now += 1;
+        bench.groups.tick(bench.at(), bench.up.clone().into_iter(), is_in, Some(&vids));
+        bench.groups.asks().into_iter().filter(|ask| ask.port.is_some()).collect::<Vec<_>>()
+    };
+    asked(&mut bench);
+    bench.up = (1..=3_000).map(|port| (port, 2)).collect();
+    // 2,900 ports are in no VLAN that is asked, and cost nothing.
+    let all = asked(&mut bench);
+    assert_eq!(all.len(), 2 * (99 - 1) + 200);
+    assert!(all.iter().all(|ask| is_in(ask.port.unwrap(), ask.vid)));
+}
+
+/// They were asked in the order of their numbers: where the first ones were never sure, the last ones never had their turn.
+#[test]
+fn bad_37_of_ports_in_doubt_the_one_that_waits_longest_is_asked_first() {
+    let mut bench = Bench::new();
+    let vids: BTreeSet<u16> = (0..128).collect();
+    let mut asked = BTreeSet::new();
+    // In 256 areas 16 ports a second are asked, 700 within 44 s; after 32 s one may be asked again.
+    for second in 0..50 {
+        match second {
+            0 => (),
+            1 => bench.up = (1..=700).map(|port| (port, 1)).collect(),
+            _ => bench.up.iter_mut().take(600).for_each(|(_, life)| *life += 1),
+        }
+        bench.now += 1;
+        bench.groups.tick(bench.at(), bench.up.clone().into_iter(), |_, _| true, Some(&vids));
+        let of_port = bench.groups.asks().into_iter().filter_map(|ask| ask.port);
+        asked.extend(of_port.filter(|_| second > 0));
+    }
+    assert!(asked.into_iter().eq(1..=700), "each of them in its turn");
 }
 
 #[test]
@@ -228,84 +266,6 @@ fn who_leaves_is_asked_for_twice_before_he_is_gone() {
 }
 
 #[test]
-fn a_router_asks_and_gets_everything() {
-    let mut bench = Bench::new();
-    bench.says(1, A, MEMBER);
-    bench.hears(4, HOST, query("192.168.0.1", None));
-    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4]), Some(vec![4])));
-    assert_eq!(bench.gets(SIX), Some(vec![]), "it is of IPv4 alone");
-    assert!(matches!(bench.querier(false), Querier::Other { port: 4, .. }));
-    // One with a higher address does not, but is a router too.
-    bench.hears(3, HOST, query("192.168.0.2", None));
-    assert_eq!(bench.gets(B), Some(vec![3, 4]));
-    assert!(matches!(bench.querier(false), Querier::Other { port: 4, .. }));
-    bench.hears(2, HOST, query("192.168.0.0", None));
-    assert!(matches!(bench.querier(false), Querier::Other { port: 2, .. }));
-    // We keep silent for as long as that lasts.
-    bench.until(SETTLED + 254);
-    assert!(bench.asked.iter().all(|ask| ask.v6), "{:?}", bench.asked);
-    bench.until(SETTLED + 255);
-    assert_eq!(bench.asked[0], Ask { vid: 0, v6: false, group: None, port: None });
-    assert_eq!(bench.gets(B), Some(vec![]));
-}
-
-#[test]
-fn when_the_querier_falls_silent_this_switch_asks_and_nobody_goes_without() {
-    // RFC 3376 section 8.5: two intervals and half a response, 8.5 s.
-    let mut bench = Bench::with(Timers { interval: Duration::from_secs(4) }, 6);
-    let general = |bench: &Bench| bench.asked.iter().filter(|ask| ask.group.is_none() && !ask.v6).count();
-    let response = Duration::from_secs(1);
-    let query = Query { source: ip("10.0.0.1"), group: None, decides: true, response };
-    bench.says(1, A, MEMBER);
-    for second in (7..=19).step_by(2) {
-        bench.until(second);
-        assert_eq!(general(&bench), 0, "he asks");
-        bench.hears(4, HOST, Message::Query(query));
-        bench.says(1, A, MEMBER);
-    }
-    bench.until(27);
-    assert_eq!(general(&bench), 0);
-    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1, 4]), Some(vec![4])), "a router until then");
-    bench.until(28);
-    assert_eq!(general(&bench), 1);
-    assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
-    // As in the beginning; the member answers, and those that do not are asked for before they are forgotten.
-    bench.says(1, A, MEMBER);
-    bench.says(2, B, MEMBER);
-    bench.until(29);
-    assert_eq!(general(&bench), 1, "once more after a second");
-    bench.until(32);
-    assert_eq!(general(&bench), 0);
-    bench.until(33);
-    assert_eq!((general(&bench), bench.gets(A)), (1, Some(vec![1])));
-}
-
-#[test]
-fn when_the_querier_s_port_is_gone_this_switch_asks_at_once_and_not_all_the_time() {
-    let mut bench = Bench::new();
-    bench.hears(4, HOST, query("10.0.0.1", None));
-    bench.says(1, A, MEMBER);
-    let mut asked = 0;
-    for second in SETTLED..SETTLED + 250 {
-        // It comes and goes.
-        match second % 2 {
-            0 => bench.up.truncate(3),
-            _ => bench.up.push((4, second)),
-        }
-        bench.until(second + 1);
-        asked +=
-            bench.asked.iter().filter(|ask| (ask.group, ask.port, ask.v6) == (None, None, false)).count();
-        if second == SETTLED {
-            assert_eq!(asked, 1);
-            assert!(matches!(bench.querier(false), Querier::Own { .. }));
-            assert_eq!((bench.gets(A), bench.gets(B)), (Some(vec![1]), Some(vec![])));
-        }
-        bench.hears(4, HOST, query("10.0.0.1", None));
-    }
-    assert!((2..=8).contains(&asked), "{asked} times");
-}
-
-#[test]
 fn who_leaves_is_not_asked_for_by_two() {
     let mut bench = Bench::new();
     bench.hears(4, HOST, query("192.168.0.1", None));
@@ -321,61 +281,6 @@ fn who_leaves_is_not_asked_for_by_two() {
     bench.says(2, A, MEMBER);
     bench.until(SETTLED + 9);
     assert_eq!(bench.gets(A), Some(vec![2, 4]), "asked for by us as well");
-}
-
-#[test]
-fn of_switches_the_lower_address_asks_and_both_hear_all_members() {
-    let mut bench = Bench::new();
-    let (lower, higher) = (MacAddr::new([0xfe, 0, 0, 0, 0, 8]), MacAddr::new([0xfe, 0, 0, 0, 0, 10]));
-    let asks = || query("0.0.0.0", None);
-    bench.hears(3, lower, asks());
-    assert_eq!(bench.gets(B), Some(vec![]), "a question without an address says nothing");
-    bench.hears(4, higher, advertised());
-    bench.hears(4, higher, asks());
-    assert_eq!(bench.gets(B), Some(vec![4]));
-    bench.hears(3, lower, advertised());
-    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that does not ask is none");
-    bench.groups.hear(0, (3, false), lower, asks(), bench.at());
-    assert!(matches!(bench.querier(false), Querier::Own { .. }), "one that not everybody hears");
-    bench.hears(3, lower, asks());
-    assert!(matches!(bench.querier(false), Querier::Other { port: 3, .. }));
-    assert_eq!(bench.gets(B), Some(vec![3, 4]));
-    // A router is before both, and a switch not before a router.
-    bench.hears(2, HOST, query("10.0.0.1", None));
-    bench.hears(3, lower, advertised());
-    bench.hears(3, lower, asks());
-    assert!(matches!(bench.querier(false), Querier::Other { port: 2, .. }));
-    // In IPv6 all have addresses.
-    let address = |mac| group::link_local(mac).to_string();
-    bench.hears(4, higher, query(&address(higher), None));
-    assert!(matches!(bench.querier(true), Querier::Own { .. }));
-    bench.hears(3, lower, query(&address(lower), None));
-    assert!(matches!(bench.querier(true), Querier::Other { port: 3, .. }));
-    // Our own that come back count for nothing.
-    let before = bench.groups.areas(bench.at());
-    bench.hears(1, ME, advertised());
-    bench.hears(1, ME, asks());
-    assert_eq!(bench.groups.areas(bench.at()), before);
-}
-
-#[test]
-fn a_querier_that_waits_for_longer_than_it_asks_is_not_believed() {
-    let mut bench = Bench::new();
-    let response = TIMERS.interval;
-    let query = Query { source: ip("10.0.0.1"), group: None, decides: true, response };
-    bench.hears(4, HOST, Message::Query(query));
-    assert!(matches!(bench.querier(false), Querier::Own { .. }));
-    assert_eq!(bench.gets(B), Some(vec![4]), "a router he is all the same");
-}
-
-#[test]
-fn an_advertised_router_and_one_with_pim_get_everything_and_do_not_ask() {
-    let mut bench = Bench::new();
-    let router = |advertised| Message::Router { source: ip("10.0.0.1"), advertised };
-    bench.hears(3, HOST, router(true));
-    bench.hears(4, HOST, router(false));
-    assert_eq!(bench.gets(B), Some(vec![3, 4]));
-    assert!(matches!(bench.querier(false), Querier::Own { .. }));
 }
 
 #[test]
@@ -472,6 +377,43 @@ fn bad_37_joins_and_leaves_keep_no_questions_off() {
     bench.says(2, B, MEMBER);
     bench.says(2, B, Says::Leaves);
     assert!(bench.groups.asks().iter().any(|ask| ask.group == Some(ip(B))));
+}
+
+/// He answers a question for all groups and no other; it was put for each of his groups, 64 times a second.
+#[test]
+fn bad_37_a_host_of_igmpv1_that_falls_silent_is_asked_once_for_all_its_groups() {
+    let mut bench = Bench::new();
+    let group = |n: u32| IpAddr::from((0xef80_0000 + n).to_be_bytes());
+    let says = |bench: &mut Bench, range: std::ops::Range<u32>, mute| {
+        for n in range {
+            let record = Record { group: group(n), says: Says::Member { mute } };
+            let report = Message::Report(Records::One(Some(record)));
+            bench.groups.hear(0, (1, true), HOST, report, bench.at());
+        }
+    };
+    says(&mut bench, 0..1_000, true);
+    bench.until(SETTLED + 5);
+    says(&mut bench, 1_000..1_024, true);
+    bench.until(SETTLED + 259);
+    assert_eq!(bench.groups.total, 1_024);
+    let of_port =
+        |bench: &Bench| bench.asked.iter().filter(|ask| ask.port.is_some()).copied().collect::<Vec<_>>();
+    let ask = Ask { vid: 0, v6: false, group: None, port: Some(1) };
+    // The turns of those that came later are in between.
+    bench.until(SETTLED + 275);
+    assert_eq!(of_port(&bench), [ask, ask]);
+    assert_eq!(bench.groups.total, 1_024);
+    says(&mut bench, 0..1, true);
+    bench.until(SETTLED + 300);
+    assert_eq!((of_port(&bench), bench.groups.total), (vec![], 1), "who answered is there");
+    // A host of a later version in its place is asked as such.
+    bench.until(SETTLED + 500);
+    says(&mut bench, 0..1, false);
+    bench.until(SETTLED + 700);
+    says(&mut bench, 0..1, false);
+    bench.until(SETTLED + 970);
+    assert_eq!(of_port(&bench), [Ask { group: Some(group(0)), ..ask }; 2]);
+    assert_eq!(bench.groups.total, 0);
 }
 
 #[test]

@@ -2,8 +2,13 @@
 
 use std::time::Duration;
 
+use crate::frame::group::Query;
+
 /// How often something is asked before silence counts (RFC 3376 section 8.1).
 pub(super) const ROBUSTNESS: u32 = 2;
+
+/// Between two questions.
+const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// All times that there are, by the one that is chosen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,9 +33,18 @@ impl Timers {
         self.interval * ROBUSTNESS + self.response()
     }
 
-    /// How long somebody else asks whom nobody hears asking.
-    pub(super) fn querier(self) -> Duration {
+    /// How long there is a router that doesn't say when it will be heard again.
+    pub(super) fn router(self) -> Duration {
         self.interval * ROBUSTNESS + self.response() / 2
+    }
+
+    /// How long somebody else asks, and is a router, who is not heard again: by what he says himself, else by our own
+    /// interval (RFC 3376 section 8.5, RFC 3810 section 9.5). Not so short that it would be over before we may ask, and never
+    /// longer than with the longest interval that we could be given.
+    pub(super) fn querier(self, query: &Query) -> Duration {
+        let interval = query.interval.unwrap_or(self.interval).min(LONGEST);
+        let until_sure = interval * query.robustness.unwrap_or(ROBUSTNESS);
+        (until_sure + query.response / 2).max(self.startup()).min(Self { interval: LONGEST }.router())
     }
 
     /// The longest that a host may take to say that it is still there when another one has left.

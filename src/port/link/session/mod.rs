@@ -7,13 +7,14 @@ mod ping_rate;
 
 use std::io;
 use std::ops::ControlFlow::{Break, Continue};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 pub use self::ended::Ended;
 use self::held::{Hold, TURN, Waits};
@@ -190,7 +191,11 @@ impl<'a> Serving<'a> {
     async fn forward_until_the_end(&mut self) -> Result<std::convert::Infallible, Ended> {
         let session = self.session;
         let link = session.link.clone();
-        let mut stop = session.stop.clone();
+        let (mut stop, stuck) = (session.stop.clone(), self.stuck.clone());
+        // Made once: what is made for each turn is put into lists, and taken out of them, under their locks.
+        let mut stopped = pin!(stop.wait_for(Option::is_some));
+        let mut notified = pin!(stuck.notified());
+        let mut timer = pin!(sleep_until(self.began));
         // TLS may have records that it has not been asked for.
         let mut waiting = self.has_tls || !self.early.is_empty();
         let mut turns = 0u32;
@@ -200,21 +205,25 @@ impl<'a> Serving<'a> {
             }
             if waiting && self.held.is_none() {
                 waiting = self.read_and_forward()?;
-                turns += 1;
-                if !turns.is_multiple_of(TURNS) {
+                turns = if waiting { turns + 1 } else { 0 };
+                if waiting && turns < TURNS {
                     continue;
                 }
                 // Other ports live on this thread too, and a peer that never pauses must not keep this
                 // one from writing, nor from its end.
-                tokio::task::yield_now().await;
+                if waiting {
+                    turns = 0;
+                    tokio::task::yield_now().await;
+                }
             }
             let reads = self.held.is_none();
-            let (deadline, blocked) = session.fabric.prof.timer(|| Ok((self.tick()?, self.check_wire()?)))?;
+            let (deadline, blocked) = session.fabric.prof.timer(|| self.tick())?;
+            put_off(timer.as_mut(), deadline);
             tokio::select! {
                 // What there is to read comes last: of the others each is done with when it is done.
                 biased;
                 // A sender that is gone means a port that is gone.
-                _ = stop.wait_for(Option::is_some) => return Err(Ended::Stopped),
+                _ = &mut stopped => return Err(Ended::Stopped),
                 ready = self.socket.writable(), if blocked => {
                     ready.map_err(Ended::Broken)?;
                     with_tape!(session.fabric.prof, |tape| {
@@ -222,8 +231,8 @@ impl<'a> Serving<'a> {
                         link.flush(tape)
                     });
                 }
-                () = self.stuck.notified() => (),
-                () = sleep_until(deadline) => with_tape!(session.fabric.prof, |tape| {
+                () = &mut notified => notified.set(stuck.notified()),
+                () = &mut timer => with_tape!(session.fabric.prof, |tape| {
                     tape.from(session.at());
                     self.flush_held(tape)
                 }),
@@ -269,14 +278,17 @@ impl<'a> Serving<'a> {
     fn read_batch(&mut self, tape: &mut impl Tape) -> Result<bool, Ended> {
         tape.from(self.session.at());
         with_scratch(|scratch| {
-            let end = self.put_rest(scratch, READ);
-            let kept = end - READ;
+            // TLS has to be given as much room as it may have read.
+            let most = if self.session.vnet || self.has_tls { READ } else { READ_FRAMES };
+            let end = self.put_rest(scratch, most);
+            let kept = end - most;
             if std::mem::take(&mut self.parked) {
                 return self.forward(&mut scratch.plain[..kept], tape).map(|()| true);
             }
             let room = &mut scratch.plain[kept..end];
-            let got = if !self.early.is_empty() {
-                let piece = self.early.split_to(self.early.len().min(READ));
+            let early = !self.early.is_empty();
+            let got = if early {
+                let piece = self.early.split_to(self.early.len().min(most));
                 room[..piece.len()].copy_from_slice(&piece);
                 Ok(piece.len())
             } else if self.has_tls {
@@ -298,7 +310,8 @@ impl<'a> Serving<'a> {
             self.heard = Instant::now();
             self.pinged = None;
             self.forward(&mut scratch.plain[..kept + got], tape)?;
-            Ok(true)
+            // Of TLS there may be more in its own buffers, and behind what came early in the socket.
+            Ok(self.has_tls || early || got == most)
         })
     }
 
@@ -406,10 +419,10 @@ impl<'a> Serving<'a> {
         outcome
     }
 
-    /// What time has made due; when to look again.
-    fn tick(&mut self) -> Result<Instant, Ended> {
+    /// What time has made due; when to look again, and whether the socket is blocked. An error of a write is told here,
+    /// and that another has taken the place.
+    fn tick(&mut self) -> Result<(Instant, bool), Ended> {
         let now = Instant::now();
-        let blocked = self.check_wire()?;
         let ping = self.session.ping;
         let dead = dead_after(ping);
         let silent_since = self.heard;
@@ -419,26 +432,37 @@ impl<'a> Serving<'a> {
         if self.unfinished.is_some_and(|since| now >= since + UNFINISHED) {
             return Err(Ended::Unfinished);
         }
-        if now >= self.ping_due() {
-            self.pinged = Some(now);
-            self.asked = true;
-            let idle = self.rest.is_empty();
-            if idle {
-                self.rest = Vec::new();
+        let asks = now >= self.ping_due();
+        let idle = asks && self.rest.is_empty();
+        if asks {
+            (self.pinged, self.asked) = (Some(now), true);
+        }
+        if idle {
+            self.rest = Vec::new();
+        }
+        let (progress, shrunk) = (&mut self.progress, &mut self.shrunk);
+        let looked = self.session.link.with(self.session.which.member, self.count, |wire| {
+            let blocked = wire.is_blocked();
+            if idle && !blocked {
+                wire.shrink();
             }
-            self.wire(|wire| {
-                if !blocked && idle {
-                    wire.shrink();
-                }
-                if wire.say(Opcode::Ping, b"") {
-                    wire.flush(&mut ());
-                }
-            });
-        }
-        if !blocked && now >= self.shrunk + ping {
-            self.shrunk = now;
-            self.wire(Wire::shrink_queue);
-        }
+            if asks && wire.say(Opcode::Ping, b"") {
+                wire.flush(&mut ());
+            }
+            if !blocked && now >= *shrunk + ping {
+                *shrunk = now;
+                wire.shrink_queue();
+            }
+            match (wire.take_error(), wire.replaced) {
+                (Some(error), _) => return Err(Ended::Broken(error)),
+                (None, Some(live)) => return Err(Ended::Replaced { live }),
+                (None, None) => (),
+            }
+            // No timer goes as far as the slowest pace.
+            let held = wire.held_for().map(|wait| now + wait.min(ping));
+            Ok(([progress.check(wire, now)?, held], wire.is_blocked()))
+        });
+        let (due, blocked) = looked.unwrap_or(Err(Ended::Eof))?;
         let mut next = self.ping_due();
         if self.session.answers.load(Relaxed) {
             next = next.min(silent_since + dead);
@@ -449,14 +473,7 @@ impl<'a> Serving<'a> {
         if let Some(hold) = self.held {
             next = next.min(hold.until);
         }
-        let progress = &mut self.progress;
-        let due = self.session.link.with(self.session.which.member, self.count, |wire| {
-            // No timer goes as far as the slowest pace.
-            let held = wire.held_for().map(|wait| now + wait.min(ping));
-            Ok([progress.check(wire, now)?, held])
-        });
-        let due = due.transpose()?.into_iter().flatten();
-        Ok(due.flatten().fold(next, Instant::min))
+        Ok((due.into_iter().flatten().fold(next, Instant::min), blocked))
     }
 
     /// When the next PING is: after a silence, and once in any case. Where something is always heard nobody would know
@@ -466,16 +483,6 @@ impl<'a> Serving<'a> {
         let due = self.pinged.unwrap_or(self.heard) + ping;
         let known = self.asked || self.session.answers.load(Relaxed);
         if known { due } else { due.min(self.began + ping) }
-    }
-
-    /// Whether the socket is blocked; an error of a write is told here, and that another has taken the place.
-    fn check_wire(&self) -> Result<bool, Ended> {
-        let found = self.wire(|wire| match (wire.take_error(), wire.replaced) {
-            (Some(error), _) => Err(Ended::Broken(error)),
-            (None, Some(live)) => Err(Ended::Replaced { live }),
-            (None, None) => Ok(wire.is_blocked()),
-        });
-        found.unwrap_or(Err(Ended::Eof))
     }
 }
 
@@ -502,8 +509,19 @@ fn dead_after(ping: Duration) -> Duration {
     ping * 40 / 15
 }
 
+/// Sets a timer to a time at which something is due, if that is earlier than its own. Where it is later the timer fires for
+/// nothing, once, which costs less than to set it back each time that something is heard.
+pub fn put_off(timer: Pin<&mut Sleep>, due: Instant) {
+    if due < timer.deadline() || timer.is_elapsed() {
+        timer.reset(due);
+    }
+}
+
 /// Reads in a row before other tasks of the thread get their turn.
 pub const TURNS: u32 = 4;
+/// Bytes of frames that are written one by one, which takes ten times as long as super-frames: so long waits what goes the
+/// other way on this thread.
+pub const READ_FRAMES: usize = READ / 4;
 const UNFINISHED: Duration = Duration::from_secs(30);
 /// Reads of what a connection that is no more has left.
 const MOST_LEFT: u32 = 64;

@@ -70,6 +70,8 @@ pub struct Wire {
     taken: u64,
     /// Somebody has promised to flush.
     dirty: bool,
+    /// When the batch that somebody has promised to flush began to wait, by the backlog's clock.
+    came: u64,
     blocked: bool,
     /// A Close is queued, or will be behind what waits: nothing comes behind it.
     closing: bool,
@@ -111,6 +113,7 @@ impl Wire {
             sealed: (0, 0),
             taken: 0,
             dirty: false,
+            came: 0,
             blocked: false,
             closing: false,
             late_close: None,
@@ -167,7 +170,8 @@ impl Wire {
         let label = Label { frames: sent, stamp: tape.stamp() };
         if self.blocked || self.pace.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
-            self.fair.push((in_front, flow), pieces, key, label, self.backlog.now(), tape);
+            self.note_time();
+            self.fair.push((in_front, flow), pieces, key, label, self.came, tape);
             self.count_lost();
             // The socket is tried again once a batch: it may be long until somebody is told that it is ready.
             return Ok(!std::mem::replace(&mut self.dirty, true));
@@ -178,6 +182,13 @@ impl Wire {
         Ok(first)
     }
 
+    /// One look at the clock for a batch: what CoDel tells apart is thousands of times as long.
+    fn note_time(&mut self) {
+        if !self.dirty {
+            self.came = self.backlog.now();
+        }
+    }
+
     /// Says something of a flow, behind its frames; `false`: it goes nowhere.
     pub fn mark(&mut self, flow: usize, body: &[u8]) -> bool {
         if self.closing || self.broken.is_some() {
@@ -185,6 +196,7 @@ impl Wire {
         }
         if self.blocked || self.pace.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
+            self.note_time();
             self.fair.push_mark(flow, body, key);
         } else {
             self.encode(Opcode::Binary, &[body.into()], Label::default(), &mut ());
@@ -228,6 +240,7 @@ impl Wire {
         let changes = self.pace.map(|pace| pace.bits()) != bits;
         if changes {
             self.pace = bits.map(Pace::new).filter(|_| !self.closing);
+            self.came = self.backlog.now();
         }
         changes
     }
@@ -513,8 +526,9 @@ impl Drop for Wire {
     }
 }
 
-/// A flush in the middle of a batch from here on: about what a socket takes at a time.
-const FLUSH_AT: usize = 64 << 10;
+/// A flush in the middle of a batch from here on: 42 frames of the usual 1,514 bytes are the most that the kernel sends in
+/// one piece (GSO, 64 KiB: 45 segments of 1,448 bytes), and more would be a small piece behind it.
+const FLUSH_AT: usize = 62 << 10;
 /// What TLS seals at a time: whatever such a flush finds. rustls's own limit, 64 KiB, would leave the end of
 /// it to a short record and a system call of its own.
 const SEAL_AT_MOST: usize = FLUSH_AT + MAX_FRAME + MAX_HEADER + VnetHeader::LEN;
@@ -526,6 +540,29 @@ const SLICES: usize = 160;
 mod tests {
     use super::*;
     use crate::port::link::session::with_peers::{pair, tls_pair};
+
+    #[tokio::test]
+    async fn what_is_flushed_of_usual_frames_is_one_piece_for_the_kernel() {
+        let (ours, _peer) = pair();
+        ours.set_nonblocking(true).unwrap();
+        let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
+        socket.writable().await.unwrap();
+        let prof = Profiler::new(crate::prof::Want::default());
+        let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Client };
+        let mut wire = Wire::new(socket, None, Role::Client, false, Arc::default(), (prof, at));
+        let mut frames = 0;
+        while !wire.wants_flush() {
+            wire.push(&VnetHeader::default(), &[[0; 1514].as_slice().into()], (1, 1514), None, &mut ())
+                .unwrap();
+            frames += 1;
+        }
+        assert_eq!(frames, 42);
+        assert!(wire.queue.waiting().len() <= 45 * 1448, "{}", wire.queue.waiting().len());
+        let mut sent = (0, 0);
+        assert!(wire.write_once(&mut sent, &mut ()).unwrap());
+        assert!(wire.queue.is_empty());
+        assert_eq!(sent.0, 42);
+    }
 
     #[tokio::test]
     async fn a_flush_goes_through_tls_in_one_write() {
