@@ -21,7 +21,7 @@ use loom::future::block_on;
 use loom::thread::JoinHandle;
 use port::egress::Egress;
 use port::fabric::Fabric;
-use port::link::{Ended, Link, Session, Stop};
+use port::link::{Ended, Link, Session, Stop, Takeover};
 use port::spec::Congestion;
 use prof::{Profiler, Want};
 use prove::{go, prove};
@@ -138,7 +138,7 @@ impl World {
             slot: Slot(0),
             number: 0,
             which: Which::default(),
-            live: false,
+            takes: Takeover::Lost,
             role: Role::Server,
             vnet: false,
             congestion: Congestion::System,
@@ -147,6 +147,7 @@ impl World {
             early: Default::default(),
             ping: Duration::from_secs(3600),
             answers: Arc::default(),
+            news: None,
             stop: stop.subscribe(),
         };
         let mut session: Pin<Box<dyn Future<Output = Ended> + Send>> = Box::pin(session.run());

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use hyper::body::Incoming as Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,7 +32,7 @@ use super::local::Admins;
 use super::logins::Logins;
 use super::metrics::{self, Metrics};
 use super::proxied;
-use super::reply::{Reply, closing, guarded, text};
+use super::reply::{Reply, closing, guarded, text, with};
 use super::rpc_http::{self, Rpc};
 use super::rules::Rules;
 use super::settings::{DoorSettings, Limits};
@@ -416,7 +416,8 @@ async fn dispatch(context: &Arc<Context>, request: Request<Body>) -> Reply {
     }
     if let Some(listen) = rules.settings.listen.as_ref().filter(|listen| data && listen.path == path) {
         if draining {
-            return closing(text(StatusCode::SERVICE_UNAVAILABLE, "this switch is ending; try again"));
+            let reply = text(StatusCode::SERVICE_UNAVAILABLE, "this switch is ending; try again");
+            return with(closing(reply), header::RETRY_AFTER, "2");
         }
         return match data::answer(context, &rules, listen, &request).await {
             Ok(accepted) => leave_http(context, accepted).await,

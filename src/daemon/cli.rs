@@ -185,7 +185,7 @@ pub struct Listen {
     #[arg(long, value_name = "SEC", value_parser = seconds)]
     pub resume: Option<u32>,
     /// Told to end, go on for so long without letting new links in, so that a load balancer finds /readyz saying 503 and
-    /// sends them elsewhere [default: 0]
+    /// sends them elsewhere, and those that are there go elsewhere too [default: 0]
     #[arg(long, value_name = "SEC", value_parser = seconds)]
     pub drain_wait: Option<u32>,
 }

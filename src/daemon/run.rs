@@ -293,6 +293,7 @@ impl Start {
             let needed = wait + DRAIN + HANDOVER;
             notify(&[NotifyState::ExtendTimeoutUsec(u32::try_from(needed.as_micros()).unwrap_or(u32::MAX))]);
             info!("ending in {} s: no new links, /readyz says so", wait.as_secs());
+            daemon.ports.say_leaving();
             tokio::select! {
                 () = sleep(wait) => {}
                 () = signals.end() => {}

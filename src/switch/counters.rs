@@ -79,6 +79,8 @@ reasons! {
     RateLimit = "rate-limit",
     /// The link is not connected, or ended before the frame was written.
     LinkDown = "link-down",
+    /// The link goes over to another far end, and the frame is ours, or comes by the other connection too.
+    LinkMoved = "link-moved",
     /// The egress queue is full: of the longest flow in it.
     QueueFull = "queue-full",
     /// It waited for too long in the egress queue, as others of its flow did before (CoDel).

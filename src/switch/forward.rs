@@ -459,4 +459,4 @@ impl<E> Clone for Table<E> {
 
 #[cfg(test)]
 #[path = "forward_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -8,9 +8,9 @@ use crate::frame::group::{Message, Record, Records, Says};
 use crate::switch::groups::{Groups, Timers};
 use crate::switch::guard::StormRates;
 
-const NOW: Now = Now(Duration::from_secs(1));
+pub const NOW: Now = Now(Duration::from_secs(1));
 
-fn switch(change: impl Fn(&mut Port<()>)) -> Switch<()> {
+pub fn switch(change: impl Fn(&mut Port<()>)) -> Switch<()> {
     let switch = Switch::new(Fdb::new(64, 300, [1, 2]));
     for slot in 0..3 {
         let mut port = port(slot);
@@ -41,12 +41,12 @@ fn port(slot: u32) -> Port<()> {
     }
 }
 
-fn frame(dst: &str, src: &str) -> Vec<u8> {
+pub fn frame(dst: &str, src: &str) -> Vec<u8> {
     let mac = |s: &str| s.parse::<MacAddr>().unwrap().octets();
     [&mac(dst)[..], &mac(src), &[0x08, 0x00], &[0; 46]].concat()
 }
 
-fn send(switch: &Switch<()>, slot: u32, dst: &str, src: &str) -> Verdict {
+pub fn send(switch: &Switch<()>, slot: u32, dst: &str, src: &str) -> Verdict {
     let table = switch.table().load();
     let bytes = frame(dst, src);
     let ingress = table.get(Slot(slot)).unwrap();
@@ -58,9 +58,9 @@ fn flooded(switch: &Switch<()>, verdict: Verdict) -> Vec<u32> {
     switch.table().load().flood(flood, false).map(|(port, _)| port.slot.0).collect()
 }
 
-const X: &str = "02:00:00:00:00:0a";
-const Y: &str = "02:00:00:00:00:0b";
-const ALL: &str = "ff:ff:ff:ff:ff:ff";
+pub const X: &str = "02:00:00:00:00:0a";
+pub const Y: &str = "02:00:00:00:00:0b";
+pub const ALL: &str = "ff:ff:ff:ff:ff:ff";
 
 #[test]
 fn unknown_floods_known_goes_to_its_port() {

@@ -9,6 +9,7 @@ pub mod groups;
 pub mod guard;
 #[cfg(test)]
 mod model_tests;
+mod moving;
 pub mod neigh;
 pub mod trace;
 pub mod vlan;
@@ -16,4 +17,5 @@ pub mod vlan;
 pub use counters::{Counters, Reason};
 pub use fdb::Fdb;
 pub use forward::{Flood, Now, Port, Slot, Switch, Table, Verdict};
+pub use moving::Moving;
 pub use vlan::VlanRule;

@@ -11,6 +11,7 @@ use super::{Host, inside};
 pub struct Relay {
     pub addr: SocketAddr,
     connections: Arc<Mutex<Vec<Connection>>>,
+    to: Arc<Mutex<SocketAddr>>,
     /// Nobody is let through.
     closed: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -31,11 +32,15 @@ impl Relay {
     pub fn start(host: &Host, to: &str) -> Self {
         let listener = inside(host, || TcpListener::bind("127.0.0.1:0").expect("bind"));
         let addr = listener.local_addr().unwrap();
-        let relay =
-            Self { addr, connections: Arc::default(), closed: Arc::default(), stopped: Arc::default() };
-        let to: SocketAddr = to.parse().expect("address");
-        let (connections, closed, stopped) =
-            (relay.connections.clone(), relay.closed.clone(), relay.stopped.clone());
+        let relay = Self {
+            addr,
+            connections: Arc::default(),
+            to: Arc::new(Mutex::new(to.parse().expect("address"))),
+            closed: Arc::default(),
+            stopped: Arc::default(),
+        };
+        let (connections, to, closed, stopped) =
+            (relay.connections.clone(), relay.to.clone(), relay.closed.clone(), relay.stopped.clone());
         let name = host.name().to_owned();
         std::thread::spawn(move || {
             let ns = std::fs::File::open(format!("/run/netns/{name}")).expect("namespace");
@@ -48,6 +53,7 @@ impl Relay {
                 if closed.load(Relaxed) {
                     continue;
                 }
+                let to = *to.lock().unwrap();
                 let Ok(far) = TcpStream::connect_timeout(&to, Duration::from_secs(5)) else { continue };
                 let _ = (near.set_nodelay(true), far.set_nodelay(true));
                 let (alive, bytes) = (Arc::new(AtomicBool::new(true)), Arc::<AtomicU64>::default());
@@ -66,6 +72,11 @@ impl Relay {
     /// `ws://` of it.
     pub fn url(&self) -> String {
         format!("ws://{}/", self.addr)
+    }
+
+    /// New connections go there; those that there are stay.
+    pub fn turn(&self, to: &str) {
+        *self.to.lock().unwrap() = to.parse().expect("address");
     }
 
     /// Whether new connections are let through.

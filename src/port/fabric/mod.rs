@@ -30,7 +30,7 @@ use crate::prof::recorder::Head;
 use crate::prof::{PortAt, Profiler, Side, Stage, Tape};
 use crate::switch::guard::loops;
 use crate::switch::neigh::Known;
-use crate::switch::{Fdb, Now, Port, Reason, Slot, Switch, Table, Verdict};
+use crate::switch::{Fdb, Moving, Now, Port, Reason, Slot, Switch, Table, Verdict};
 use crate::ws::codec::Payload;
 
 /// Bytes of a frame that the switch looks at: addresses, two tags' worth and an EtherType; an IPv6 packet's next
@@ -54,6 +54,8 @@ pub struct Fabric {
     pub told: Handover<{ group::MAX_LEN }>,
     /// Hosts are to be asked anew what they want.
     doubts: AtomicBool,
+    /// This switch is about to end, and links that come in are told so.
+    leaving: AtomicBool,
     /// What questions are answered by instead of being flooded; absent: all are flooded.
     pub known: ArcSwapOption<Known>,
     start: Instant,
@@ -82,6 +84,7 @@ impl Fabric {
             heard: Handover::new(HEARD),
             told: Handover::new(TOLD),
             doubts: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             known: ArcSwapOption::empty(),
             start: Instant::now(),
         }
@@ -102,6 +105,16 @@ impl Fabric {
     /// Whether there was such a doubt since the last time.
     pub fn has_doubts(&self) -> bool {
         self.doubts.swap(false, AcqRel)
+    }
+
+    /// From now on whoever comes in is told that this switch is about to end. Who is here is to be told after that.
+    pub fn leaves(&self) {
+        // The lock of a link comes before this for who comes in, or behind it for who tells.
+        self.leaving.store(true, Relaxed);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.load(Relaxed)
     }
 
     pub fn table(&self) -> Snapshot {
@@ -133,6 +146,7 @@ impl Fabric {
             coalescer,
             frames,
             bytes,
+            moving: None,
             tape,
         })
     }
@@ -160,6 +174,8 @@ pub struct Batch<'a, T: Tape> {
     coalescer: Option<Box<Coalescer>>,
     frames: u64,
     bytes: u64,
+    /// By which connection of its port it came, while there are two.
+    pub moving: Option<Moving>,
     /// What is told of it to the profiler.
     pub tape: &'a mut T,
 }
@@ -326,7 +342,7 @@ impl<T: Tape> Batch<'_, T> {
         let (frames, on_cable) = on_cable(bytes.len(), unfinished);
         self.frames += u64::from(frames);
         self.bytes += u64::from(on_cable);
-        let reason = match checked(bytes) {
+        let reason = match checked(bytes).and_then(|frame| self.comes_once(frame)) {
             Ok(frame) => {
                 let (table, ingress, now) = (self.table, self.ingress, self.now);
                 match self.fabric.switch.forward(table, ingress, frame, frames, now, self.tape) {
@@ -363,6 +379,12 @@ impl<T: Tape> Batch<'_, T> {
         self.show_in(bytes, unfinished, Some(reason));
         self.tape.mark(Stage::SwDrop);
         None
+    }
+
+    /// The frame, unless its port is in the same network twice at the moment and it came by the wrong way.
+    fn comes_once<'f>(&self, frame: Frame<'f>) -> Result<Frame<'f>, Reason> {
+        let Some(moving) = self.moving else { return Ok(frame) };
+        self.fabric.switch.comes_once(self.table, self.ingress, frame, moving, self.now).map(|()| frame)
     }
 
     /// Leaves what a host or router says of multicast groups to the control side, not more of a port's than it can stand.

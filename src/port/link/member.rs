@@ -10,6 +10,17 @@ use crate::switch::Reason;
 use crate::sync::{Mutex, MutexGuard, PoisonError};
 use crate::ws::codec::Piece;
 
+/// How a connection takes the place of the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Takeover {
+    /// That one is lost; what had come by it is read before.
+    Lost,
+    /// That one works: it ends with a Close behind all that it has, and the new one is read behind that.
+    Live,
+    /// That one works and leads elsewhere: both are read, for a moment ([`Moving`](crate::switch::Moving)).
+    Moved,
+}
+
 /// One place.
 #[derive(Default)]
 pub struct Member {
@@ -112,17 +123,22 @@ impl Member {
 }
 
 impl Place {
-    /// The new connection is the `n`th of the link here: its number among all that were. With `live` the one before still works, and has its say; else only what it was
-    /// sent counts.
-    pub fn put(&mut self, mut wire: Wire, n: u32, live: bool) -> u64 {
+    /// The new connection is the `n`th of the link here: its number among all that were. Unless it is lost, the one before
+    /// has its say; else only what it was sent counts.
+    pub fn put(&mut self, mut wire: Wire, n: u32, takes: Takeover) -> u64 {
         self.count += 1;
         (wire.count, wire.n) = (self.count, n);
         self.n = Some(n);
         if let Some(mut before) = self.wire.replace(wire) {
-            before.replaced = Some(live);
+            before.replaced = Some(takes);
             before.stuck.notify_one();
             self.before = Some(Box::new(before));
         }
+        self.count
+    }
+
+    /// How many connections were here.
+    pub fn count(&self) -> u64 {
         self.count
     }
 

@@ -7,6 +7,7 @@
 
 mod backlog;
 mod fair;
+mod leaving;
 mod member;
 mod moves;
 mod pace;
@@ -20,12 +21,16 @@ mod vm;
 mod wire;
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+pub use leaving::{LEAVING, News};
+pub use member::Takeover;
 pub use session::{Ended, Session, Stop, linger};
 pub use stream::Stream;
 pub use vm::VmSession;
@@ -55,6 +60,8 @@ pub struct Link {
     most: u8,
     /// A bit for each member that is connected.
     up: AtomicU16,
+    /// Of the connections that were in the first place, the last that was left for one to another far end.
+    left: AtomicU64,
     /// The port's counters: only here is it known what was written.
     pub counters: Arc<Counters>,
     /// What it is to the way of a frame; absent: a link that comes in.
@@ -76,6 +83,7 @@ impl Default for Link {
             more: OnceLock::new(),
             most: 1,
             up: AtomicU16::new(0),
+            left: AtomicU64::new(0),
             counters: Arc::default(),
             side: None,
             vnet: AtomicBool::new(false),
@@ -168,6 +176,17 @@ impl Link {
         if said { Ok(answer) } else { Err("the link is busy: too much is on its way out") }
     }
 
+    /// Says by each connection that this switch is about to end ([`LEAVING`]).
+    pub fn say_leaving(&self) {
+        for member in self.members() {
+            if let Some(wire) = member.lock().wire.as_mut() {
+                wire.say_leaving();
+                // The socket may have blocked, or broken.
+                wire.stuck.notify_one();
+            }
+        }
+    }
+
     /// A PONG came.
     fn ponged(&self, payload: &[u8]) {
         self.pings().answered(payload, tokio::time::Instant::now());
@@ -212,6 +231,11 @@ impl Link {
         }
     }
 
+    /// Which link it is, of those that the port has had since it first had several connections.
+    pub fn which(&self) -> u32 {
+        self.more.get().map_or(1, |more| more.link())
+    }
+
     /// The largest segment that the path of the connection takes, in bytes; none without TCP.
     pub fn segment(&self) -> Option<u32> {
         self.members().find_map(|member| member.lock().wire.as_ref().and_then(Wire::segment))
@@ -251,9 +275,8 @@ impl Link {
         }
     }
 
-    /// A connection is there: its number among those of this member. `made_with` may have changed since. With `live` the
-    /// one before still works, and ends when it has let out what it has.
-    fn connected(&self, which: Which, mut wire: Wire, made_with: &Congestion, live: bool) -> u64 {
+    /// A connection is there: its number among those of this member. `made_with` may have changed since.
+    fn connected(&self, which: Which, mut wire: Wire, made_with: &Congestion, takes: Takeover) -> u64 {
         let Which { member, n } = which;
         if member > 0 && self.more.get().is_none() {
             // Another member's session may be as far.
@@ -269,7 +292,14 @@ impl Link {
         let pace = self.pace();
         wire.set_pace(pace);
         self.vnet.store(wire.is_vnet(), Relaxed);
-        let count = place.put(wire, n, live);
+        if takes == Takeover::Moved {
+            // Before anything goes by the new one: it may come back by the old one.
+            self.left.store(place.count(), Release);
+            // Nor is it to overtake what went by that: to those behind both the stations would seem to go back and forth.
+            let waits = place.wire.as_ref().is_some_and(Wire::waits);
+            wire.pause(if waits { BEHIND_A_QUEUE } else { BEHIND });
+        }
+        let count = place.put(wire, n, takes);
         self.up.fetch_or(1 << member, Relaxed);
         drop(place);
         drop(wanted);
@@ -277,6 +307,11 @@ impl Link {
             self.pace_members();
         }
         count
+    }
+
+    /// Whether the `count`th connection of the first place was left for one to another far end.
+    fn has_left(&self, count: u64) -> bool {
+        self.left.load(Acquire) >= count
     }
 
     /// The `count`th connection of a member is at its end.
@@ -321,6 +356,10 @@ impl Link {
         self.congestion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How long a connection to another far end waits for what went by the one before: that has one switch more to pass.
+const BEHIND: Duration = Duration::from_millis(50);
+const BEHIND_A_QUEUE: Duration = Duration::from_millis(200);
 
 /// A tag that was pushed may make a frame too large for the far end, which would have to close.
 fn is_too_big(len: usize) -> bool {

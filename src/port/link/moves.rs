@@ -88,11 +88,12 @@ impl Link {
     }
 
     /// What was said of a bucket on a member's connection; what has to come before that is read on.
-    pub(super) fn hear(&self, member: u8, mark: Mark) -> Option<Awaited> {
+    /// `link` is the one that the connection is of ([`Link::which`]).
+    pub(super) fn hear(&self, link: u32, member: u8, mark: Mark) -> Option<Awaited> {
         let more = self.more.get()?;
         let what = match mark {
             Mark::Leaves { bucket, epoch } => {
-                more.has_left(bucket, epoch);
+                more.has_left(link, bucket, epoch);
                 self.members().for_each(Member::wake);
                 return None;
             }

@@ -17,9 +17,10 @@
 //!
 //! Between members that work buckets leave member 0, and others when the link gets a pace: that is one connection's.
 
+use std::cmp::Ordering;
 use std::hash::RandomState;
-use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::fair;
 use super::member::{FLOWS, Member};
@@ -33,8 +34,10 @@ pub struct Spread {
     pub members: Box<[Member]>,
     hasher: RandomState,
     buckets: Box<[Mutex<Bucket>]>,
-    /// Of each bucket, the last move of which the far end's `leaves` has come.
-    left: Box<[AtomicU32]>,
+    /// Which link it is of those that there were, from 1 on: the far end of each counts moves for itself.
+    link: AtomicU32,
+    /// Of each bucket, the last move of which the far end's `leaves` has come; above it, of which link that was.
+    left: Box<[AtomicU64]>,
 }
 
 /// Flows that go together.
@@ -87,7 +90,8 @@ impl Spread {
             members: (1..members).map(|_| Member::default()).collect(),
             hasher: RandomState::new(),
             buckets: (0..FLOWS).map(|_| Mutex::default()).collect(),
-            left: (0..FLOWS).map(|_| AtomicU32::new(0)).collect(),
+            link: AtomicU32::new(1),
+            left: (0..FLOWS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -114,21 +118,40 @@ impl Spread {
         members.min_by_key(|member| busy[usize::from(*member)]).unwrap_or(0)
     }
 
-    /// The far end said that a bucket has left.
-    pub fn has_left(&self, bucket: u16, epoch: u32) {
-        self.left[usize::from(bucket)].store(epoch, Release);
+    /// Which link it is at the moment.
+    pub fn link(&self) -> u32 {
+        self.link.load(Acquire)
     }
 
-    /// It has said nothing yet, and nothing has gone to it.
+    /// The far end said that a bucket has left: that of this link, which may be one of before. What it has said since is
+    /// not taken back.
+    pub fn has_left(&self, link: u32, bucket: u16, epoch: u32) {
+        let said = u64::from(link) << 32 | u64::from(epoch);
+        let is_news = |before: u64| match ((before >> 32) as u32).cmp(&link) {
+            Ordering::Less => true,
+            Ordering::Equal => !is_by(before as u32, epoch),
+            Ordering::Greater => false,
+        };
+        let news = |before| is_news(before).then_some(said);
+        let _ = self.left[usize::from(bucket)].fetch_update(Release, Relaxed, news);
+    }
+
+    /// Another link begins: its far end has said nothing yet, and nothing has gone to it.
     pub fn forget(&self) {
-        self.left.iter().for_each(|left| left.store(0, Relaxed));
+        self.link.fetch_add(1, Release);
         (0..FLOWS).for_each(|bucket| self.lock(bucket).begins());
     }
 
     /// Whether it has, by this move at least.
     pub fn is_left(&self, bucket: u16, epoch: u32) -> bool {
-        self.left[usize::from(bucket)].load(Acquire).wrapping_sub(epoch).cast_signed() >= 0
+        let said = self.left[usize::from(bucket)].load(Acquire);
+        (said >> 32) as u32 == self.link() && is_by(said as u32, epoch)
     }
+}
+
+/// Whether a move is that one, or came behind it.
+fn is_by(this: u32, that: u32) -> bool {
+    this.wrapping_sub(that).cast_signed() >= 0
 }
 
 impl Bucket {
@@ -339,10 +362,10 @@ mod tests {
     #[test]
     fn what_has_left_is_known_over_the_end_of_numbers() {
         let spread = Spread::new(2);
-        assert!(!spread.is_left(5, 1));
-        spread.has_left(5, u32::MAX);
+        assert!(!spread.is_left(5, 1) && !spread.is_left(5, 1 << 31));
+        spread.has_left(1, 5, u32::MAX);
         assert!(spread.is_left(5, u32::MAX) && !spread.is_left(5, 0));
-        spread.has_left(5, 0);
+        spread.has_left(1, 5, 0);
         assert!(spread.is_left(5, 0) && spread.is_left(5, u32::MAX) && !spread.is_left(6, 1));
     }
 }

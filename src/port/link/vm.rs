@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::progress::Progress;
 use super::session::{Down, PARTING, READ_FRAMES, TURNS, put_off};
-use super::{Ended, Link, Stop, Stream, Wire, linger};
+use super::{Ended, Link, Stop, Stream, Takeover, Wire, linger};
 use crate::frame::stream::{self, PREFIX, TooLong};
 use crate::port::fabric::{Fabric, Scratch, with_scratch};
 use crate::port::spec::Congestion;
@@ -54,7 +54,7 @@ impl VmSession {
         let wire = Wire::bare(stream.clone(), self.link.counters.clone(), prof)
             .shown_to(&self.fabric.captures)
             .waking(&stuck);
-        let count = self.link.connected(Which::default(), wire, &Congestion::System, false);
+        let count = self.link.connected(Which::default(), wire, &Congestion::System, Takeover::Lost);
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down { link: self.link.clone(), member: 0, count };
         let mut serving = Serving {

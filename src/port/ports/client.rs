@@ -1,5 +1,7 @@
-//! The life of a port that dials: dial, serve, wait, for ever.
+//! The life of a port that dials: dial, serve, wait, for ever. When the far end says that it is about to end
+//! ([`LEAVING`](crate::port::link::LEAVING)) the next connection is dialled while the one that there is goes on.
 
+use std::future::ready;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::AtomicBool;
@@ -8,14 +10,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, info, warn};
 
-use super::agreed::{Agreed, Ticket};
+use super::agreed::{Agreed, Here, Ticket};
 use super::entry::{Entry, State};
 use super::{Ports, announce};
 use crate::port::dial::{Backoff, DialError, Dialed, Target, Wish, dial};
-use crate::port::link::{Ended, Link, Session, Stop, VmSession};
+use crate::port::link::{Ended, Link, News, Session, Stop, Takeover, VmSession};
 use crate::port::qemu::Address;
 use crate::port::spec::Congestion;
 use crate::ws::codec::Role;
@@ -58,90 +60,200 @@ async fn redial_all(ports: Weak<Ports>, entry: &Arc<Entry>, far: Far, agreed: &A
     join_all(all).await;
 }
 
-async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, mut far: Far, member: u8, agreed: &Agreed) {
+async fn redial(ports: Weak<Ports>, entry: &Arc<Entry>, far: Far, member: u8, agreed: &Agreed) {
     let Some(moved) = ports.upgrade().map(|ports| ports.moved.subscribe()) else { return };
-    let mut patience = Patience { backoff: Backoff::new(), moved, hurried: false };
-    // A peer that answered a PING once will be taken to answer on its next connection too.
-    let answers = Arc::<AtomicBool>::default();
-    loop {
-        // What is not the first has nobody to ask before there is a link.
-        let ticket = if member == 0 { agreed.ticket() } else { Some(agreed.with_room_for(member).await) };
-        set_state(entry, agreed, State::Connecting, None);
-        patience.moved.mark_unchanged();
-        let dialled = far.dial(entry, member, ticket.as_deref()).await;
-        let outcome = match dialled {
-            Ok(reached) => {
-                let Some(ports) = ports.upgrade() else { return };
-                let here = agreed.comes();
-                let ticket = match (&reached, ticket) {
-                    (Reached::Switch { dialed, .. }, None) => agreed.begin(entry, dialed),
-                    (_, ticket) => ticket.inspect(|ticket| agreed.joined(ticket)),
-                };
-                let since = Instant::now();
-                let peer = reached.peer();
-                came_up(&ports, entry, &reached, agreed);
-                info!(port = entry.number, peer, member, "connected to {}", entry.target);
-                let stop = match &ticket {
-                    Some(ticket) => ticket.stop.subscribe(),
-                    None => entry.stop.subscribe(),
-                };
-                // It lives as long as its link is agreed on.
-                drop(ticket);
-                let ended = match reached {
-                    Reached::Switch { dialed, which, made_with, ping } => {
-                        let of = (which, stop, &answers);
-                        let session = session(&ports, entry, *dialed, made_with, ping, of);
-                        match session.map(|session| Box::pin(session.run())) {
-                            Ok(session) => serve(ports, session).await,
-                            Err(error) => Ended::Broken(error),
-                        }
-                    }
-                    Reached::Qemu(socket, _) => {
-                        let session = Box::pin(vm_session(&ports, entry, socket).run());
-                        serve(ports, session).await
-                    }
-                };
-                drop(here);
-                if since.elapsed() >= Backoff::CEILING {
-                    patience.backoff.reset();
-                }
-                ended
-            }
-            Err(error) => {
-                if error.is_gone() && ticket.is_some() {
-                    info!(port = entry.number, member, "{} knows nothing of the link any more", entry.target);
-                    agreed.forget(&ports, entry, ticket.as_ref());
-                    continue;
-                }
-                let delay = patience.backoff.next(rand::random());
-                patience.wait(entry, agreed, delay, error.to_string()).await;
-                continue;
-            }
-        };
-        agreed.lost(&ports, entry, &outcome);
-        let random: u64 = rand::random();
-        let delay = match outcome {
-            Ended::Closed(Some(1001)) => patience.backoff.going_away(random),
-            _ => patience.backoff.next(random),
-        };
-        patience.wait(entry, agreed, delay, outcome.to_string()).await;
+    let patience = Patience { backoff: Backoff::new(), moved, hurried: false };
+    let mut client = Client { ports, entry, far, member, agreed, patience, answers: Arc::default() };
+    let mut next = Some(client.reach(false).await);
+    while let Some(reached) = next {
+        next = client.live(reached).await;
     }
 }
 
-/// A connection is there; with the first one the port is up.
-fn came_up(ports: &Ports, entry: &Entry, reached: &Reached, agreed: &Agreed) {
-    let is_first = agreed.is_alone(entry);
-    let is_back = {
-        let mut life = entry.life();
-        (life.state, life.reason) = (State::Up, agreed.fewer(entry));
-        life.peer = Some(reached.peer());
-        (life.tls, life.vnet) = (reached.tls(), reached.is_vnet());
-        life.connects += u64::from(is_first);
-        life.connects > 1
-    };
-    entry.tell();
-    if is_first && matches!(reached, Reached::Switch { .. }) {
-        ports.introduce(entry, if is_back { Duration::ZERO } else { announce::SETTLE });
+/// One of a link's connections, again and again.
+struct Client<'a> {
+    ports: Weak<Ports>,
+    entry: &'a Arc<Entry>,
+    far: Far,
+    member: u8,
+    agreed: &'a Agreed,
+    patience: Patience,
+    /// A peer that answered a PING once will be taken to answer on its next connection too.
+    answers: Arc<AtomicBool>,
+}
+
+/// What was dialled, and the link that it joined.
+type Made = (Reached, Option<Arc<Ticket>>);
+
+/// A connection whose session runs.
+struct Served<'a> {
+    running: Pin<Box<dyn Future<Output = Ended> + Send>>,
+    news: Arc<News>,
+    since: Instant,
+    _here: Here<'a>,
+    /// The link that it is of, once another one is agreed on.
+    ticket: Option<Arc<Ticket>>,
+}
+
+impl<'a> Client<'a> {
+    /// Dials until a connection is there: of the link that there is or, `anew`, of another one.
+    async fn reach(&mut self, anew: bool) -> Made {
+        let Self { entry, member, agreed, .. } = *self;
+        loop {
+            // What is not the first has nobody to ask before there is a link.
+            let ticket = match member {
+                _ if anew => None,
+                0 => agreed.ticket(),
+                _ => Some(agreed.with_room_for(member).await),
+            };
+            set_state(entry, agreed, State::Connecting, None);
+            self.patience.moved.mark_unchanged();
+            match self.far.dial(entry, member, ticket.as_deref()).await {
+                Ok(reached) => return (reached, ticket),
+                Err(error) if error.is_gone() && ticket.is_some() => {
+                    info!(port = entry.number, member, "{} knows nothing of the link any more", entry.target);
+                    agreed.forget(&self.ports, entry, ticket.as_ref());
+                }
+                Err(error) => {
+                    let delay = self.patience.backoff.next(rand::random());
+                    self.patience.wait(entry, agreed, delay, error.to_string()).await;
+                }
+            }
+        }
+    }
+
+    /// The same while there is one that works.
+    async fn reach_meanwhile(&mut self) -> Made {
+        let delay = self.patience.backoff.next(rand::random());
+        self.patience.wait(self.entry, self.agreed, delay, LEAVES.to_owned()).await;
+        self.reach(true).await
+    }
+
+    /// Serves a connection, and those that it is left for, until one has ended and the next is there. `None`: the ports are
+    /// gone.
+    async fn live(&mut self, reached: Made) -> Option<Made> {
+        let mut served = self.begin(reached, Takeover::Lost)?;
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut served.running => {
+                    self.patience.lived(served.since);
+                    drop(served);
+                    self.agreed.lost(&self.ports, self.entry, &ended);
+                    let delay = after(&ended, &mut self.patience.backoff);
+                    self.patience.wait(self.entry, self.agreed, delay, ended.to_string()).await;
+                    return Some(self.reach(false).await);
+                }
+                () = served.news.leaving.notified() => (),
+            }
+            self.patience.lived(served.since);
+            let (ports, entry, agreed) = (self.ports.clone(), self.entry, self.agreed);
+            let mut backoff = self.patience.backoff.clone();
+            let mut next = Box::pin(self.reach_meanwhile());
+            let reached = tokio::select! {
+                biased;
+                ended = &mut served.running => {
+                    drop(served);
+                    agreed.lost(&ports, entry, &ended);
+                    warn!(port = entry.number, "{}: {ended}; the next one is being dialled", entry.target);
+                    set_state(entry, agreed, State::Waiting, Some(ended.to_string()));
+                    // What is being dialled is the next one, if that takes no longer than to wait for another try.
+                    let reached = timeout(after(&ended, &mut backoff), &mut next).await;
+                    drop(next);
+                    let Ok(reached) = reached else {
+                        self.patience.backoff = backoff;
+                        return Some(self.reach(false).await);
+                    };
+                    return Some(reached);
+                }
+                reached = &mut next => reached,
+            };
+            drop(next);
+            served = self.go_over(served, reached).await?;
+        }
+    }
+
+    /// Leaves a connection that works for another one, if that takes its place.
+    async fn go_over(&mut self, mut old: Served<'a>, reached: Made) -> Option<Served<'a>> {
+        let facts = Facts::of(&reached.0);
+        // It ends when nobody has this any more.
+        old.ticket = old.ticket.or_else(|| self.agreed.ticket());
+        let mut new = self.begin(reached, Takeover::Moved)?;
+        let is_placed = tokio::select! {
+            biased;
+            () = new.news.placed.notified() => true,
+            _ = &mut new.running => false,
+        };
+        if !is_placed {
+            // As if it could not be dialled. That the old one stood for long counts once.
+            old.since = Instant::now();
+            old.news.leaving.notify_one();
+            return Some(old);
+        }
+        self.came_up(&*self.ports.upgrade()?, facts, true);
+        let Served { running, ticket, .. } = old;
+        let number = self.entry.number;
+        tokio::spawn(async move {
+            debug!(port = number, "the connection before: {}", running.await);
+            drop(ticket);
+        });
+        Some(new)
+    }
+
+    /// Starts the session of a connection.
+    fn begin(&self, (reached, ticket): Made, takes: Takeover) -> Option<Served<'a>> {
+        let Self { entry, agreed, .. } = *self;
+        let ports = self.ports.upgrade()?;
+        let _here = agreed.comes();
+        let ticket = match (&reached, ticket) {
+            (Reached::Switch { dialed, .. }, None) => agreed.begin(entry, dialed),
+            (_, ticket) => ticket.inspect(|ticket| agreed.joined(ticket)),
+        };
+        if takes != Takeover::Moved {
+            self.came_up(&ports, Facts::of(&reached), false);
+        }
+        let stop = match &ticket {
+            Some(ticket) => ticket.stop.subscribe(),
+            None => entry.stop.subscribe(),
+        };
+        // It lives as long as its link is agreed on.
+        drop(ticket);
+        let news = Arc::<News>::default();
+        let running: Pin<Box<dyn Future<Output = Ended> + Send>> = match reached {
+            Reached::Switch { dialed, which, made_with, ping } => {
+                // Of several each would have to go, to the same far end, and what is known of their flows with them.
+                let news = Some(news.clone()).filter(|_| link(entry).most() == 1);
+                let told = (stop, &self.answers, news);
+                match session(&ports, entry, *dialed, made_with, ping, (which, takes), told) {
+                    Ok(session) => Box::pin(serve(ports, Box::pin(session.run()))),
+                    Err(error) => Box::pin(ready(Ended::Broken(error))),
+                }
+            }
+            Reached::Qemu(socket, _) => {
+                let session = vm_session(&ports, entry, socket);
+                Box::pin(serve(ports, Box::pin(session.run())))
+            }
+        };
+        Some(Served { running, news, since: Instant::now(), _here, ticket: None })
+    }
+
+    /// A connection is there; with the first one the port is up, and with one that leads elsewhere.
+    fn came_up(&self, ports: &Ports, facts: Facts, moved: bool) {
+        let Self { entry, agreed, member, .. } = *self;
+        let begins = moved || agreed.is_alone(entry);
+        info!(port = entry.number, peer = facts.peer, member, "connected to {}", entry.target);
+        let is_back = {
+            let mut life = entry.life();
+            (life.state, life.reason) = (State::Up, agreed.fewer(entry));
+            life.peer = Some(facts.peer);
+            (life.tls, life.vnet) = (facts.tls, facts.vnet);
+            life.connects += u64::from(begins);
+            life.connects > 1
+        };
+        entry.tell();
+        if begins && matches!(self.far, Far::Switch(..)) {
+            ports.introduce(entry, if is_back { Duration::ZERO } else { announce::SETTLE });
+        }
     }
 }
 
@@ -180,23 +292,23 @@ enum Reached {
     Qemu(socket2::Socket, String),
 }
 
-impl Reached {
-    fn peer(&self) -> String {
-        match self {
-            Self::Switch { dialed, .. } => dialed.peer.to_string(),
-            Self::Qemu(_, peer) => peer.clone(),
-        }
-    }
+/// What is shown of it.
+struct Facts {
+    peer: String,
+    tls: Option<String>,
+    vnet: bool,
+}
 
-    fn tls(&self) -> Option<String> {
-        match self {
-            Self::Switch { dialed, .. } => dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
-            Self::Qemu(..) => None,
+impl Facts {
+    fn of(reached: &Reached) -> Self {
+        match reached {
+            Reached::Switch { dialed, .. } => Self {
+                peer: dialed.peer.to_string(),
+                tls: dialed.tls.as_ref().and_then(|tls| describe_tls(tls)),
+                vnet: dialed.protocol.as_deref() == Some(SUPER),
+            },
+            Reached::Qemu(_, peer) => Self { peer: peer.clone(), tls: None, vnet: false },
         }
-    }
-
-    fn is_vnet(&self) -> bool {
-        matches!(self, Self::Switch { dialed, .. } if dialed.protocol.as_deref() == Some(SUPER))
     }
 }
 
@@ -206,7 +318,8 @@ fn session(
     dialed: Dialed,
     congestion: Congestion,
     ping: Option<Duration>,
-    (which, stop, answers): (Which, watch::Receiver<Option<Stop>>, &Arc<AtomicBool>),
+    (which, takes): (Which, Takeover),
+    (stop, answers, news): (watch::Receiver<Option<Stop>>, &Arc<AtomicBool>, Option<Arc<News>>),
 ) -> io::Result<Session> {
     Ok(Session {
         link: link(entry),
@@ -214,8 +327,7 @@ fn session(
         slot: entry.slot,
         number: entry.number,
         which,
-        // A place is dialled for when its connection has ended.
-        live: false,
+        takes,
         role: Role::Client,
         vnet: dialed.protocol.as_deref() == Some(SUPER),
         congestion,
@@ -224,6 +336,7 @@ fn session(
         early: dialed.early,
         ping: ping.unwrap_or_else(|| ports.ping()),
         answers: answers.clone(),
+        news,
         stop,
     })
 }
@@ -250,6 +363,13 @@ struct Patience {
 }
 
 impl Patience {
+    /// A connection has stood since then.
+    fn lived(&mut self, since: Instant) {
+        if since.elapsed() >= Backoff::CEILING {
+            self.backoff.reset();
+        }
+    }
+
     /// Waits out the backoff, less when an address or a route changes: what failed may work now.
     async fn wait(&mut self, entry: &Entry, agreed: &Agreed, delay: Duration, reason: String) {
         let target = &entry.target;
@@ -264,6 +384,14 @@ impl Patience {
             // The sender is gone with the ports, and this port is being ended.
             Ok(()) = self.moved.changed() => true,
         };
+    }
+}
+
+/// How long to wait after the end of a connection.
+fn after(ended: &Ended, backoff: &mut Backoff) -> Duration {
+    match ended {
+        Ended::Closed(Some(1001)) => backoff.going_away(rand::random()),
+        _ => backoff.next(rand::random()),
     }
 }
 
@@ -315,6 +443,7 @@ fn set_state(entry: &Entry, agreed: &Agreed, state: State, reason: Option<String
     entry.tell();
 }
 
+const LEAVES: &str = "the far end is about to end";
 const SETTLE: Duration = Duration::from_millis(200);
 const RESTLESS: Duration = Duration::from_secs(2);
 

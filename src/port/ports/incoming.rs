@@ -18,7 +18,7 @@ use super::entry::{Entry, Life, Parts, State, Way};
 use super::names::name_from;
 use super::{Incoming, PortError, Ports};
 use crate::port::congestion;
-use crate::port::link::{Ended, Link, Session, Stream, Wire, linger};
+use crate::port::link::{Ended, Link, Session, Stream, Takeover, Wire, linger};
 use crate::port::resumable::{Linked, Resumable};
 use crate::port::spec::{Congestion, PortKind, PortSpec, Profile};
 use crate::port::status::PortStatus;
@@ -88,19 +88,19 @@ impl Ports {
         });
         let ping = ping.unwrap_or(PING);
         let connection = Connection { stream, tls, early, peer, ping, vnet, congestion, browser, place };
-        let (entry, which, live) = match (admitted, linked) {
+        let (entry, which, takes) = match (admitted, linked) {
             (Admitted::To(entry), Some(Linked::Joins { which, live, .. })) => {
                 comes_back(&entry, &connection, which.member);
-                (entry, which, live)
+                (entry, which, if live { Takeover::Live } else { Takeover::Lost })
             }
-            (Admitted::To(entry), _) => (entry, Which::default(), false),
+            (Admitted::To(entry), _) => (entry, Which::default(), Takeover::Lost),
             (Admitted::In(slot), linked) => {
                 let entry = self.enter_incoming(slot, &connection, user, &profile, linked);
-                (entry, Which::default(), false)
+                (entry, Which::default(), Takeover::Lost)
             }
         };
         let status = entry.status();
-        self.keep(entry, connection, which, live);
+        self.keep(entry, connection, which, takes);
         Ok(status)
     }
 
@@ -179,7 +179,7 @@ impl Ports {
     }
 
     /// Serves a connection, and sees to what becomes of its link when it ends. `changing` is held.
-    fn keep(&self, entry: Arc<Entry>, connection: Connection, which: Which, live: bool) {
+    fn keep(&self, entry: Arc<Entry>, connection: Connection, which: Which, takes: Takeover) {
         let Connection { stream, tls, early, peer, ping, vnet, congestion, place, .. } = connection;
         let session = Session {
             link: entry.link().cloned().unwrap_or_default(),
@@ -187,7 +187,7 @@ impl Ports {
             slot: entry.slot,
             number: entry.number,
             which,
-            live,
+            takes,
             role: Role::Server,
             vnet,
             congestion,
@@ -196,6 +196,7 @@ impl Ports {
             early,
             ping,
             answers: Arc::default(),
+            news: None,
             stop: entry.stop.subscribe(),
         };
         // Whoever may open links may open and close a thousand a second; what is not told of the beginning is not

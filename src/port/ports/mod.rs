@@ -346,6 +346,13 @@ impl Ports {
         self.entries().values().filter_map(of).collect()
     }
 
+    /// Tells all who came in, and who still comes, that this switch is about to end: time to find another one.
+    pub fn say_leaving(&self) {
+        self.fabric.leaves();
+        let links: Vec<_> = self.entries().values().filter(|e| e.kind == PortKind::Server).cloned().collect();
+        links.iter().filter_map(|entry| entry.link()).for_each(|link| link.say_leaving());
+    }
+
     /// Sends Close 1001 on every link, lets accepted frames out, closes; at most `limit`.
     pub async fn drain(&self, limit: Duration) {
         let deadline = Instant::now() + limit;

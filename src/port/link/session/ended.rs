@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::frame::MAX_FRAME;
+use crate::port::link::member::Takeover;
 use crate::port::link::progress::STUCK;
 use crate::ws::header::Violation;
 
@@ -26,10 +27,8 @@ pub enum Ended {
     /// A fragmented message was never finished.
     Unfinished,
     Broken(io::Error),
-    /// Another connection has taken its place; it still worked, or not.
-    Replaced {
-        live: bool,
-    },
+    /// Another connection has taken its place.
+    Replaced(Takeover),
     /// We closed it, as told.
     Stopped,
 }
@@ -39,7 +38,7 @@ impl Ended {
     pub fn is_loss(&self) -> bool {
         match self {
             Self::Eof | Self::Truncated | Self::Silent | Self::Stuck | Self::Broken(_) => true,
-            Self::Replaced { .. } => true,
+            Self::Replaced(_) => true,
             Self::Closed(_) | Self::Violation(_) | Self::TooLong(_) | Self::Unfinished | Self::Stopped => {
                 false
             }
@@ -62,7 +61,8 @@ impl std::fmt::Display for Ended {
             Self::Stuck => write!(f, "the peer took no data for {} s", STUCK.as_secs()),
             Self::Unfinished => f.write_str("the peer left a message unfinished"),
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
-            Self::Replaced { .. } => f.write_str("replaced by another connection"),
+            Self::Replaced(Takeover::Moved) => f.write_str("left for another connection"),
+            Self::Replaced(_) => f.write_str("replaced by another connection"),
             Self::Stopped => f.write_str("closed"),
         }
     }

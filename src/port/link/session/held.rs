@@ -19,7 +19,7 @@ pub struct Hold {
 impl Serving<'_> {
     /// What was said on this connection, behind all that came before it: whether it is held for that.
     pub fn hears(&mut self, mark: Mark, now: Instant) -> bool {
-        let what = self.session.link.hear(self.session.which.member, mark);
+        let what = self.session.link.hear(self.of, self.session.which.member, mark);
         self.held = what.map(|what| Hold { what, until: now + self.waits.begin(now) });
         self.held.is_some()
     }

@@ -113,6 +113,28 @@ async fn a_mark_is_for_the_connection_that_it_names_and_not_for_who_has_its_plac
     assert!(zero.held.is_some());
 }
 
+#[tokio::test]
+async fn a_mark_that_comes_late_takes_nothing_back() {
+    let bench = Bench::of(Link::default().of_members(3));
+    connections!(bench, zero: 0, 0; one: 1, 1; two: 2, 1);
+    // Said by another connection before, and read now.
+    zero.gets(&[leaves(7)]);
+    two.gets(&[leaves(6)]);
+    one.gets(&[enters(7, which(0, 0), true), one_frame()]);
+    assert_eq!((one.held.is_some(), bench.rx(0)), (false, 1));
+    // Of the link before nothing counts for the next one, whose far end begins to count anew.
+    bench.link.begins();
+    two.gets(&[leaves(9)]);
+    connections!(bench, next_zero: 0, 0; next_one: 1, 1);
+    next_one.gets(&[enters(1, which(0, 0), true), one_frame()]);
+    two.gets(&[leaves(10)]);
+    assert!(next_one.held.is_some() && bench.rx(0) == 1);
+    next_zero.gets(&[leaves(1)]);
+    two.gets(&[leaves(11)]);
+    next_one.goes_on(Instant::now());
+    assert_eq!(bench.rx(0), 2);
+}
+
 /// As when a path is gone and the far end alone knows.
 #[tokio::test]
 async fn connections_that_were_lost_unnoticed_are_waited_for_together_and_once() {

@@ -23,13 +23,13 @@ use self::ping_rate::PingRate;
 
 use super::progress::Progress;
 use super::spread::{Awaited, Mark};
-use super::{Link, Stream, Wire, member};
+use super::{LEAVING, Link, News, Stream, Takeover, Wire, member};
 use crate::frame::MAX_FRAME;
 use crate::frame::offload::VnetHeader;
 use crate::port::fabric::{Fabric, MAX_MESSAGE, READ, Scratch, with_scratch};
 use crate::port::spec::Congestion;
 use crate::prof::{PortAt, Stage, Tape};
-use crate::switch::{Reason, Slot};
+use crate::switch::{Moving, Reason, Slot};
 use crate::with_tape;
 use crate::ws::codec::{Decoder, Event, Role, Step};
 use crate::ws::header::Opcode;
@@ -50,8 +50,8 @@ pub struct Session {
     /// The port's number: its slot may be another's before the session has ended.
     pub number: u32,
     pub which: Which,
-    /// The connection whose place it takes still works, if there is one.
-    pub live: bool,
+    /// What becomes of the connection whose place it takes, if there is one.
+    pub takes: Takeover,
     pub role: Role,
     /// `etherws.vnet1` was chosen: each message begins with a virtio_net_hdr of 10 bytes.
     pub vnet: bool,
@@ -65,6 +65,8 @@ pub struct Session {
     pub ping: Duration,
     /// Whether this peer was ever seen to answer a PING; kept over the connections of one port.
     pub answers: Arc<AtomicBool>,
+    /// For who dialled, and would dial anew when the far end leaves.
+    pub news: Option<Arc<News>>,
     pub stop: watch::Receiver<Option<Stop>>,
 }
 
@@ -96,14 +98,20 @@ impl Session {
             .shown_to(&self.fabric.captures)
             .waking(&stuck);
         let has_tls = wire.has_tls();
-        let count = self.link.connected(self.which, wire, &self.congestion, self.live);
+        let count = self.link.connected(self.which, wire, &self.congestion, self.takes);
+        if let Some(news) = &self.news {
+            news.placed.notify_one();
+        }
+        if self.role == Role::Server && self.fabric.is_leaving() {
+            self.link.with(self.which.member, count, Wire::say_leaving);
+        }
         // However the session ends, and be it by a panic, the port must not think it is connected.
         let _down = Down { link: self.link.clone(), member: self.which.member, count };
         let early = std::mem::take(&mut self.early);
         let mut serving = Serving { early, ..Serving::new(self, socket, has_tls, (stuck, count)) };
         let outcome = serving.forward_until_the_end().await;
         let Err(ended) = outcome;
-        if matches!(ended, Ended::Replaced { live: false }) {
+        if matches!(ended, Ended::Replaced(Takeover::Lost)) {
             serving.read_what_came().await;
         }
         serving.part(&ended).await;
@@ -129,6 +137,8 @@ struct Serving<'a> {
     socket: Arc<Stream>,
     /// Its number among those of its place.
     count: u64,
+    /// Which of the links it is of that its port has had.
+    of: u32,
     stuck: Arc<Notify>,
     has_tls: bool,
     /// Bytes that came behind the handshake.
@@ -142,6 +152,8 @@ struct Serving<'a> {
     /// `rest` is to be looked at before more is read.
     parked: bool,
     began: Instant,
+    /// Until then what went by the connection before may come back.
+    fresh: Option<Instant>,
     /// When data last came.
     heard: Instant,
     /// When the last PING of this silence was sent.
@@ -164,20 +176,22 @@ impl<'a> Serving<'a> {
     ) -> Self {
         // What went by the connection before went before.
         let what = Awaited::Turn { member: session.which.member, count: count - 1 };
-        let now = Instant::now();
+        let (now, moved) = (Instant::now(), session.takes == Takeover::Moved);
         Self {
             session,
             socket,
             count,
+            of: session.link.which(),
             stuck,
             has_tls,
             early: Bytes::new(),
-            held: (!session.link.is_over(what)).then_some(Hold { what, until: now + TURN }),
+            held: (!moved && !session.link.is_over(what)).then_some(Hold { what, until: now + TURN }),
             waits: Waits::new(now),
             parked: false,
             decoder: Decoder::new(session.role, if session.vnet { MAX_MESSAGE } else { MAX_FRAME }),
             rest: Vec::new(),
             began: now,
+            fresh: moved.then_some(now + PARTING),
             heard: now,
             pinged: None,
             asked: false,
@@ -332,6 +346,7 @@ impl<'a> Serving<'a> {
         let mut answers = false;
         let vnet = self.session.vnet;
         let (link, member, count) = (&self.session.link, self.session.which.member, self.count);
+        batch.moving = self.moving();
         loop {
             // A message that is put together elsewhere would overtake those that wait.
             if self.decoder.is_mid_message() {
@@ -370,7 +385,11 @@ impl<'a> Serving<'a> {
                             Continue(())
                         }
                         Some(Event::Ping(payload)) => {
-                            link.with(member, count, |wire| wire.pong(payload.open()));
+                            let payload = payload.open();
+                            if let Some(news) = self.session.news.as_ref().filter(|_| payload == LEAVING) {
+                                news.leaving.notify_one();
+                            }
+                            link.with(member, count, |wire| wire.pong(payload));
                             answers = true;
                             self.pings.count(Instant::now())
                         }
@@ -419,6 +438,16 @@ impl<'a> Serving<'a> {
         outcome
     }
 
+    /// Which of two connections it is, while its link goes over to another far end.
+    fn moving(&self) -> Option<Moving> {
+        let is_first = self.session.which.member == 0;
+        match self.fresh {
+            _ if is_first && self.session.link.has_left(self.count) => Some(Moving::Before),
+            Some(until) if self.heard < until => Some(Moving::After),
+            _ => None,
+        }
+    }
+
     /// What time has made due; when to look again, and whether the socket is blocked. An error of a write is told here,
     /// and that another has taken the place.
     fn tick(&mut self) -> Result<(Instant, bool), Ended> {
@@ -455,7 +484,7 @@ impl<'a> Serving<'a> {
             }
             match (wire.take_error(), wire.replaced) {
                 (Some(error), _) => return Err(Ended::Broken(error)),
-                (None, Some(live)) => return Err(Ended::Replaced { live }),
+                (None, Some(takes)) => return Err(Ended::Replaced(takes)),
                 (None, None) => (),
             }
             // No timer goes as far as the slowest pace.
@@ -532,6 +561,9 @@ pub(super) mod with_peers;
 
 #[cfg(test)]
 mod hold_tests;
+
+#[cfg(test)]
+mod moved_tests;
 
 #[cfg(test)]
 mod serving_tests;

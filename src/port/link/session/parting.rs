@@ -5,12 +5,17 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Ended, Serving, Stop, Wire};
+use super::{Ended, Serving, Stop, Takeover, Wire};
 use crate::port::link::Stream;
 
 impl Serving<'_> {
     /// The end of a connection: our Close if it is ours to send, what waits before it, the peer's.
     pub(super) async fn part(&mut self, ended: &Ended) {
+        let mut time = PARTING;
+        if matches!(ended, Ended::Replaced(Takeover::Moved)) {
+            let _ = timeout(HEARING_OUT, self.hear_out()).await;
+            time -= HEARING_OUT;
+        }
         let (code, reason) = match ended {
             Ended::Closed(code) => (*code, ""),
             Ended::Violation(violation) => (Some(violation.close_code()), violation.text()),
@@ -20,8 +25,9 @@ impl Serving<'_> {
                 let Stop { code, reason } = told.unwrap_or(Stop { code: 1001, reason: "port removed" });
                 (Some(code), reason)
             }
-            Ended::Replaced { live: true } => (Some(1000), "replaced by another connection"),
-            Ended::Replaced { live: false }
+            Ended::Replaced(Takeover::Live) => (Some(1000), "replaced by another connection"),
+            Ended::Replaced(Takeover::Moved) => (Some(1000), "moved to another connection"),
+            Ended::Replaced(Takeover::Lost)
             | Ended::Eof
             | Ended::Truncated
             | Ended::TooLong(_)
@@ -30,11 +36,28 @@ impl Serving<'_> {
             | Ended::Broken(_) => return,
         };
         self.wire(|wire| wire.close(code, reason));
-        let _ = timeout(PARTING, self.farewell(ended)).await;
+        let _ = timeout(time, self.farewell(ended)).await;
         // Nothing more is read that could come late.
         self.session.link.reads_no_more(self.session.which.member, self.count);
         self.wire(Wire::end_tls);
         linger(&self.socket).await;
+    }
+
+    /// What still comes by a connection that its link has left: until those behind the far end know of it they send here.
+    async fn hear_out(&mut self) {
+        // What waits for its turn has none any more.
+        self.wire(|wire| wire.set_pace(None));
+        loop {
+            let blocked = self.wire(|wire| !wire.flush(&mut ())) == Some(true);
+            match self.read_and_forward() {
+                Ok(true) => tokio::task::yield_now().await,
+                Ok(false) => tokio::select! {
+                    _ = self.socket.readable() => (),
+                    _ = self.socket.writable(), if blocked => (),
+                },
+                Err(_) => return,
+            }
+        }
     }
 
     /// Lets out what waits; after our own Close also waits for the peer's.
@@ -45,7 +68,7 @@ impl Serving<'_> {
             }
             let _ = self.socket.writable().await;
         }
-        if !matches!(ended, Ended::Stopped | Ended::Replaced { .. }) {
+        if !matches!(ended, Ended::Stopped | Ended::Replaced(_)) {
             return;
         }
         self.parked |= self.held.take().is_some() && !self.rest.is_empty();
@@ -81,4 +104,6 @@ pub async fn linger(socket: &Stream) {
 
 /// For what waits, and for the peer's answer to our Close.
 pub const PARTING: Duration = Duration::from_secs(3);
+/// Of that, for what still comes where the far end leaves.
+const HEARING_OUT: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_millis(200);

@@ -54,7 +54,7 @@ impl Bench {
             slot: Slot(0),
             number: 1,
             which: Which::default(),
-            live: false,
+            takes: Takeover::Lost,
             role: Role::Server,
             vnet: false,
             congestion: Congestion::System,
@@ -63,6 +63,7 @@ impl Bench {
             early: Bytes::new(),
             ping: PING,
             answers: Arc::default(),
+            news: None,
             stop: self.stop.subscribe(),
         };
         (session, peer)
@@ -141,7 +142,7 @@ pub fn connect(session: &Session, stream: Peer) -> (Arc<Stream>, u64) {
     let at = PortAt { slot: 0, number: 1, side: Side::Server };
     let prof = (session.fabric.prof.clone(), at);
     let wire = Wire::new(socket.clone(), None, session.role, false, session.link.counters.clone(), prof);
-    let count = session.link.connected(session.which, wire, &Congestion::System, false);
+    let count = session.link.connected(session.which, wire, &Congestion::System, session.takes);
     (socket, count)
 }
 

@@ -19,6 +19,8 @@ use self::keys::Keys;
 use self::tls::Socket;
 use super::backlog::Backlog;
 use super::fair::{FairQueue, Label, Lost};
+use super::leaving::LEAVING;
+use super::member::Takeover;
 use super::pace::Pace;
 use super::queue::Queue;
 use super::stream::Stream;
@@ -40,8 +42,8 @@ pub struct Wire {
     pub count: u64,
     /// The same among those of its link, as both ends count.
     pub n: u32,
-    /// Another has taken its place; whether it still works all the same.
-    pub replaced: Option<bool>,
+    /// Another has taken its place.
+    pub replaced: Option<Takeover>,
     /// Tells the session that the socket would block, or broke, or that there is something to look at.
     pub stuck: Arc<Notify>,
     socket: Arc<Stream>,
@@ -57,7 +59,9 @@ pub struct Wire {
     backlog: Backlog,
     /// Frames wait by flow for their turn at this rate.
     pace: Option<Pace>,
-    /// Some do, and the socket is not to blame.
+    /// None leaves before, in the [`Backlog`]'s time.
+    not_before: Option<u64>,
+    /// Some wait, and the socket is not to blame.
     held: bool,
     /// The port's: a frame is sent when all of it is written, and dropped when that never happens.
     counters: Arc<Counters>,
@@ -106,6 +110,7 @@ impl Wire {
             fair: FairQueue::default(),
             backlog: Backlog::new(&socket2::SockRef::from(&*socket)),
             pace: None,
+            not_before: None,
             held: false,
             counters,
             prof,
@@ -168,7 +173,7 @@ impl Wire {
         let in_front = usize::from(self.vnet || self.bare);
         let pieces = &pieces[1 - in_front..=frame.len()];
         let label = Label { frames: sent, stamp: tape.stamp() };
-        if self.blocked || self.pace.is_some() {
+        if self.blocked || self.pace.is_some() || self.not_before.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
             self.note_time();
             self.fair.push((in_front, flow), pieces, key, label, self.came, tape);
@@ -194,7 +199,7 @@ impl Wire {
         if self.closing || self.broken.is_some() {
             return false;
         }
-        if self.blocked || self.pace.is_some() {
+        if self.blocked || self.pace.is_some() || self.not_before.is_some() {
             let key = self.keys.as_mut().map(Keys::draw);
             self.note_time();
             self.fair.push_mark(flow, body, key);
@@ -215,10 +220,14 @@ impl Wire {
         self.fair.has_marks()
     }
 
+    /// Something is to be written.
+    pub fn waits(&self) -> bool {
+        !self.queue.is_empty() || !self.fair.is_empty()
+    }
+
     /// Nothing waits, and the far end's kernel has all that was sent.
     pub fn is_drained(&self) -> bool {
-        let waits = !self.queue.is_empty() || !self.fair.is_empty();
-        !waits && unacked(self.socket.as_fd()).is_ok_and(|bytes| bytes == 0)
+        !self.waits() && unacked(self.socket.as_fd()).is_ok_and(|bytes| bytes == 0)
     }
 
     /// Enough waits for a write of its own.
@@ -250,10 +259,20 @@ impl Wire {
         self.pace.is_some()
     }
 
+    /// From here on frames wait for so long.
+    pub fn pause(&mut self, time: Duration) {
+        self.not_before = Some(self.backlog.now() + time.as_nanos() as u64);
+    }
+
     /// How long frames still have to wait for their turn; `None` where none do.
     pub fn held_for(&self) -> Option<Duration> {
-        let pace = self.pace.as_ref().filter(|_| self.held)?;
-        Some(Duration::from_nanos(pace.due().saturating_sub(self.backlog.now())))
+        let due = self.due().filter(|_| self.held)?;
+        Some(Duration::from_nanos(due.saturating_sub(self.backlog.now())))
+    }
+
+    /// When the next frame that waits by flow may leave, where that is up to us.
+    pub fn due(&self) -> Option<u64> {
+        self.pace.as_ref().map(Pace::due).max(self.not_before)
     }
 
     /// See [`super::Link::segment`].
@@ -298,6 +317,14 @@ impl Wire {
         says
     }
 
+    /// A PING that says that this end leaves. It is said once, so whatever waits.
+    pub fn say_leaving(&mut self) {
+        if !self.closing {
+            self.encode_control(Opcode::Ping, LEAVING);
+            self.flush(&mut ());
+        }
+    }
+
     /// A PONG, with the next flush. Beyond 16 that wait, only the latest is kept (RFC 6455 5.5.3).
     pub fn pong(&mut self, body: &[u8]) {
         if self.closing {
@@ -317,7 +344,7 @@ impl Wire {
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             // It is the end, and waits for nothing but the socket.
-            self.pace = None;
+            (self.pace, self.not_before) = (None, None);
             self.late_close = Some(code.map(|code| codec::close_body(code, reason)).unwrap_or_default());
             self.closing = true;
             self.flush(&mut ());
@@ -409,9 +436,10 @@ impl Wire {
     /// Lets a write's worth of what waits by flow leave; `false`: nothing does.
     fn refill(&mut self) -> bool {
         let (now, full) = (self.backlog.now(), self.backlog.piece());
+        self.not_before.take_if(|at| *at <= now);
         let mut bytes = 0;
         while bytes < full && self.fair.count_leaving() < SLICES {
-            if self.pace.is_some_and(|pace| pace.due() > now) {
+            if self.due().is_some_and(|due| due > now) {
                 break;
             }
             let Some(len) = self.fair.pop(now) else { break };
@@ -537,55 +565,4 @@ const MAX_PONGS: u32 = 16;
 const SLICES: usize = 160;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::port::link::session::with_peers::{pair, tls_pair};
-
-    #[tokio::test]
-    async fn what_is_flushed_of_usual_frames_is_one_piece_for_the_kernel() {
-        let (ours, _peer) = pair();
-        ours.set_nonblocking(true).unwrap();
-        let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
-        socket.writable().await.unwrap();
-        let prof = Profiler::new(crate::prof::Want::default());
-        let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Client };
-        let mut wire = Wire::new(socket, None, Role::Client, false, Arc::default(), (prof, at));
-        let mut frames = 0;
-        while !wire.wants_flush() {
-            wire.push(&VnetHeader::default(), &[[0; 1514].as_slice().into()], (1, 1514), None, &mut ())
-                .unwrap();
-            frames += 1;
-        }
-        assert_eq!(frames, 42);
-        assert!(wire.queue.waiting().len() <= 45 * 1448, "{}", wire.queue.waiting().len());
-        let mut sent = (0, 0);
-        assert!(wire.write_once(&mut sent, &mut ()).unwrap());
-        assert!(wire.queue.is_empty());
-        assert_eq!(sent.0, 42);
-    }
-
-    #[tokio::test]
-    async fn a_flush_goes_through_tls_in_one_write() {
-        let (ours, _peer) = pair();
-        ours.set_nonblocking(true).unwrap();
-        let socket = Arc::new(Stream::adopt(ours.into()).unwrap());
-        socket.writable().await.unwrap();
-        let tls = Box::new(tls_pair().0.into());
-        let prof = Profiler::new(crate::prof::Want::default());
-        let at = PortAt { slot: 0, number: 1, side: crate::prof::Side::Server };
-        let mut wire = Wire::new(socket, Some(tls), Role::Server, true, Arc::default(), (prof, at));
-        let bytes = [0; MAX_FRAME];
-        // The most that can wait: just too little for a flush, and the largest message behind it.
-        for len in [FLUSH_AT - VnetHeader::LEN - 11, MAX_FRAME] {
-            assert!(!wire.wants_flush());
-            let pieces = [Piece::from(&bytes[..len])];
-            let sent = (1, len as u32);
-            wire.push(&VnetHeader::default(), &pieces, sent, None, &mut ()).unwrap();
-        }
-        assert!(wire.wants_flush());
-        let mut sent = (0, 0);
-        assert!(wire.write_once(&mut sent, &mut ()).unwrap());
-        assert!(wire.queue.is_empty(), "{} bytes are left for a second write", wire.queue.waiting().len());
-        assert_eq!(sent.0, 2);
-    }
-}
+mod tests;
