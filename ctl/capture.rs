@@ -5,8 +5,9 @@
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -17,7 +18,7 @@ use etherws::control::api::seeing::{
     Captured, NOTIFICATION, Packet, SNAPLEN, SUBSCRIBE, SubscribeCapture, Way,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Wrong;
 use crate::cli::{port, span};
@@ -74,10 +75,17 @@ pub async fn run(mut server: Server, args: &CaptureArgs, json: bool) -> Result<(
     let mut ends = Ends::new(args.time)?;
     let (mut count, mut lost) = (0, 0);
     say("capturing, ^C ends it");
+    let (mut end, mut last) = (None, pin!(sleep(LAST)));
     let outcome = loop {
         let captured = tokio::select! {
             captured = subscription.next() => captured,
-            () = ends.come() => break Ok(()),
+            () = ends.come(), if end.is_none() => {
+                // The switch looks after what it has captured in turns: some of it is still to come.
+                end = Some(unix_ns());
+                last.as_mut().reset(Instant::now() + LAST);
+                continue;
+            }
+            () = &mut last, if end.is_some() => break Ok(()),
         };
         let captured = captured.and_then(|value| {
             serde_json::from_value::<Captured>(value).map_err(|e| format!("unexpected notification: {e}"))
@@ -94,7 +102,8 @@ pub async fn run(mut server: Server, args: &CaptureArgs, json: bool) -> Result<(
             break Ok(());
         }
         count += packets.len() as u64;
-        if args.count == Some(count) {
+        let is_last = end.is_some_and(|end| packets.last().is_none_or(|packet| packet.unix_ns > end));
+        if is_last || args.count == Some(count) {
             break Ok(());
         }
     };
@@ -158,6 +167,11 @@ impl Names {
         let known = self.0.iter().rev().find(|known| known.0 == port);
         known.map_or(("gone", "port"), |(_, name, kind)| (name, kind))
     }
+}
+
+/// Now, in nanoseconds since 1970.
+fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// When it is to end.
@@ -298,6 +312,9 @@ fn details(packet: &Packet) -> String {
     }
     text
 }
+
+/// What was captured before the end may come so long after it. The switch looks every 50 ms.
+const LAST: Duration = Duration::from_millis(500);
 
 fn say(text: &str) {
     // Nowhere is left to say that stderr is gone.

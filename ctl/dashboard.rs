@@ -102,7 +102,7 @@ async fn serve(stream: TcpStream, service: Arc<Service>) {
     // How a browser ends its connection is of no interest.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME)
+        .header_read_timeout(READ_TIME)
         .serve_connection(TokioIo::new(stream), answer)
         .with_upgrades()
         .await;
@@ -159,7 +159,8 @@ fn say(text: &str) {
 }
 
 const MAX_CONNECTIONS: usize = 64;
-const HEADER_TIME: Duration = Duration::from_secs(10);
+/// For a request's header, and for the token.
+const READ_TIME: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -3,6 +3,7 @@
 
 mod lab;
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -128,6 +129,26 @@ fn the_token_works_once_and_the_session_is_asked_for() {
         !nowhere.status.success() && said(&nowhere).contains("could not reach unix:/nowhere"),
         "{nowhere:?}"
     );
+}
+
+#[test]
+fn who_never_shows_his_token_keeps_nobody_out() {
+    let host = Host::new();
+    let switch = Switch::start(&host, &["--no-listen"]);
+    let dashboard = Dashboard::start(&host, &switch);
+    let address = dashboard.root().trim_start_matches("http://");
+    let request = format!("POST /session HTTP/1.1\r\nHost: {address}\r\nContent-Length: 80\r\n\r\n{{");
+    // All that it serves at a time.
+    let mut idle: Vec<_> = (0..64).map(|_| host.connect(address).expect("connect")).collect();
+    for stream in &mut idle {
+        stream.write_all(request.as_bytes()).expect("write");
+    }
+    let is_served =
+        || host.run(&["curl", "-sS", "-f", "-m", "2", "-o", "/dev/null", dashboard.root()]).status.success();
+    wait_until("there is a place for another", Duration::from_secs(60), is_served);
+    let mut answer = String::new();
+    idle[0].read_to_string(&mut answer).expect("an answer, and the end");
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
 }
 
 #[test]

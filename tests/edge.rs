@@ -83,6 +83,29 @@ fn a_tap_joins_its_bridge_and_is_back_there_after_a_restart() {
 }
 
 #[test]
+fn a_bridge_that_is_made_anew_gets_its_tap_again() {
+    let host = Host::new();
+    add_bridge(&host, "br0");
+    let switch = Switch::start(&host, &["--no-listen"]);
+    switch.ctl_ok(&["addport", "tap", "t0", "--bridge", "br0"]);
+    for _ in 0..2 {
+        host.ok(&["ip", "link", "del", "br0"]);
+        let said = || switch.port("t0")["reason"].as_str().is_some_and(|why| why.contains("br0 was deleted"));
+        wait_until("that is said", LIMIT, said);
+        add_bridge(&host, "br0");
+        wait_until("t0 is in its bridge again", LIMIT, || bridge_of(&host, "t0") == "br0");
+        wait_until("nothing is wrong any more", LIMIT, || switch.port("t0")["reason"].is_null());
+    }
+    // Who takes it out wants it so, whatever becomes of the bridge.
+    host.ok(&["ip", "link", "set", "t0", "nomaster"]);
+    host.ok(&["ip", "link", "set", "br0", "down"]);
+    host.ok(&["ip", "link", "set", "br0", "up"]);
+    host.ok(&["ip", "link", "set", "t0", "down"]);
+    switch.wait_state("t0", "down");
+    assert_eq!(bridge_of(&host, "t0"), "");
+}
+
+#[test]
 fn a_bridge_that_cannot_be_joined_is_told_and_leaves_no_port() {
     let host = Host::new();
     add_bridge(&host, "br0");

@@ -311,6 +311,29 @@ fn what_is_known_is_answered_and_all_else_is_flooded() {
 }
 
 #[test]
+fn a_trace_foretells_what_is_answered_and_what_is_not() {
+    let host = Host::new();
+    let (switch, wires) = suppressing(&host, &["t0", "t1"]);
+    let [t0, t1] = &wires[..] else { unreachable!() };
+    let trace = |frame: &[u8]| {
+        let bytes: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        let traced = switch.ctl_json(&["trace", "--from", "t0", &bytes]);
+        traced["reason"].as_str().or(traced["verdict"].as_str()).expect("a verdict").to_owned()
+    };
+    passes(t1, t0, &who_has(mac(2), v4(2), v4(77)));
+    let question = who_has(mac(1), v4(1), v4(2));
+    wait_until("the owner is known", LIMIT, || trace(&question) == "suppressed");
+    assert_eq!(switch.drops("suppressed"), 0, "a trace counts nothing");
+    t0.send(&question);
+    wait_until("it is answered", LIMIT, || switch.drops("suppressed") == 1);
+    for other in [who_has(mac(1), v4(1), v4(3)), frame(BROADCAST, mac(1), &[], &payload(60))] {
+        assert_eq!(trace(&other), "flood");
+        passes(t0, t1, &other);
+    }
+    assert_eq!(switch.drops("suppressed"), 1);
+}
+
+#[test]
 fn an_address_that_two_claim_is_not_answered_for() {
     let host = Host::new();
     let (switch, wires) = suppressing(&host, &["t0", "t1", "t2"]);

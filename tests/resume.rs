@@ -99,6 +99,63 @@ fn a_link_that_breaks_and_comes_back_is_the_same_port() {
     assert_eq!(link.b.entries("listPort").len(), 2, "no second port");
 }
 
+/// What the user's table says of a port, and what people have said since. A table that says something else means another
+/// link.
+#[test]
+fn a_port_that_comes_back_keeps_its_profile() {
+    let hosts = TwoHosts::new();
+    let tokens = hosts.b.file("tokens", "far 0123456789abcdef\n");
+    let config = |access: u16| {
+        let user = format!("[[user]]\ntoken = \"far\"\naccess = {access}\nrate = 50000000\nmax_macs = 2\n");
+        hosts.b.file("b.toml", format!("[listen]\ntokens = \"{tokens}\"\nresume = 60\n{user}"))
+    };
+    let relay = Relay::start(&hosts.a, &format!("{}:80", hosts.link.b));
+    let a = Switch::start(&hosts.a, &["--no-listen"]);
+    let b = Switch::start(&hosts.b, &["--config", &config(7)]);
+    add_tap(&a, 1);
+    add_tap(&b, 2);
+    b.ctl_ok(&["setport", "t0", "--access", "7"]);
+    let url = format!("{}?token=0123456789abcdef", relay.url());
+    a.ctl_ok(&["addport", "client", &url, "--name", "link"]);
+    let link = Cut { hosts: &hosts, a, b, relay };
+    link.server_is("up");
+    hosts.a.ping("10.1.0.2");
+    let (near, far) = (Wire::open(&hosts.a, "t0"), Wire::open(&hosts.b, "t0"));
+    passes(&near, &far, &frame(BROADCAST, mac(1), &[], &payload(60)));
+    let before = link.server().expect("B's end");
+    assert_eq!((&before["vlan"], &before["isolated"]), (&"access 7".into(), &false.into()));
+    link.relay.open(false);
+    link.relay.cut();
+    link.server_is("away");
+    link.b.ctl_ok(&["setport", before["name"].as_str().expect("a name"), "--isolated", "1"]);
+    link.relay.open(true);
+    link.server_is("up");
+    hosts.a.ping("10.1.0.2");
+    let after = link.server().expect("B's end");
+    for same in ["port", "name", "user", "vlan"] {
+        assert_eq!(after[same], before[same], "{same}");
+    }
+    assert_eq!(after["isolated"], true);
+    assert!(count(&after, "rx") > count(&before, "rx"), "counters go on: {before} {after}");
+    // Two stations are as many as there may be.
+    let limited = link.b.drops("mac-limit");
+    near.send(&frame(BROADCAST, mac(3), &[], &payload(60)));
+    wait_until("a third station is refused", LIMIT, || link.b.drops("mac-limit") > limited);
+
+    config(8);
+    link.b.ctl_ok(&["reload"]);
+    link.relay.cut();
+    // The one that was there is waited for beside it.
+    let other = || {
+        let entries = link.b.entries("listPort").into_iter();
+        entries.rev().find(|entry| entry["type"] == "server" && entry["port"] != before["port"])
+    };
+    wait_until("another port", LIMIT, || other().is_some_and(|entry| entry["state"] == "up"));
+    let entry = other().expect("B's end");
+    assert_eq!((&entry["vlan"], &entry["isolated"]), (&"access 8".into(), &false.into()));
+    assert!(link.b.drops("join-foreign") > 0, "{}", link.b.all_drops());
+}
+
 /// The path has forgotten the old connection, and only the end that dialled knows.
 #[test]
 fn a_connection_that_is_back_before_the_loss_was_noticed_takes_the_place() {

@@ -254,6 +254,20 @@ fn a_super_frame_is_captured_whole_with_its_size() {
 }
 
 #[test]
+fn what_came_just_before_the_end_is_captured() {
+    let host = Host::new();
+    let (switch, wires) = bench(&host, &[&[], &[]]);
+    for n in 1..4 {
+        let mut capture = Capture::start(&host, &switch, &format!("last{n}"), &[]);
+        let last = frame(BROADCAST, mac(n), &[], &payload(60));
+        passes(&wires[0], &wires[1], &last);
+        capture.process.signal(Signal::SIGINT);
+        assert_eq!(capture.process.wait(LIMIT), 0, "{}", capture.process.log());
+        assert!(capture.has(&last), "frame {n}: {}", capture.process.log());
+    }
+}
+
+#[test]
 fn captures_end_with_their_viewers() {
     let host = Host::new();
     let (switch, wires) = bench(&host, &[&[], &[]]);
@@ -461,7 +475,22 @@ fn ping_measures_links_and_nothing_else() {
     // The far TAP is behind the link; the server pings its client as well.
     let far =
         pair.a.fdb().into_iter().find(|(.., port)| port == "link").expect("a station behind the link").1;
+    // No frame goes to it.
+    for host in [&hosts.a, &hosts.b] {
+        host.ok(&["ip", "link", "set", "t0", "arp", "off"]);
+    }
+    let (near, station) = (Wire::open(&hosts.a, "t0"), Wire::open(&hosts.b, "t0"));
     let measured = pair.a.ctl_json(&["ping", &far, "-c", "1", "-W", "20s"]);
+    let marker = frame(BROADCAST, mac(1), &[], &payload(60));
+    near.send(&marker);
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let came = station.next(deadline).expect("the marker");
+        if came == marker {
+            break;
+        }
+        assert!(mac_text(came[..6].try_into().expect("6 bytes")) != far, "{came:02x?}");
+    }
     assert_eq!((measured["name"].as_str(), measured["lost"].as_u64()), (Some("link"), Some(0)));
     assert!(measured["min_ns"].as_u64().is_some_and(|ns| ns > 1_000), "{measured}");
     let server = pair.b.wait_server_port()["port"].to_string();

@@ -81,6 +81,8 @@ fn the_service_may_do_what_a_switch_does() {
         "RuntimeDirectory=etherws",
         "StateDirectory=etherws",
         "Restart=on-failure",
+        // For ever: at boot a bridge of its may come after it.
+        "StartLimitIntervalSec=0",
         "FileDescriptorStoreMax=4096",
         "ReadWritePaths=-/etc/etherws",
     ] {

@@ -12,6 +12,9 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
+use tokio::time::timeout;
+
+use super::READ_TIME;
 
 /// Where the token is exchanged.
 pub const PATH: &str = "/session";
@@ -67,7 +70,11 @@ impl Gate {
         if request.method() != Method::POST {
             return closing(text(StatusCode::METHOD_NOT_ALLOWED, "a token is exchanged by POST"));
         }
-        let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+        // Nobody has shown anything yet: who takes his time takes a place from others.
+        let body = Limited::new(request.into_body(), MAX_BODY).collect();
+        let Ok(body) = timeout(READ_TIME, body).await else {
+            return closing(text(StatusCode::REQUEST_TIMEOUT, "the token did not come in time"));
+        };
         let shown = body.ok().and_then(|body| serde_json::from_slice::<Shown>(&body.to_bytes()).ok());
         match shown.is_some_and(|Shown { token }| self.spend(&token)) {
             true => {

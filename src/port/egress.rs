@@ -111,6 +111,8 @@ pub struct Device {
     pub handle: Handle,
     offload: Option<Granted>,
     pub index: AtomicU32,
+    /// The index of the bridge that the port's settings name, when it was last put there; 0: there is none.
+    pub bridge: AtomicU32,
     mtu: AtomicU32,
     mac: AtomicU64,
 }
@@ -141,6 +143,7 @@ impl Device {
             handle,
             offload,
             index: AtomicU32::new(0),
+            bridge: AtomicU32::new(0),
             mtu: AtomicU32::new(u32::MAX),
             mac: AtomicU64::new(0),
         }

@@ -3,22 +3,31 @@
 use super::egress::Egress;
 use super::fabric::Fabric;
 use crate::frame::Frame;
-use crate::frame::neighbour::{self, MAX_ANSWER};
-use crate::switch::{Now, Port, Table};
+use crate::frame::neighbour::{self, MAX_ANSWER, MAX_LEN};
+use crate::switch::{Now, Port, Table, Verdict};
 
-/// The answer to a frame that is about to be flooded, to go out of the port that it came in by; how long it is.
+/// What is looked at of a frame of ARP or ND; `None`: it is another one.
+pub fn spoken(frame: Frame<'_>) -> Option<Frame<'_>> {
+    let clear = &frame.bytes()[..frame.bytes().len().min(MAX_LEN)];
+    // Pings are ICMPv6 too.
+    Frame::checked(clear).filter(|frame| neighbour::may_be(*frame) && neighbour::is_one(*frame))
+}
+
+/// The answer to what [`spoken`] has of a frame that is about to be flooded, to go out of the port that it came in by; how
+/// long it is.
 ///
-/// `None`: let it be flooded. That is so for all that is no plain question, for an address that nobody is known to have,
-/// or more than one, for a station that the FDB does not know, that is on the asker's own port, or that the asker
-/// could not reach.
+/// `None`: the verdict stands. That is so for all that is not flooded, for all that is no plain question, for an address
+/// that nobody is known to have, or more than one, for a station that the FDB does not know, that is on the asker's own
+/// port, or that the asker could not reach.
 pub fn answer(
     fabric: &Fabric,
     table: &Table<Egress>,
     ingress: &Port<Egress>,
-    frame: Frame<'_>,
+    (frame, verdict): (Frame<'_>, Verdict),
     now: Now,
     out: &mut [u8; MAX_ANSWER],
 ) -> Option<usize> {
+    let Verdict::Flood(_) = verdict else { return None };
     let known = fabric.known.load();
     let known = known.as_ref()?;
     let query = neighbour::query(frame)?;

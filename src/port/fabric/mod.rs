@@ -408,17 +408,12 @@ impl<T: Tape> Batch<'_, T> {
     /// `true`: it was a question, and is answered.
     fn overhear(&mut self, frame: Frame<'_>, verdict: Verdict) -> bool {
         let (table, ingress, now) = (self.table, self.ingress, self.now);
-        let clear = &frame.bytes()[..frame.bytes().len().min(neighbour::MAX_LEN)];
-        // Pings are ICMPv6 too.
-        if !Frame::checked(clear).is_some_and(neighbour::is_one) {
-            return false;
-        }
+        let Some(clear) = suppress::spoken(frame) else { return false };
         if ingress.heard.admits(1, now.0) {
-            self.fabric.heard.put(ingress.number, clear);
+            self.fabric.heard.put(ingress.number, clear.bytes());
         }
-        let (Verdict::Flood(_), Some(frame)) = (verdict, Frame::checked(clear)) else { return false };
         let mut answer = [0; MAX_ANSWER];
-        let len = suppress::answer(self.fabric, table, ingress, frame, now, &mut answer);
+        let len = suppress::answer(self.fabric, table, ingress, (clear, verdict), now, &mut answer);
         let answer = len.and_then(|len| Frame::checked(&answer[..len]));
         let (Some(answer), Some(port)) = (answer, table.get(ingress.slot)) else { return false };
         // So that what goes out came in somewhere.

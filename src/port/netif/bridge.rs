@@ -7,8 +7,8 @@ use rtnetlink::{LinkMessageBuilder, LinkUnspec};
 use super::Netlink;
 use crate::port::PortError;
 
-/// Puts device `name` into `bridge`. It is not taken out of another one: whoever put it there may want it there.
-pub async fn join(name: &str, bridge: &str) -> Result<(), PortError> {
+/// Puts device `name` into `bridge`, whose index is returned. It is not taken out of another one: whoever put it there may want it there.
+pub async fn join(name: &str, bridge: &str) -> Result<u32, PortError> {
     let netlink = Netlink::open()?;
     let found = netlink.link(bridge).await.map_err(|error| match error {
         PortError::NotFound(_) => PortError::NotFound(format!(
@@ -22,7 +22,7 @@ pub async fn join(name: &str, bridge: &str) -> Result<(), PortError> {
     let index = found.header.index;
     let link = netlink.link(name).await?;
     match controller(&link) {
-        Some(there) if there == index => Ok(()),
+        Some(there) if there == index => Ok(index),
         Some(there) => {
             let there = netlink.name_of(there).await.unwrap_or_else(|| format!("device {there}"));
             Err(PortError::Failed(format!(
@@ -31,7 +31,8 @@ pub async fn join(name: &str, bridge: &str) -> Result<(), PortError> {
         }
         None => {
             let message = LinkMessageBuilder::<LinkUnspec>::new().index(link.header.index).controller(index);
-            netlink.set(name, &format!("its bridge to {bridge}"), message.build()).await
+            netlink.set(name, &format!("its bridge to {bridge}"), message.build()).await?;
+            Ok(index)
         }
     }
 }

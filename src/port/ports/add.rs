@@ -102,12 +102,18 @@ impl Ports {
             // Frames larger than ours are possible only with BIG TCP; not every kernel knows it.
             let _ = netif::pin_gso(&name).await;
             // One that never went away has what it was given meanwhile.
-            if !adopted {
+            if adopted {
+                if let Some(bridge) = &spec.bridge
+                    && let Ok(bridge) = netif::status(bridge).await
+                {
+                    device.bridge.store(bridge.index, Relaxed);
+                }
+            } else {
                 if device.has_queues() {
                     let _ = netif::bound_queues(&name).await;
                 }
                 if let Some(bridge) = &spec.bridge {
-                    netif::join(&name, bridge).await?;
+                    device.bridge.store(netif::join(&name, bridge).await?, Relaxed);
                 }
                 if change != InterfaceChange::default() {
                     netif::apply(&name, &change).await?;

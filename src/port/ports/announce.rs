@@ -8,7 +8,8 @@
 //!
 //! With an address that the station has claimed, and nobody else has, it is a gratuitous ARP request or an unsolicited
 //! advertisement; else a RARP request, as hypervisors send it for a machine that has moved. All of them are paced, and a
-//! station is not announced twice within a second.
+//! station is not announced twice within a second. Of many that come at once the data path leaves some only word that there
+//! were such, and some find no room here: for a few seconds they are looked for in the FDB, by when they were heard.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,13 +22,14 @@ use crate::frame::{MacAddr, Vid, neighbour};
 use crate::port::egress::Egress;
 use crate::prof::Side;
 use crate::switch::arrivals::Arrival;
+use crate::switch::fdb::Station;
 use crate::switch::{Port, Slot};
 
 /// Between announcements.
 const PACE: Duration = Duration::from_millis(20);
 /// Stations announced at a time: a hundred a second.
 const AT_A_TIME: usize = 2;
-/// Announcements that may wait; more are not made.
+/// Announcements that may wait.
 const WAITING: usize = 1_024;
 /// Of these, what links may have that are told who is here, and what the stations of one port may: nobody else's wait
 /// for want of room.
@@ -41,6 +43,10 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub const SETTLE: Duration = Duration::from_secs(3);
 /// Between looks while all that wait wait for that.
 const UNSETTLED: Duration = Duration::from_millis(200);
+
+/// After arrivals that could not be kept the FDB is looked through for so long, so often, for who was heard as lately.
+const LOOKS: Duration = Duration::from_secs(5);
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// To whom.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -57,6 +63,8 @@ pub struct Announcer {
     /// In the order in which they came.
     waiting: VecDeque<Key>,
     known: HashMap<Key, Known>,
+    /// Stations that came are to be looked for: from when on, and until when.
+    look: Option<(Duration, Duration)>,
 }
 
 type Key = (u16, MacAddr, To);
@@ -71,8 +79,8 @@ struct Known {
 }
 
 impl Announcer {
-    /// To be announced `after` so long, at `now`, the time since the switch's start.
-    pub fn add(&mut self, station: Arrival, to: To, after: Duration, now: Duration) {
+    /// To be announced `after` so long, at `now`, the time since the switch's start. `false`: there is no room.
+    pub fn add(&mut self, station: Arrival, to: To, after: Duration, now: Duration) -> bool {
         let key = (station.vid, station.mac, to);
         let settled = now + after;
         if let Some(known) = self.known.get_mut(&key).filter(|known| known.waits) {
@@ -80,7 +88,7 @@ impl Announcer {
             if to != To::Devices {
                 known.at = known.at.min(settled); // a new link that broke, and is back
             }
-            return;
+            return true;
         }
         let at = self.known.get(&key).map_or(settled, |told| settled.max(told.at + AGAIN));
         let of = |key: &&Key| match to {
@@ -89,14 +97,41 @@ impl Announcer {
         };
         let most = if to == To::Devices { OF_PORT } else { FOR_LINKS };
         if self.waiting.len() >= WAITING || self.waiting.iter().filter(of).nth(most - 1).is_some() {
-            return;
+            return false;
         }
         if self.known.len() >= 2 * WAITING {
             self.known.retain(|_, known| known.waits || now < known.at + AGAIN);
         }
-        if self.known.len() < 2 * WAITING {
+        let has_room = self.known.len() < 2 * WAITING;
+        if has_room {
             self.known.insert(key, Known { slot: station.slot, at, waits: true });
             self.waiting.push_back(key);
+        }
+        has_room
+    }
+
+    /// Stations that came are not in the list: they are to be looked for.
+    fn missed(&mut self, now: Duration) {
+        let from = self.look.map_or(now, |(from, _)| from);
+        self.look = Some((from, now + LOOKS));
+    }
+
+    /// Whether to look for them now.
+    fn looks(&mut self, now: Duration) -> bool {
+        let due = self.look.filter(|(from, _)| *from <= now);
+        if let Some((_, until)) = due {
+            self.look = Some((now + BETWEEN_LOOKS, until)).filter(|(next, until)| next <= until);
+        }
+        due.is_some()
+    }
+
+    /// Adds those of `heard` that nobody was told of where they are. Who finds no room has another try at the next look.
+    fn found(&mut self, heard: impl Iterator<Item = Arrival>, now: Duration) {
+        for station in heard {
+            let known = self.known.get(&(station.vid, station.mac, To::Devices));
+            if known.is_none_or(|known| known.slot != station.slot) {
+                self.add(station, To::Devices, Duration::ZERO, now);
+            }
         }
     }
 
@@ -122,7 +157,7 @@ impl Announcer {
         let is_due = |key: &Key| self.known.get(key).is_some_and(|known| known.at <= now);
         match self.waiting.iter().any(is_due) {
             true => Some(PACE),
-            false => (!self.waiting.is_empty()).then_some(UNSETTLED),
+            false => (!self.waiting.is_empty() || self.look.is_some()).then_some(UNSETTLED),
         }
     }
 }
@@ -131,15 +166,21 @@ impl Ports {
     /// Takes what the data path left, and makes the next announcements; when the next ones are due.
     pub(super) fn announce(&self, arrivals: &mut Vec<Arrival>) -> Option<Duration> {
         let now = self.fabric.now();
-        self.fabric.switch.arrivals.take(arrivals);
+        let mut missed = self.fabric.switch.arrivals.take(arrivals);
         let mut announcer = self.announcer();
         let is_on = self.announces();
         if !is_on {
             *announcer = Announcer::default();
         }
-        arrivals.drain(..).filter(|_| is_on).for_each(|station| {
-            announcer.add(station, To::Devices, Duration::ZERO, now.0);
-        });
+        for station in arrivals.drain(..).filter(|_| is_on) {
+            missed |= !announcer.add(station, To::Devices, Duration::ZERO, now.0);
+        }
+        if missed && is_on {
+            announcer.missed(now.0);
+        }
+        if announcer.looks(now.0) {
+            announcer.found(self.heard_lately().into_iter(), now.0);
+        }
         let next = announcer.take(now.0, |to| self.hears(to));
         let rest = announcer.rest(now.0);
         drop(announcer);
@@ -150,6 +191,19 @@ impl Ports {
             }
         }
         rest
+    }
+
+    /// Stations that were heard lately at ports that peers bring them by.
+    fn heard_lately(&self) -> Vec<Arrival> {
+        let table = self.fabric.table();
+        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
+        let is_wanted = |station: &Station| {
+            !station.fixed
+                && u64::from(station.age) <= LOOKS.as_secs()
+                && table.get(station.slot).is_some_and(|port| port.remote)
+        };
+        let wanted = stations.into_iter().filter(is_wanted);
+        wanted.map(|Station { vid, mac, slot, .. }| Arrival { vid, mac, slot }).collect()
     }
 
     /// Frames pass a link again: it is told, `after` so long, of the stations behind this host's own devices.
@@ -241,7 +295,7 @@ mod tests {
     fn a_link_is_told_when_it_has_settled_and_holds_up_nobody() {
         let mut announcer = Announcer::default();
         announcer.add(station(1, 1), To::Link(7), SETTLE, Duration::ZERO);
-        (2..5).for_each(|n| announcer.add(station(n, 1), To::Devices, Duration::ZERO, Duration::ZERO));
+        (2..5).for_each(|n| _ = announcer.add(station(n, 1), To::Devices, Duration::ZERO, Duration::ZERO));
         assert_eq!(announcer.take(Duration::ZERO, |_| true), [2, 3].map(|n| (station(n, 1), To::Devices)));
         assert_eq!(announcer.rest(Duration::ZERO), Some(PACE));
         assert_eq!(announcer.take(Duration::ZERO, |_| true), [(station(4, 1), To::Devices)]);
@@ -264,6 +318,30 @@ mod tests {
     }
 
     #[test]
+    fn who_finds_no_room_is_looked_for_a_few_seconds() {
+        let mut announcer = Announcer::default();
+        let heard = || (0..400).map(|n| station(n, 1));
+        let mut told = Vec::new();
+        for station in heard() {
+            if !announcer.add(station, To::Devices, Duration::ZERO, Duration::ZERO) {
+                announcer.missed(Duration::ZERO);
+            }
+        }
+        assert_eq!(announcer.waiting.len(), OF_PORT);
+        let mut now = Duration::ZERO;
+        while let Some(rest) = announcer.rest(now) {
+            now += rest;
+            assert!(now < SECOND * 20, "it ends");
+            if announcer.looks(now) {
+                announcer.found(heard(), now);
+            }
+            told.extend(announcer.take(now, |_| true).into_iter().map(|(station, _)| station));
+        }
+        told.sort_by_key(|station| station.mac.bits());
+        assert!(told.iter().copied().eq(heard()), "each once: {}", told.len());
+    }
+
+    #[test]
     fn what_waits_is_bounded() {
         let mut announcer = Announcer::default();
         for n in 0..10_000 {
@@ -280,9 +358,10 @@ mod tests {
     #[test]
     fn neither_a_new_link_nor_one_port_takes_all_the_room() {
         let mut announcer = Announcer::default();
-        (0..8_192).for_each(|n| announcer.add(station(n, 1), To::Link(7), SETTLE, Duration::ZERO));
+        (0..8_192).for_each(|n| _ = announcer.add(station(n, 1), To::Link(7), SETTLE, Duration::ZERO));
         assert_eq!(announcer.waiting.len(), FOR_LINKS);
-        (0..8_192).for_each(|n| announcer.add(station(n, 2), To::Devices, Duration::ZERO, Duration::ZERO));
+        (0..8_192)
+            .for_each(|n| _ = announcer.add(station(n, 2), To::Devices, Duration::ZERO, Duration::ZERO));
         assert_eq!(announcer.waiting.len(), FOR_LINKS + OF_PORT);
         announcer.add(station(9_000, 3), To::Devices, Duration::ZERO, Duration::ZERO);
         // And it goes before what waits for the link, however long that has.

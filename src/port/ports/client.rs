@@ -110,6 +110,13 @@ impl<'a> Client<'a> {
             self.patience.moved.mark_unchanged();
             match self.far.dial(entry, member, ticket.as_deref()).await {
                 Ok(reached) => return (reached, ticket),
+                // While others of the link are there it is not gone: this one came to another server.
+                Err(error) if error.is_gone() && ticket.is_some() && agreed.has_somebody(entry) => {
+                    debug!(port = entry.number, member, "{error}");
+                    entry.life().reason = Some(STRAY.to_owned());
+                    let delay = self.patience.backoff.next(rand::random());
+                    self.patience.wait(entry, agreed, delay, STRAY.to_owned()).await;
+                }
                 Err(error) if error.is_gone() && ticket.is_some() => {
                     info!(port = entry.number, member, "{} knows nothing of the link any more", entry.target);
                     agreed.forget(&self.ports, entry, ticket.as_ref());
@@ -443,6 +450,7 @@ fn set_state(entry: &Entry, agreed: &Agreed, state: State, reason: Option<String
     entry.tell();
 }
 
+const STRAY: &str = "the server knows nothing of this link: does a balancer spread its connections?";
 const LEAVES: &str = "the far end is about to end";
 const SETTLE: Duration = Duration::from_millis(200);
 const RESTLESS: Duration = Duration::from_secs(2);

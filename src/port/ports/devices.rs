@@ -28,7 +28,10 @@ pub async fn watch(ports: Weak<Ports>) {
             Event::Addresses | Event::Routes => {
                 ports.moved.send_replace(());
             }
-            Event::Link { index, up, gone, .. } => ports.device_changed(index, up, gone).await,
+            Event::Link { index, name, up, gone, .. } => {
+                ports.device_changed(index, up, gone).await;
+                ports.bridge_changed(&name, index, gone).await;
+            }
         }
     }
 }
@@ -85,6 +88,38 @@ impl Ports {
         }
         if state != State::Up {
             self.fabric.switch.fdb.flush(entry.slot);
+        }
+    }
+
+    /// A bridge that is made anew gets the TAPs that belong there. One that was taken out of a bridge that is still there
+    /// stays out.
+    async fn bridge_changed(&self, name: &str, index: u32, gone: bool) {
+        let belongs = |entry: &Arc<Entry>| entry.spec().bridge.as_deref() == Some(name);
+        let entries: Vec<_> = self.entries().values().filter(|entry| belongs(entry)).cloned().collect();
+        for entry in entries {
+            let Some(device) = entry.device().filter(|_| entry.life().state != State::Failed) else {
+                continue;
+            };
+            let was = device.bridge.load(Relaxed);
+            if gone != (was == index) {
+                continue;
+            }
+            device.bridge.store(if gone { 0 } else { index }, Relaxed);
+            let reason = match gone {
+                true => Some(format!(
+                    "bridge: {name} was deleted; make it again, and {} is put there",
+                    device.name
+                )),
+                false => netif::join(&device.name, name).await.err().map(|error| error.to_string()),
+            };
+            match &reason {
+                Some(reason) => warn!(port = entry.number, "{reason}"),
+                None => info!(port = entry.number, "{} is in {name} again", device.name),
+            }
+            let mut life = entry.life();
+            if life.state == State::Up {
+                life.reason = reason;
+            }
         }
     }
 

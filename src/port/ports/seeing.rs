@@ -9,7 +9,7 @@ use super::entry::{Entry, State};
 use super::fdb::check_vid;
 use super::{PortError, Ports};
 use crate::frame::eth::TPID_8021Q;
-use crate::frame::neighbour::{self, MAX_ANSWER};
+use crate::frame::neighbour::MAX_ANSWER;
 use crate::frame::{EtherType, Frame, MAX_FRAME, MacAddr, Retag, Tag};
 use crate::port::capture::{Captures, MAX_CAPTURES, Running, Wanted};
 use crate::port::egress::Departing;
@@ -95,10 +95,9 @@ impl Ports {
         (traced.src, traced.dst) = (frame.src().to_string(), frame.dst().to_string());
         let now = self.fabric.now();
         let mut trace = self.fabric.switch.trace(&table, ingress, frame, 1, now);
-        // As `Batch::judge` has it.
-        if matches!(trace.verdict, Some(Verdict::Flood(_)))
-            && neighbour::may_be(frame)
-            && suppress::answer(&self.fabric, &table, ingress, frame, now, &mut [0; MAX_ANSWER]).is_some()
+        if let (Some(verdict), Some(clear)) = (trace.verdict, suppress::spoken(frame))
+            && suppress::answer(&self.fabric, &table, ingress, (clear, verdict), now, &mut [0; MAX_ANSWER])
+                .is_some()
         {
             let why = "a question for an address that is known: the switch answers it".to_owned();
             trace.steps.push(Step { check: "neighbours", reason: Some(Reason::Suppressed), why });
