@@ -339,9 +339,11 @@ class Lab:
         places = {client: node for node, clients in self.places().items() for client in clients}
         found = [f"{client.name} has no link" for client in self.clients if client not in places]
         for node in self.nodes:
-            macs = node.macs() if "zebra" in node.processes else {}
+            if "zebra" not in node.processes:
+                continue
+            macs = node.macs()
             found += [f"{node.name} sees {client.name} at {macs.get(client.mac)}, not {place.address}"
-                      for client, place in places.items() if macs and macs.get(client.mac) != place.address]
+                      for client, place in places.items() if macs.get(client.mac) != place.address]
         return found
 
     def settle(self):
