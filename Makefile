@@ -13,7 +13,7 @@ help:
 	@echo 'make demo         two hosts, one link, DHCP and ping across it (KEEP=1 leaves it up)'
 	@echo 'make demo-fabric  three nodes with EVPN behind HAProxy, KILLS=3 of them killed under load (root)'
 	@echo 'make test         installs what the tests need and runs them all (root)'
-	@echo 'make test-vm      virtual machines: two of QEMU, one in a browser (root, 10 minutes)'
+	@echo 'make test-vm      virtual machines: two of QEMU, one in a browser; test-deb, static (root, half an hour)'
 	@echo 'make test-fabric  the fabric with ten kills, goals checked (root, 5 minutes)'
 	@echo 'make check        format, clippy, cargo deny'
 	@echo 'make openrpc      docs/openrpc.json, made anew after a change of the contract'
