@@ -110,6 +110,17 @@ fn shells_complete_names_and_numbers_of_ports() {
     let nobody = "unix:/nonexistent/ctl.sock";
     assert_eq!(completed(&host, nobody, &["--ctlurl", &url, "delport", "vm"]), ["vms"]);
     assert_eq!(completed(&host, nobody, &["delport", "vm"]), [""; 0]);
+    // What the script for zsh asks, and how it wants the answer: a word, a colon, what it stands for.
+    let mut zsh = host.command(&[ETHERCTL, "--", "etherctl", "delport", ""]);
+    zsh.env("ETHERWS_CTLURL", &url).env("_ETHERCTL_COMPLETE", "zsh");
+    let output = zsh.env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_IFS", "\n").output().expect("etherctl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in ["vms:1 tap t0", "vault:2 tap t1"] {
+        assert!(text.lines().any(|offered| offered == line), "{line}: {}", said(&output));
+    }
+    for number in ["1:", "2:"] {
+        assert!(text.lines().any(|offered| offered.starts_with(number)), "{number} {}", said(&output));
+    }
     if host.run(&["fish", "--version"]).status.success() {
         let line = format!("source ({ETHERCTL} completions fish | psub); complete -C 'etherctl delport v'");
         let path = format!("{}:/usr/bin:/bin", Path::new(ETHERCTL).parent().expect("a folder").display());
