@@ -4,7 +4,8 @@
 #
 # It needs a nightly toolchain and cargo-fuzz. Without them it skips, loudly; FUZZ_REQUIRED=1 makes that a failure. What
 # needs neither, the seeds and a few thousand mutations of each, is a test (tests/fuzz_corpus). The seeds in fuzz/corpus/
-# are read; what is found goes to fuzz/found/, a case that fails to fuzz/artifacts/: make a seed of it, and a test.
+# are read; what is found goes to fuzz/found/, a case that fails to fuzz/artifacts/: make a seed of it, and a test. How many
+# runs there were is added to benches/results/gates.tsv.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,11 +38,23 @@ for target in "${targets[@]}"; do
     cargo +nightly fuzz build "$target" || { echo "FAILED: the target $target could not be built"; exit 1; }
 done
 failed=()
+totals=benches/results/gates.tsv
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 for target in "${targets[@]}"; do
     echo "=== $target: $each s ==="
     mkdir -p "fuzz/found/$target" "fuzz/corpus/$target"
+    # A frame of the largest size, and what is around it; the others read lines.
+    case $target in
+        codec | ingress | stream) longest=70000 ;;
+        *) longest=8192 ;;
+    esac
     cargo +nightly fuzz run "$target" "fuzz/found/$target" "fuzz/corpus/$target" -- \
-        -max_total_time="$each" -max_len=8192 -timeout=1 -rss_limit_mb=512 -print_final_stats=1 || failed+=("$target")
+        -max_total_time="$each" -max_len=$longest -timeout=1 -rss_limit_mb=512 -print_final_stats=1 2>&1 |
+        tee "$log" || failed+=("$target")
+    runs=$(awk '/^stat::number_of_executed_units:/ { print $2 }' "$log")
+    printf '%s\tR13 %s\t%s\truns\n' "$(date -u +%F)" "$target" "${runs:-0}" >> "$totals"
+    awk -F '\t' -v gate="R13 $target" '$2 == gate { sum += $3 } END { printf "%s: %.0f runs so far\n", gate, sum }' "$totals"
 done
 [ ${#failed[@]} -eq 0 ] || { echo "FAILED: ${failed[*]} (see fuzz/artifacts/)"; exit 1; }
 echo 'nothing found'

@@ -51,5 +51,15 @@ if command -v valgrind >/dev/null; then
 else
     echo '##### SKIPPED: the memory checker: there is no valgrind #####' >&2
 fi
+# The same by an interpreter that knows the language's own rules.
+if cargo +nightly miri --version >/dev/null 2>&1; then
+    PROPTEST_CASES=4 MIRIFLAGS=-Zmiri-disable-isolation timeout -k 30 900 \
+        cargo +nightly miri test --locked --lib -q -- ws::codec ws::header ws::mask frame::checksum || status=$?
+else
+    echo '##### SKIPPED: Miri: there is none (rustup +nightly component add miri) #####' >&2
+fi
+if [ "$(uname -m)" = x86_64 ] && ! grep -q avx512bw /proc/cpuinfo; then
+    echo '##### SKIPPED: the mask by AVX-512: this processor has it not #####' >&2
+fi
 if [ $status -eq 0 ]; then echo 'all tests passed'; else echo "FAILED (exit $status)"; fi
 exit $status

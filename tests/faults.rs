@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use fault_proxy::{End, FaultProxy, Faults};
+use fault_proxy::{Chance, End, FaultProxy, Faults};
 use lab::frames::{BROADCAST, Wire, frame, mac, passes, payload};
 use lab::switch::TwoHosts;
 use lab::{Host, Switch, inside, wait_until};
@@ -19,6 +19,11 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(60);
+
+/// What all chance of a test comes from: FAULT_SEED, as a test that failed has printed it.
+fn seed_or(usual: u64) -> u64 {
+    std::env::var("FAULT_SEED").map_or(usual, |seed| seed.parse().expect("FAULT_SEED is a number"))
+}
 
 /// A at this end of the proxy, B at the other; two TAPs each, of which the second takes no super-frames.
 struct Bad<'h> {
@@ -29,7 +34,7 @@ struct Bad<'h> {
 }
 
 fn bad(hosts: &TwoHosts, seed: u64, faults: Faults) -> Bad<'_> {
-    println!("seed {seed}, {faults:?}");
+    println!("FAULT_SEED={seed}, {faults:?}");
     let to: SocketAddr = format!("{}:80", hosts.link.b).parse().unwrap();
     let proxy = inside(&hosts.a, || FaultProxy::start("127.0.0.1:0", to, seed, faults));
     let a = Switch::start(&hosts.a, &["--no-listen"]);
@@ -111,11 +116,15 @@ impl Drop for Done<'_> {
 /// rx and copies of all ports of a switch, and their tx and drops.
 fn account(switch: &Switch) -> (u64, u64, Vec<Value>) {
     let mut entries = switch.entries("listCounters");
-    entries.retain(|entry| entry["port"] != 0);
+    entries.retain(|entry| entry["port"] != 0 || is_of_removed_ports(entry));
     let sum = |name: &str| entries.iter().map(|entry| entry[name].as_u64().unwrap()).sum::<u64>();
     let drops = entries.iter().flat_map(|entry| entry["drops"].as_object().unwrap().values());
     let drops: u64 = drops.map(|count| count.as_u64().unwrap()).sum();
     (sum("rx") + sum("copies"), sum("tx") + drops, entries)
+}
+
+fn is_of_removed_ports(entry: &Value) -> bool {
+    entry["port"] == 0 && entry["name"] == "removed"
 }
 
 /// As soon as nothing moves any more.
@@ -133,10 +142,42 @@ fn balances(switch: &Switch) {
     });
 }
 
+/// What the proxy does to a stream is the same however TCP cut it: else no seed would show a failure again.
+#[test]
+fn the_same_seed_does_the_same_to_the_same_bytes() {
+    let faults = Faults {
+        flip: Some(3_000),
+        slice: Some(5_000),
+        jitter: Duration::from_millis(9),
+        ..Faults::default()
+    };
+    let whole: Vec<u8> = (0..500_000_u32).map(|n| n as u8).collect();
+    // The bytes that come out, and of each how late it is.
+    let out = |most: usize| {
+        let (mut chance, mut rng) = (Chance::new(faults, 4), StdRng::seed_from_u64(most as u64));
+        let mut rest = &whole[..];
+        let mut out = Vec::new();
+        while !rest.is_empty() {
+            let (read, behind) = rest.split_at(rng.random_range(1..=most).min(rest.len()));
+            rest = behind;
+            for (slice, late) in chance.befalls(&mut read.to_vec()) {
+                out.extend(slice.into_iter().map(|byte| (byte, late)));
+            }
+        }
+        out
+    };
+    let one = out(whole.len());
+    let flipped = one.iter().zip(&whole).filter(|((byte, _), was)| byte != *was).count();
+    assert!((100..300).contains(&flipped), "{flipped}");
+    for most in [1_500, 65_536] {
+        assert!(out(most) == one, "in reads of up to {most} bytes it came out otherwise");
+    }
+}
+
 #[test]
 fn each_frame_is_delivered_or_dropped_by_name() {
     let hosts = TwoHosts::new();
-    let seed = 1;
+    let seed = seed_or(1);
     let faults = Faults {
         latency: Duration::from_millis(3),
         jitter: Duration::from_millis(2),
@@ -167,7 +208,7 @@ fn each_frame_is_delivered_or_dropped_by_name() {
 #[test]
 fn bad_67_68_a_link_that_is_damaged_and_cut_comes_back_and_loses_nothing_without_a_name() {
     let hosts = TwoHosts::new();
-    let seed = 2;
+    let seed = seed_or(2);
     let mut faults = Faults { flip: Some(40_000), slice: Some(5_000), ..Faults::default() };
     let bad = bad(&hosts, seed, faults);
     let mut rng = StdRng::seed_from_u64(seed);
@@ -190,13 +231,17 @@ fn bad_67_68_a_link_that_is_damaged_and_cut_comes_back_and_loses_nothing_without
     });
     passes(&bad.wires[1], &bad.wires[3], &frame(BROADCAST, mac(99), &[], &payload(100)));
     balances(&bad.a);
+    // Each connection was a port of its own there, and is gone.
+    balances(&bad.b);
+    let removed = bad.b.entries("listCounters").into_iter().find(is_of_removed_ports);
+    assert!(removed.is_some_and(|entry| entry["rx"].as_u64() > Some(0)));
     assert!(!bad.a.process.log().contains("panicked") && !bad.b.process.log().contains("panicked"));
 }
 
 #[test]
 fn bad_67_a_connection_that_turns_into_a_black_hole_is_given_up() {
     let hosts = TwoHosts::new();
-    let seed = 3;
+    let seed = seed_or(3);
     let bad = bad(&hosts, seed, Faults { end: Some((End::BlackHole, 60_000)), ..Faults::default() });
     bad.a.wait_state("link", "up");
     // Whoever never answered a PING may just be one who does not.
@@ -209,5 +254,9 @@ fn bad_67_a_connection_that_turns_into_a_black_hole_is_given_up() {
     bad.proxy.set(Faults::default());
     wait_until("another connection", LONG, || bad.proxy.connections.load(Relaxed) > 1);
     wait_until("it carries frames", LONG, || hosts.a.pings("10.1.0.2"));
+    // Whichever end noticed first: either hears nothing, or has sent for too long.
+    let noticed = |switch: &Switch| switch.drops("silent") + switch.drops("stuck");
+    assert!(noticed(&bad.a) + noticed(&bad.b) > 0, "{} {}", bad.a.all_drops(), bad.b.all_drops());
     balances(&bad.a);
+    balances(&bad.b);
 }

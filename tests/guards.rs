@@ -121,7 +121,8 @@ fn bad_37_a_port_learns_so_many_stations_and_no_more() {
     assert_eq!((bench.place(2).as_deref(), bench.place(9).as_deref()), (Some("t0"), Some("t1")));
     assert!(bench.drops("t0", "mac-limit") > 0);
     let told: Value = serde_json::from_str(&watch.tells("mac-limit")).expect("a line of JSON");
-    assert_eq!((told["event"].as_str(), told["name"].as_str()), (Some("mac-limit"), Some("t0")));
+    assert_eq!((told["event"].as_str(), told["name"].as_str()), (Some("limit-began"), Some("t0")));
+    watch.tells("\"limit-ended\"");
     // More room, at once.
     bench.switch.ctl_ok(&["setport", "t0", "--max-macs", "0"]);
     passes(t0, t1, &frame(BROADCAST, mac(77), &[], &payload(60)));
@@ -139,6 +140,10 @@ fn bad_38_a_station_in_two_places_is_held_in_one() {
             wire.send(&frame(BROADCAST, mac(5), &[], &payload(60)));
         }
         bench.drops("t0", "mac-move") + bench.drops("t1", "mac-move") > 0
+    });
+    wait_until("a port shows it", LIMIT, || {
+        [t0, t1].iter().for_each(|wire| wire.send(&frame(BROADCAST, mac(5), &[], &payload(60))));
+        ["t0", "t1"].iter().any(|port| bench.switch.port(port)["alerts"] == serde_json::json!(["mac-move"]))
     });
     let place = bench.place(5).expect("known");
     assert!(watch.tells("mac-move-held").contains(&format!("({place}) mac-move-held: {}", mac_text(mac(5)))));
@@ -158,7 +163,15 @@ fn filters_let_in_what_they_name() {
     let station = mac_text(mac(3));
     let guards = ["--macs", &station, "--ethertypes", "arp,0x88b5", "--rate", "8000000"];
     let bench = Bench::new(&host, &[&guards, &[]]);
+    let watch = Watch::start(&host, &bench.switch, &[]);
     let [t0, t1] = &bench.wires[..] else { unreachable!() };
+    let shows = |reason: &str, again: &dyn Fn()| {
+        wait_until(&format!("the port shows {reason}"), LIMIT, || {
+            again();
+            bench.switch.port("t0")["alerts"].as_array().is_some_and(|alerts| alerts.contains(&reason.into()))
+        });
+        watch.tells(&format!("(t0) limit-began: {reason}: "));
+    };
     let good = |n| frame(BROADCAST, mac(3), &[], &payload(n));
     only_passes(t0, t1, &good(60), &frame(BROADCAST, mac(4), &[], &payload(60)));
     let mut ip = good(61);
@@ -166,12 +179,16 @@ fn filters_let_in_what_they_name() {
     t0.send(&ip);
     passes(t0, t1, &good(62));
     assert!(bench.drops("t0", "ethertype-not-allowed") > 0);
+    shows("ethertype-not-allowed", &|| t0.send(&ip));
+    shows("source-not-allowed", &|| t0.send(&frame(BROADCAST, mac(4), &[], &payload(60))));
     wait_until("the rate is reached", LIMIT, || {
         (0..200).for_each(|_| t0.send(&good(1400)));
         bench.drops("t0", "rate-limit") > 0
     });
+    shows("rate-limit", &|| (0..200).for_each(|_| t0.send(&good(1400))));
     bench.switch.ctl_ok(&["setport", "t0", "--macs", "all", "--rate", "0"]);
     passes(t0, t1, &frame(BROADCAST, mac(4), &[], &payload(60)));
+    assert!(watch.tells("limit-ended: rate-limit").contains("frames dropped"));
 }
 
 #[test]
@@ -290,6 +307,32 @@ fn whose_links_are_guarded_is_said_in_their_profile() {
         assert!(probe.flatten().is_some(), "the other one is probed each second");
     }
     while let Some(message) = quiet.wait(ws::BINARY, Duration::from_millis(200)) {
+        assert!(!is_probe(&message), "a probe");
+    }
+}
+
+/// A page's machine has no use for them, and its card holds eight frames.
+#[test]
+fn a_browser_is_sent_no_probes() {
+    let hosts = TwoHosts::new();
+    let _b = Switch::start(&hosts.b, &[]);
+    let addr = format!("{}:80", hosts.link.b);
+    let link = |agent: &str| {
+        let headers = format!("{}Origin: http://{addr}\r\nUser-Agent: {agent}\r\n", ws::UPGRADE);
+        let (answer, ws) = ws::get(&hosts.a, &addr, "/", &headers);
+        assert_eq!(answer.status, 101, "{}", answer.head);
+        ws
+    };
+    let is_probe = |message: &Vec<u8>| message.get(12..14) == Some(&[0x88, 0xb6]);
+    let mut page = link("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0");
+    // Old versions of websocket-client send an Origin, too.
+    let mut program = link("websocket-client/0.59");
+    for _ in 0..3 {
+        let probe =
+            std::iter::repeat_with(|| program.wait(ws::BINARY, LIMIT)).find(|got| got.iter().all(is_probe));
+        assert!(probe.flatten().is_some(), "the other one is probed each second");
+    }
+    while let Some(message) = page.wait(ws::BINARY, Duration::from_millis(200)) {
         assert!(!is_probe(&message), "a probe");
     }
 }

@@ -287,6 +287,7 @@ fn bad_53_errors_are_those_of_json_rpc() {
         assert!(status < 500, "{body}: HTTP {status}");
         assert_eq!(answer["error"]["code"], code, "{body}: HTTP {status} {answer}");
     }
+    assert_eq!(switch.drops("bad-call"), 9, "{}", switch.all_drops());
     for body in ["[".repeat(100_000), format!("{{\"x\":\"{}\"}}", "y".repeat(2 << 20))] {
         let (status, answer) = client.send(&body);
         let code = &answer["error"]["code"];
@@ -307,7 +308,7 @@ fn bad_55_parameters_are_refused_by_name_and_nothing_is_half_applied() {
     let client = Client::unix(&host, &switch);
     client.one("addPort", json!({"type": "tap", "target": "t0"}));
     let before = host.ok(&["ip", "-o", "link"]);
-    for (method, params) in [
+    let wrong = [
         ("addPort", json!({})),
         ("addPort", json!({"type": "tap"})),
         ("addPort", json!({"type": "rocket", "target": "t1"})),
@@ -343,12 +344,14 @@ fn bad_55_parameters_are_refused_by_name_and_nothing_is_half_applied() {
         ("addFdb", json!({"vid": 0, "mac": "ff:ff:ff:ff:ff:ff", "port": 1})),
         ("delFdb", json!({"vid": 0, "mac": "02:00:00:00:00:01"})),
         ("flushFdb", json!({"port": 99})),
-    ] {
+    ];
+    for (number, (method, params)) in (1..).zip(wrong) {
         let error = client.fails(-32602, method, params.clone());
         assert!(
             error["data"].as_str().is_some_and(|why| why.len() > 5),
             "{method} {params} says why: {error}"
         );
+        assert_eq!(switch.drops("bad-call"), number, "{method} {params}");
     }
     assert_eq!(host.ok(&["ip", "-o", "link"]), before, "no device came, went or changed");
     assert_eq!(client.call("listPort", json!({}))["entries"].as_array().map(Vec::len), Some(1));

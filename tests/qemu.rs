@@ -295,6 +295,7 @@ fn bad_67_a_machine_that_reads_nothing_is_nobody_else_s_loss() {
     wait_until("it is closed", LIMIT, || !bench.is_there("vms-1"));
     let log = bench.switch.process.log();
     assert!(log.contains("virtual machine gone: the peer took no data for 10 s"), "{log}");
+    assert_eq!(bench.switch.drops("stuck"), 1);
     bench.lives(&mut other, 2);
 }
 

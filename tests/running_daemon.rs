@@ -31,6 +31,19 @@ fn the_switchs_ping_interval_is_that_of_clients_added_later_too() {
     assert_eq!(saved.matches("ping").count(), 1, "the switch's interval became the port's: {saved}");
 }
 
+/// Whoever forces a mask's kernel wants to know whether that is what he measures.
+#[test]
+fn a_mask_kernel_that_is_asked_for_is_told_of() {
+    let host = Host::new();
+    let log = |wanted: &str| {
+        let switch = Switch::start_with_env(&host, &["--no-listen"], &[("ETHERWS_MASK", wanted)]);
+        switch.process.log()
+    };
+    assert!(log("rfc").contains("masking: rfc, as ETHERWS_MASK says"));
+    let said = log("avx1024");
+    assert!(said.contains("WARN") && said.contains("ETHERWS_MASK=avx1024 is none"), "{said}");
+}
+
 #[test]
 fn certificate_options_without_tls_are_taken_as_1_3_takes_them() {
     let (a, b) = (Host::new(), Host::new());

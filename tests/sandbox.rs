@@ -35,6 +35,7 @@ fn the_self_test_tries_every_kind_of_thread() {
         for thread in ["main", "data-0", "data-1", "login", "log", "tokio-rt-worker"] {
             let tried = said.lines().filter(|line| line.starts_with(&format!("{thread}: ok, refused: ")));
             assert_eq!(tried.count(), 1, "{thread}: {said}");
+            assert_eq!(said.matches(", writing a file, execve, ptrace, ").count(), 6, "{said}");
         }
         let bound = said.lines().filter(|line| line.contains(&format!("Seccomp 2, CapEff {TWO}")));
         assert!(bound.count() >= 6, "{said}");

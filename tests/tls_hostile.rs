@@ -153,6 +153,7 @@ fn bad_65_endless_key_updates_end_the_link() {
     target.wait_links(0);
     let log = target.switch.process.log();
     assert!(log.contains("link ended: the connection broke"), "{log}");
+    assert_eq!(target.switch.drops("tls-violation"), 1);
     target.lives();
 }
 

@@ -1,8 +1,10 @@
 """Peers and stations for the soak, each a process in a host: `peers.py WHAT ARGUMENTS`.
 
-    idle N HOST PORT [CA]     N links that answer PINGs; prints "ready", at the end of its input how they ended
+    idle N HOST PORT [CA]     N links that answer PINGs; prints "ready", at the end of its input how they ended, and how many
+                              frames of EtherType 0x88b5 had come to those that got fewest and most
     slow HOST PORT            a link that is never read
-    sources N HOST PORT       a link that sends N frames, each from another station
+    sources N HOST PORT [MAC...]  a link that sends N frames, each from another station; prints how many frames came to it
+                              that were for one of these
     stations N HOST PORT      the same, "ready" when all have been taken; once more for each line of its input
     frames DEVICE N SEED      N frames of all kinds into a TAP
     stream DEVICE MAC RATE S  RATE frames of 1,000 bytes a second to MAC, for S seconds
@@ -62,8 +64,10 @@ def message(opcode, payload):
 
 
 class Peer:
-    def __init__(self, sock):
-        self.sock, self.data, self.ended = sock, b"", None
+    """A link that is read; `takes` is shown each frame."""
+
+    def __init__(self, sock, takes=lambda frame: None):
+        self.sock, self.data, self.ended, self.takes = sock, b"", None, takes
 
     def read(self):
         """Takes what came; PINGs are answered."""
@@ -91,7 +95,9 @@ class Peer:
                 return
             opcode, body = self.data[0] & 15, self.data[head:head + length]
             self.data = self.data[head + length:]
-            if opcode == PING:
+            if opcode == BINARY:
+                self.takes(body)
+            elif opcode == PING:
                 self.sock.sendall(message(PONG, body))
             elif opcode == CLOSE:
                 self.ended = str(int.from_bytes(body[:2], "big"))
@@ -100,11 +106,19 @@ class Peer:
 
 def idle(count, host, port, ca=None):
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    poll, peers = select.epoll(), {}
+    poll, peers, frames = select.epoll(), {}, {}
+
+    def counts(number):
+        def takes(frame):
+            frames[number] += frame[12:14] == b"\x88\xb5"
+        return takes
+
     for _ in range(int(count)):
         sock = connect(host, port, ca)
         sock.setblocking(False)
-        peers[sock.fileno()] = Peer(sock)
+        number = sock.fileno()
+        frames[number] = 0
+        peers[number] = Peer(sock, counts(number))
         poll.register(sock.fileno(), select.EPOLLIN)
     poll.register(sys.stdin.fileno(), select.EPOLLIN)
     print("ready", flush=True)
@@ -122,7 +136,8 @@ def idle(count, host, port, ca=None):
         if until is None and all(peer.ended is not None for peer in peers.values()):
             break
     ends = [str(peer.ended) for peer in peers.values()]
-    print(json.dumps({end: ends.count(end) for end in set(ends)}), flush=True)
+    print(json.dumps({end: ends.count(end) for end in set(ends)}))
+    print(json.dumps([min(frames.values()), max(frames.values())]), flush=True)
 
 
 def slow(host, port):
@@ -145,13 +160,15 @@ def speak(sock, count):
         sock.sendall(b"".join(frames))
 
 
-def sources(count, host, port):
-    sock = connect(host, port)
+def sources(count, host, port, *stations):
+    sock, strays = connect(host, port), []
+    others = {bytes.fromhex(mac.replace(":", "")) for mac in stations}
+    peer = Peer(sock, lambda frame: strays.append(frame) if frame[:6] in others else None)
     speak(sock, count)
     sock.sendall(message(CLOSE, b"\x03\xe8"))
     sock.settimeout(60)
-    while sock.recv(65536):
-        pass
+    peer.read()
+    print(json.dumps({"strays": len(strays), "ended": peer.ended}), flush=True)
 
 
 def stations(count, host, port):

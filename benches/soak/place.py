@@ -150,8 +150,8 @@ def descriptors(process):
 
 
 def account(row, side):
-    """What came into all ports of a switch, and what went out or was dropped by name."""
-    entries = [entry for entry in row.entries(side, "counters") if entry["port"]]
+    """What came into all ports of a switch, those that are no more too, and what went out or was dropped by name."""
+    entries = [entry for entry in row.entries(side, "counters") if entry["port"] or entry["name"] == "removed"]
     came = sum(entry["rx"] + entry["copies"] for entry in entries)
     return came, sum(entry["tx"] + sum(entry["drops"].values()) for entry in entries)
 

@@ -244,8 +244,8 @@ fn port(port: &PortStatus) -> Option<Finding> {
         }
         _ if !port.alerts.is_empty() => Some(warn(
             &what,
-            &format!("over its limit: {}", port.alerts.join(", ")),
-            "etherctl counters shows what was dropped; setport --storm, --rate and --max-macs change limits",
+            &format!("its guards drop frames: {}", port.alerts.join(", ")),
+            "etherctl counters shows how many; setport --storm, --rate, --max-macs, --macs and --ethertypes change them",
         )),
         _ => None,
     }

@@ -7,14 +7,50 @@ pub mod sync {
     pub use real_tokio::sync::{Notify, oneshot, watch};
 }
 
+pub mod io {
+    pub enum Interest {
+        Readable,
+    }
+
+    impl Interest {
+        pub const READABLE: Self = Self::Readable;
+    }
+}
+
 pub mod time {
     use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
     use std::time::Duration;
 
     pub use real_tokio::time::Instant;
 
-    pub async fn sleep_until(_: Instant) {
-        std::future::pending().await
+    pub struct Sleep(Instant);
+
+    pub fn sleep_until(due: Instant) -> Sleep {
+        Sleep(due)
+    }
+
+    impl Sleep {
+        pub fn deadline(&self) -> Instant {
+            self.0
+        }
+
+        pub fn is_elapsed(&self) -> bool {
+            false
+        }
+
+        pub fn reset(mut self: Pin<&mut Self>, due: Instant) {
+            self.0 = due;
+        }
+    }
+
+    impl Future for Sleep {
+        type Output = ();
+
+        fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Pending
+        }
     }
 
     pub async fn timeout<T>(_: Duration, work: impl Future<Output = T>) -> Result<T, Infallible> {
@@ -31,9 +67,11 @@ pub mod net {
     use std::io::{self, IoSlice};
     use std::os::fd::{AsFd, BorrowedFd};
     use std::sync::Arc;
-    use std::task::{Poll, Waker};
+    use std::task::{Context, Poll, Waker};
 
     use loom::sync::{Condvar, Mutex, MutexGuard};
+
+    use crate::io::Interest;
 
     /// A connection: what the kernel keeps of it, and what tokio believes.
     #[derive(Debug)]
@@ -60,6 +98,8 @@ pub mod net {
     #[derive(Debug, Default)]
     struct Readiness {
         is: bool,
+        /// For ever: that a side is at its end is an event that is not cleared.
+        closed: bool,
         events: u32,
         waiting: Vec<Waker>,
     }
@@ -102,13 +142,19 @@ pub mod net {
 
         /// The peer's side ends.
         pub fn end(&self) {
-            self.state().ended = true;
+            let mut state = self.state();
+            state.ended = true;
+            state.readable.closed = true;
+            drop(state);
             self.tell(|state| &mut state.readable);
         }
 
         /// The peer is gone.
         pub fn reset(&self) {
-            self.state().broken = true;
+            let mut state = self.state();
+            state.broken = true;
+            (state.readable.closed, state.writable.closed) = (true, true);
+            drop(state);
             self.tell(|state| &mut state.readable);
             self.tell(|state| &mut state.writable);
         }
@@ -123,26 +169,27 @@ pub mod net {
             waiting.into_iter().for_each(Waker::wake);
         }
 
-        async fn ready(&self, which: fn(&mut State) -> &mut Readiness) -> io::Result<()> {
-            poll_fn(|context| {
-                let waker = context.waker().clone();
-                let mut state = self.state();
-                let readiness = which(&mut state);
-                if readiness.is {
-                    return Poll::Ready(Ok(()));
-                }
-                readiness.waiting.push(waker);
-                Poll::Pending
-            })
-            .await
+        fn poll_ready(
+            &self,
+            which: fn(&mut State) -> &mut Readiness,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            let waker = context.waker().clone();
+            let mut state = self.state();
+            let readiness = which(&mut state);
+            if readiness.is {
+                return Poll::Ready(Ok(()));
+            }
+            readiness.waiting.push(waker);
+            Poll::Pending
         }
 
         /// tokio's `try_io`: three steps, between which others come.
-        fn attempt(
+        fn attempt<T>(
             &self,
             which: fn(&mut State) -> &mut Readiness,
-            call: impl FnOnce(&mut State) -> io::Result<usize>,
-        ) -> io::Result<usize> {
+            call: impl FnOnce() -> io::Result<T>,
+        ) -> io::Result<T> {
             let events = {
                 let mut state = self.state();
                 let readiness = which(&mut state);
@@ -151,11 +198,11 @@ pub mod net {
                 }
                 readiness.events
             };
-            let result = call(&mut self.state());
+            let result = call();
             if result.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock) {
                 let mut state = self.state();
                 let readiness = which(&mut state);
-                readiness.is &= readiness.events != events;
+                readiness.is &= readiness.closed || readiness.events != events;
             }
             result
         }
@@ -192,7 +239,8 @@ pub mod net {
             let connection = &self.connection;
             connection.attempt(
                 |state| &mut state.writable,
-                |state| {
+                || {
+                    let mut state = connection.state();
                     if state.broken {
                         return Err(io::ErrorKind::ConnectionReset.into());
                     }
@@ -213,25 +261,33 @@ pub mod net {
         pub fn try_read(&self, bytes: &mut [u8]) -> io::Result<usize> {
             self.connection.attempt(
                 |state| &mut state.readable,
-                |state| match state.from_peer.len().min(bytes.len()) {
-                    _ if state.broken => Err(io::ErrorKind::ConnectionReset.into()),
-                    0 if state.ended => Ok(0),
-                    0 => Err(io::ErrorKind::WouldBlock.into()),
-                    n => {
-                        bytes[..n].copy_from_slice(&state.from_peer[..n]);
-                        state.from_peer.drain(..n);
-                        Ok(n)
+                || {
+                    let mut state = self.connection.state();
+                    match state.from_peer.len().min(bytes.len()) {
+                        _ if state.broken => Err(io::ErrorKind::ConnectionReset.into()),
+                        0 if state.ended => Ok(0),
+                        0 => Err(io::ErrorKind::WouldBlock.into()),
+                        n => {
+                            bytes[..n].copy_from_slice(&state.from_peer[..n]);
+                            state.from_peer.drain(..n);
+                            Ok(n)
+                        }
                     }
                 },
             )
         }
 
-        pub async fn readable(&self) -> io::Result<()> {
-            self.connection.ready(|state| &mut state.readable).await
+        pub fn try_io<T>(&self, of: Interest, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+            let Interest::Readable = of;
+            self.connection.attempt(|state| &mut state.readable, call)
+        }
+
+        pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.connection.poll_ready(|state| &mut state.readable, context)
         }
 
         pub async fn writable(&self) -> io::Result<()> {
-            self.connection.ready(|state| &mut state.writable).await
+            poll_fn(|context| self.connection.poll_ready(|state| &mut state.writable, context)).await
         }
     }
 

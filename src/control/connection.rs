@@ -286,7 +286,13 @@ async fn open(
     let stream = match &plan.tls {
         None => Stream::Tcp(stream),
         Some(config) => {
-            let stream = timeout_at(deadline, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await??;
+            let stream = timeout_at(deadline, TlsAcceptor::from(Arc::clone(config)).accept(stream)).await?;
+            let stream = stream.inspect_err(|e| {
+                // What rustls finds wrong; who goes away in the middle has done nothing.
+                if e.kind() == io::ErrorKind::InvalidData {
+                    shared.tally().count(Event::TlsHandshake);
+                }
+            })?;
             tls = true;
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             certificate = shown.and_then(certificate_name);
@@ -340,7 +346,12 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
                         on_link(link);
                     }
                 }
-                Err(e) => tracing::info!(%peer, "link lost while it was set up: {e}"),
+                Err(e) => {
+                    context.count(Event::LinkSetup);
+                    if let Some(kept_back) = context.shared.refusals.allow(std::time::Instant::now()) {
+                        tracing::info!(%peer, kept_back, "link lost while it was set up: {e}");
+                    }
+                }
             }
         }
         Err(result) => {
@@ -368,7 +379,7 @@ async fn serve(context: Context, wire: Wire, deadline: Instant) {
 
 /// Sends the 101 and takes the socket out of HTTP.
 async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> io::Result<Incoming> {
-    let Accepted { reply, peer, user, profile, ping, vnet, congestion, linked } = accepted;
+    let Accepted { reply, peer, user, profile, ping, vnet, congestion, linked, browser } = accepted;
     timeout(SEND_TIME, async {
         wire.write_all(reply.as_bytes()).await?;
         wire.flush().await
@@ -376,7 +387,7 @@ async fn hand_over(accepted: Accepted, mut wire: Wire, early: bytes::Bytes) -> i
     .await??;
     let (stream, tls, early, place) = wire.take(early)?;
     let place = Box::new(place);
-    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, place })
+    Ok(Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, browser, place })
 }
 
 /// One request: whose path is it?

@@ -33,6 +33,8 @@ pub struct Accepted {
     pub congestion: Congestion,
     /// What it is to a link that others may join.
     pub linked: Option<Linked>,
+    /// A web page's.
+    pub browser: bool,
 }
 
 /// Looks at everything in the order: is it a WebSocket, from a page that may, by someone that may.
@@ -51,9 +53,13 @@ pub async fn answer<B>(
     if !upgrade::is_wanted(request) {
         return Err(page(request.method(), context.tls));
     }
-    let key = upgrade::check(request).map_err(|reply| *reply)?;
+    let none = |reply| {
+        context.count(Event::Handshake);
+        reply
+    };
+    let key = upgrade::check(request).map_err(|reply| none(*reply))?;
     let own = origin::host(request.uri(), headers)
-        .map_err(|_| text(StatusCode::BAD_REQUEST, "a request has exactly one Host"))?;
+        .map_err(|_| none(text(StatusCode::BAD_REQUEST, "a request has exactly one Host")))?;
     let host = forwarded.host.unwrap_or(own);
     if !origin::data_origin_fits(headers, &host, forwarded.tls.unwrap_or(context.tls), &listen.origins) {
         let shown = headers.get(header::ORIGIN).map_or(&[][..], |value| value.as_bytes());
@@ -92,7 +98,8 @@ pub async fn answer<B>(
     let reply = upgrade::switching(key, protocol, said.as_deref().map(String::as_str));
     let own = profile.as_ref().and_then(|profile| profile.congestion.clone());
     let congestion = own.unwrap_or_else(|| listen.congestion.clone());
-    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked })
+    let browser = origin::is_browser(headers);
+    Ok(Accepted { reply, peer, user, profile, ping: listen.ping, vnet, congestion, linked, browser })
 }
 
 /// What a connection is to be to its link; by now it is known whose it is.

@@ -254,7 +254,7 @@ fn next(lanes: &[Receiver<Work>; 2], mut idle: impl FnMut()) -> Option<Work> {
 }
 
 fn run(lanes: &[Receiver<Work>; 2]) {
-    // Before frames come logins. Where that is not allowed they are served all the same.
+    // Before frames come logins. Where that is not allowed, as under systemd, they are served all the same.
     if let Err(e) = run_last() {
         tracing::debug!("the login thread has the priority of the others: {e}");
     }

@@ -94,6 +94,13 @@ impl Origin {
     }
 }
 
+/// Whether it is a browser that asks, by what no page can change: the Origin that it sends, and the first word of its
+/// User-Agent. Origin alone says little, since other clients send one as well.
+pub fn is_browser(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).map_or(&[][..], |value| value.as_bytes());
+    headers.contains_key(header::ORIGIN) && agent.starts_with(b"Mozilla/")
+}
+
 /// Whether a page may open a link: no Origin (no browser), the service's own host and port whatever the
 /// scheme, 80 and 443 being one, or one of `allowed`.
 pub fn data_origin_fits(headers: &HeaderMap, host: &Authority, tls: bool, allowed: &[String]) -> bool {

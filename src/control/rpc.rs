@@ -21,6 +21,7 @@ use super::prof;
 use super::seeing;
 use crate::port::spec::{InterfaceChange, PortRef, PortSpec};
 use crate::port::status::{CounterStatus, FdbStatus, InterfaceStatus, PortStatus};
+use crate::port::tally::{Event, Tally};
 use crate::port::{PortError, Ports};
 
 /// What a hook gives later: a result, or why not.
@@ -40,16 +41,18 @@ pub struct Hooks {
 pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
     let mut module = RpcModule::new(Context { ports, hooks });
     for Entry { method, call, .. } in table() {
-        let registered =
-            module.register_async_method(method.name(), move |params, context, _| {
-                let params = params.as_str().map(str::to_owned);
-                // In a task of its own: a client that hangs up must not leave a change half made, and a
-                // panic ends this call alone.
-                let call = tokio::spawn(call(context, params));
-                async move {
-                    call.await.unwrap_or_else(|_| Err(error(api::INTERNAL_ERROR, "Internal error", None)))
-                }
-            });
+        let registered = module.register_async_method(method.name(), move |params, context, _| {
+            let params = params.as_str().map(str::to_owned);
+            let tally = context.ports.tally().clone();
+            // In a task of its own: a client that hangs up must not leave a change half made, and a
+            // panic ends this call alone.
+            let call = tokio::spawn(call(context, params));
+            async move {
+                let answer =
+                    call.await.unwrap_or_else(|_| Err(error(api::INTERNAL_ERROR, "Internal error", None)));
+                answer.inspect_err(|error| count(error, &tally))
+            }
+        });
         // Only a name registered twice is refused, and the table has each Method once (tested).
         debug_assert!(registered.is_ok(), "{} registered twice", method.name());
     }
@@ -60,7 +63,10 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
         |params, pending, context, _| async move {
             match parse::<api::prof::SubscribeProf>(params.as_str()) {
                 Ok(subscribe) => prof::subscribe(context.ports.clone(), subscribe, pending).await,
-                Err(error) => pending.reject(error).await,
+                Err(error) => {
+                    count(&error, context.ports.tally());
+                    pending.reject(error).await;
+                }
             }
         },
     );
@@ -72,7 +78,10 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
         |params, pending, context, _| async move {
             match parse::<api::events::SubscribeEvents>(params.as_str()) {
                 Ok(_) => events::subscribe(context.ports.clone(), pending).await,
-                Err(error) => pending.reject(error).await,
+                Err(error) => {
+                    count(&error, context.ports.tally());
+                    pending.reject(error).await;
+                }
             }
         },
     );
@@ -84,7 +93,10 @@ pub fn methods(ports: Arc<Ports>, hooks: Hooks) -> Methods {
         |params, pending, context, _| async move {
             match parse::<api::seeing::SubscribeCapture>(params.as_str()) {
                 Ok(subscribe) => seeing::subscribe(context.ports.clone(), subscribe, pending).await,
-                Err(error) => pending.reject(error).await,
+                Err(error) => {
+                    count(&error, context.ports.tally());
+                    pending.reject(error).await;
+                }
             }
         },
     );
@@ -336,6 +348,13 @@ pub fn refused(why: PortError) -> ErrorObjectOwned {
 
 pub fn invalid(why: String) -> ErrorObjectOwned {
     error(api::INVALID_PARAMS, "Invalid params", Some(why))
+}
+
+/// Of what a caller did wrong.
+fn count(error: &ErrorObjectOwned, tally: &Tally) {
+    if matches!(error.code(), api::INVALID_PARAMS | api::PARSE_ERROR) {
+        tally.count(Event::BadCall);
+    }
 }
 
 fn failed(why: String) -> ErrorObjectOwned {

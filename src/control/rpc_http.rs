@@ -209,7 +209,10 @@ async fn post(context: &Context, rpc: &Rpc, request: Request<Incoming>) -> Reply
         }
     };
     let reply = match rpc_body::check(&body) {
-        Checked::Wrong(error) => json(error),
+        Checked::Wrong(error) => {
+            context.count(Event::BadCall);
+            json(error)
+        }
         checked => {
             // jsonrpsee says so.
             if matches!(checked, Checked::Batch(calls) if calls > rpc.limits.rpc_batch as usize) {

@@ -19,6 +19,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::apply::{Running, Step, plan, run};
 use super::config::label;
@@ -66,7 +67,7 @@ async fn give(ports: &Ports, file: &[PortSpec]) -> io::Result<()> {
         fdb: fdb.collect(),
     };
     let mut memory = File::from(memfd_create(LIST, MFdFlags::MFD_CLOEXEC)?);
-    memory.write_all(&serde_json::to_vec(&list)?)?;
+    memory.write_all(&secret_json(&list)?)?;
     store(LIST, memory.as_fd())?;
     for (number, tap) in ports.taps() {
         if let Err(e) = store(&format!("{TAP}{number}"), tap.as_fd()) {
@@ -80,6 +81,29 @@ async fn give(ports: &Ports, file: &[PortSpec]) -> io::Result<()> {
     drop(theirs);
     let _ = timeout(PATIENCE, ours.read(&mut [0])).await;
     Ok(())
+}
+
+/// JSON that may hold passwords. Measured first: a buffer that grows leaves copies behind.
+fn secret_json(list: &List) -> io::Result<Zeroizing<Vec<u8>>> {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, list)?;
+    let mut text = Zeroizing::new(Vec::with_capacity(length.0));
+    serde_json::to_writer(&mut *text, list)?;
+    Ok(text)
+}
+
+/// Counts bytes, and keeps none.
+struct Length(usize);
+
+impl Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Whether a descriptor of this name is one that was left.
@@ -164,7 +188,8 @@ impl Left {
 
 fn read(mut memory: File) -> io::Result<List> {
     memory.rewind()?;
-    let mut text = Vec::new();
+    let room = usize::try_from(memory.metadata()?.len().min(MOST_BYTES)).unwrap_or_default() + 1;
+    let mut text = Zeroizing::new(Vec::with_capacity(room));
     memory.take(MOST_BYTES).read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
 }
@@ -177,6 +202,18 @@ mod tests {
         let mut file = File::from(memfd_create(LIST, MFdFlags::MFD_CLOEXEC).unwrap());
         file.write_all(text).unwrap();
         file.into()
+    }
+
+    #[test]
+    fn what_is_left_is_written_without_growing() {
+        let ports = (1..50).map(|number| {
+            let mut spec = PortSpec::new(crate::port::spec::PortKind::Client, "wss://h/");
+            spec.options.user = Some("u".repeat(number as usize * 99));
+            (number, spec)
+        });
+        let list = List { next: 50, ports: ports.collect(), file: Vec::new(), fdb: Vec::new() };
+        let text = secret_json(&list).unwrap();
+        assert_eq!((text.len(), text.capacity()), (serde_json::to_vec(&list).unwrap().len(), text.len()));
     }
 
     #[test]

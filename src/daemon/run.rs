@@ -36,6 +36,7 @@ use crate::control::http::{Door, check_files};
 use crate::control::rpc::{Hooks, methods};
 use crate::port::Ports;
 use crate::sys::passed;
+use crate::ws::mask;
 
 /// How long links are given to take their last frames and the Close.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -254,6 +255,14 @@ impl Start {
         };
         if detached {
             detach::listens()?;
+        }
+        match mask::wish() {
+            Some((name, true)) => info!("masking: {name}, as ETHERWS_MASK says"),
+            Some((name, false)) => {
+                let used = mask::kernel();
+                warn!("masking: {used}; ETHERWS_MASK={name} is none, or this processor has it not");
+            }
+            None => debug!("masking: {}", mask::kernel()),
         }
         for listener in daemon.say_ready().await {
             info!("listening: {listener}");

@@ -5,12 +5,14 @@
 
 mod values;
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike, Value};
+use zeroize::Zeroizing;
 
 use super::apply::{Running, pair};
 use super::config::{Config, Layer};
@@ -26,7 +28,7 @@ pub fn render(
     existing: Option<&str>,
     config: &Config,
     running: &[Running],
-) -> Result<String, String> {
+) -> Result<Zeroizing<String>, String> {
     let foreign = || {
         // No word about its content: it may be a file that its reader had better not see.
         format!("not overwritten, since it is no valid etherws configuration (etherws check {name} says why)")
@@ -48,14 +50,36 @@ pub fn render(
         document.insert("user", Item::ArrayOfTables(tables.collect()));
     }
     ports(&mut document, &theirs, running);
-    let mut text = document.to_string();
-    if !head.is_empty() {
-        let between = if text.is_empty() || head.ends_with("\n\n") { "" } else { "\n" };
-        text = format!("{head}{between}{}", text.trim_start_matches('\n'));
-    }
+    let text = put_together(&head, &document)?;
     // What cannot be read back must not replace what can.
     read::parse(name, &text).map_err(|errors| format!("could not be saved: {}", errors.join("; ")))?;
     Ok(text)
+}
+
+/// The text, which may hold passwords. Measured first: a text that grows leaves copies behind.
+fn put_together(head: &str, document: &DocumentMut) -> Result<Zeroizing<String>, String> {
+    let fail = |e: std::fmt::Error| format!("could not be saved: {e}");
+    let mut length = Length(0);
+    write!(length, "{document}").map_err(fail)?;
+    let mut text = Zeroizing::new(String::with_capacity(length.0));
+    write!(*text, "{document}").map_err(fail)?;
+    if head.is_empty() {
+        return Ok(text);
+    }
+    let between = if text.is_empty() || head.ends_with("\n\n") { "" } else { "\n" };
+    let mut whole = Zeroizing::new(String::with_capacity(head.len() + 1 + text.len()));
+    [head, between, text.trim_start_matches('\n')].iter().for_each(|part| whole.push_str(part));
+    Ok(whole)
+}
+
+/// Counts bytes, and keeps none.
+struct Length(usize);
+
+impl std::fmt::Write for Length {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 += text.len();
+        Ok(())
+    }
 }
 
 /// Replaces `path` by `text` in one step, mode 0600.
@@ -287,6 +311,16 @@ mod tests {
         # Ports.\n\n# The guests' side.\n[[port]]\ntype = 'tap' # a tap\ntarget = \"tap0\"\nmtu = 0x5dc\n\n\
         [[port]]\nname = \"up\"\ntype = \"client\"\ntarget = \"wss://h/\"\n[port.options]\nuser = \"u\" # who\npasswd = \"p\"\n\n\
         [[user]]\nuser = \"alice\"\n# the end\n";
+
+    /// As text that may be shown.
+    fn render(
+        name: &str,
+        existing: Option<&str>,
+        config: &Config,
+        running: &[Running],
+    ) -> Result<String, String> {
+        super::render(name, existing, config, running).map(|text| text.to_string())
+    }
 
     #[test]
     fn saving_what_the_file_says_changes_nothing() {

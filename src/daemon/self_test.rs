@@ -4,6 +4,7 @@
 //! all. Of every thread there is, the kernel is asked what binds it.
 
 use std::ffi::CStr;
+use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::ptrace;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-use nix::unistd::execve;
+use nix::unistd::{Pid, execve};
 
 use super::logs::Logs;
 use crate::control::http::Door;
@@ -76,17 +78,22 @@ async fn attempts(ports: &Ports, door: &Door, logs: &Logs) -> Vec<String> {
 /// On the thread in question.
 fn attempt() -> String {
     let name = std::thread::current().name().unwrap_or("?").to_owned();
-    let open = |path| match std::fs::File::open(path) {
+    let errno = |opened: std::io::Result<File>| match opened {
         Err(e) => e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw),
         Ok(_) => Errno::from_raw(0),
     };
+    let open = |path| errno(File::open(path));
     let empty: [&CStr; 0] = [];
     let not = |result: nix::Result<()>| result.err().unwrap_or(Errno::from_raw(0));
     let tries = [
         ("opening /", open("/"), Errno::EACCES),
         ("opening a program", open("/bin/sh"), Errno::EACCES),
+        // It stays as it is: nothing is written.
+        ("writing a file", errno(OpenOptions::new().write(true).open("/etc/passwd")), Errno::EACCES),
         // Nothing is there, so nothing would be run.
         ("execve", not(execve(c"/nonexistent", &empty, &empty).map(drop)), Errno::EPERM),
+        // Of nobody's process.
+        ("ptrace", not(ptrace::detach(Pid::from_raw(0), None)), Errno::EPERM),
         // Of no namespace at all: does nothing.
         ("unshare", not(unshare(CloneFlags::empty())), Errno::EPERM),
         (

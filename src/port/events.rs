@@ -29,8 +29,9 @@ pub enum What {
     StormEnded,
     LoopBlocked,
     LoopReopened,
-    /// A station was not learned: the port holds as many as it may.
-    MacLimit,
+    /// Another guard of the port's began to drop what comes in; `text` begins with the name that the drop has.
+    LimitBegan,
+    LimitEnded,
     /// So much happened that the listener was not told all.
     Missed,
 }
@@ -86,7 +87,7 @@ impl Events {
         let told = matches!(event, What::PortAdded | What::PortRemoved | What::PortUp | What::PortDown);
         if !told && let Some(kept_back) = self.lines.allow(Instant::now()) {
             match event {
-                What::MacMoveReleased | What::StormEnded | What::LoopReopened => {
+                What::MacMoveReleased | What::StormEnded | What::LimitEnded | What::LoopReopened => {
                     info!(port, name, kept_back, "{event}: {text}");
                 }
                 _ => warn!(port, name, kept_back, "{event}: {text}"),

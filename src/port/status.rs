@@ -73,8 +73,9 @@ pub struct PortStatus {
     /// Bits a second that the link is sent at most.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pace: Option<u64>,
-    /// Limits that frames ran into within the last seconds, by the name of the drop: `storm-broadcast`,
-    /// `storm-multicast`, `storm-unknown`, `mac-limit`.
+    /// Guards that dropped frames within the last seconds, by the name of the drop: `storm-broadcast`,
+    /// `storm-multicast`, `storm-unknown`, `mac-limit`, `mac-move`, `rate-limit`, `source-not-allowed`,
+    /// `ethertype-not-allowed`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alerts: Vec<String>,
     /// Times the link was established.
@@ -212,7 +213,8 @@ pub struct QuerierStatus {
     pub expires: Option<u64>,
 }
 
-/// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole.
+/// One entry of `listCounters`: a port's counters by name; port 0 is the switch as a whole (`switch`), and all ports together
+/// that are no more (`removed`).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CounterStatus {

@@ -1,5 +1,5 @@
 //! What befalls the switch as a whole, where no port can count it: who was turned away at the door, and why.
-//! `listCounters` shows it as port 0.
+//! `listCounters` shows it as port 0, `switch`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -45,6 +45,12 @@ events! {
     HeaderSize = "header-size",
     /// Bytes that are no HTTP.
     BadRequest = "bad-request",
+    /// Bytes that are no TLS where TLS is spoken, or a TLS handshake that cannot be: a version, a certificate.
+    TlsHandshake = "tls-handshake",
+    /// A request for a link that is no handshake of RFC 6455, 4.2.1.
+    Handshake = "handshake",
+    /// A link that was lost while its 101 was on its way.
+    LinkSetup = "link-setup",
     /// Control, called by a name that is not its own.
     ForeignHost = "foreign-host",
     /// A web page of another origin.
@@ -59,6 +65,8 @@ events! {
     BatchSize = "batch-size",
     /// A call or session beyond the 256 at a time.
     CallsAtATime = "calls-at-a-time",
+    /// A call that is none, or of parameters that no method takes: -32700, -32600 and -32602.
+    BadCall = "bad-call",
     /// Credentials that are wrong.
     LoginFailed = "login-failed",
     /// An address that failed more often than `limits.failed_logins` a minute.
@@ -69,6 +77,12 @@ events! {
     MessageSize = "message-size",
     /// A link that broke the WebSocket protocol in another way.
     Violation = "websocket-violation",
+    /// A link that left a message unfinished for 30 s.
+    MessageTime = "message-time",
+    /// A link whose peer took nothing for 10 s while something waited.
+    Stuck = "stuck",
+    /// A link whose peer answered PINGs, and then was not heard for the time of two.
+    Silent = "silent",
     /// A connection that would join a link that there is not.
     JoinUnknown = "join-unknown",
     /// One that has not the link's secret.
@@ -83,6 +97,8 @@ events! {
     JoinMalformed = "join-malformed",
     /// A link over TLS that ended without close_notify (RFC 8446, 6.1): whoever can cut the path could have cut it.
     TlsTruncated = "tls-truncated",
+    /// A link that broke TLS: records that were altered, or nothing but key updates.
+    TlsViolation = "tls-violation",
 }
 
 /// Counts [`Event`]s; clones count together.
@@ -108,7 +124,14 @@ impl Tally {
             Ended::Violation(Violation::TooBig) | Ended::TooLong(_) => self.count(Event::MessageSize),
             Ended::Violation(_) => self.count(Event::Violation),
             Ended::Truncated => self.count(Event::TlsTruncated),
-            _ => (),
+            Ended::Unfinished => self.count(Event::MessageTime),
+            Ended::Stuck => self.count(Event::Stuck),
+            Ended::Silent => self.count(Event::Silent),
+            // What rustls finds wrong; the socket's own errors are of other kinds.
+            Ended::Broken(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                self.count(Event::TlsViolation)
+            }
+            Ended::Closed(_) | Ended::Eof | Ended::Broken(_) | Ended::Replaced { .. } | Ended::Stopped => (),
         }
     }
 
@@ -138,6 +161,20 @@ mod tests {
         clone.link_ended(&Ended::Eof);
         let counted: Vec<_> = tally.counted().collect();
         assert_eq!(counted, [("body-size".to_owned(), 1), ("tls-truncated".to_owned(), 1)]);
+        // 22 of the list, 67, 65; a reset is nobody's fault.
+        let broken = |kind: std::io::ErrorKind| Ended::Broken(kind.into());
+        for (ended, name) in [
+            (Ended::Unfinished, Some("message-time")),
+            (Ended::Stuck, Some("stuck")),
+            (Ended::Silent, Some("silent")),
+            (broken(std::io::ErrorKind::InvalidData), Some("tls-violation")),
+            (broken(std::io::ErrorKind::ConnectionReset), None),
+            (Ended::Stopped, None),
+        ] {
+            let tally = Tally::default();
+            tally.link_ended(&ended);
+            assert_eq!(tally.counted().map(|(name, _)| name).next().as_deref(), name, "{ended}");
+        }
         assert_eq!(tally.all().count(), Event::ALL.len());
     }
 }

@@ -188,6 +188,22 @@ impl Default for Counters {
 }
 
 impl Counters {
+    /// All that the `other` ones count, added to these.
+    pub fn add(&self, other: &Self) {
+        let pairs = self.all().zip(other.all());
+        pairs.for_each(|(sum, count)| _ = sum.fetch_add(count.load(Relaxed), Relaxed));
+    }
+
+    /// Whether there was anything to count.
+    pub fn counts(&self) -> bool {
+        self.all().any(|count| count.load(Relaxed) > 0)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &AtomicU64> {
+        let Self { rx, rx_bytes, tx, tx_bytes, marked, copies, unheard, drops } = self;
+        [rx, rx_bytes, tx, tx_bytes, marked, copies, unheard].into_iter().chain(drops)
+    }
+
     pub fn received(&self, frames: u64, bytes: u64) {
         self.rx.fetch_add(frames, Relaxed);
         self.rx_bytes.fetch_add(bytes, Relaxed);

@@ -181,6 +181,8 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
             if place == self.place(slot) {
                 if entry.seen.load(Relaxed) != now {
                     entry.seen.store(now, Relaxed);
+                    #[cfg(test)]
+                    tests::STORES.with(|stores| stores.set(stores.get() + 1));
                 }
                 return Learned::Known;
             }

@@ -218,6 +218,8 @@ mod tests {
             note("execve", call(libc::SYS_execve, [0; 4]));
             note("unshare", call(libc::SYS_unshare, [0; 4]));
             note("bpf", call(libc::SYS_bpf, [-1, 0, 0, 0]));
+            // Of nobody's process.
+            note("ptrace", call(libc::SYS_ptrace, [libc::PTRACE_DETACH.into(), 0, 0, 0]));
             note("io_uring", call(libc::SYS_io_uring_setup, [0; 4]));
             // Both are invalid, were they looked at: nothing is made.
             note("a new process", call(libc::SYS_clone, [libc::CLONE_SIGHAND.into(), 0, 0, 0]));

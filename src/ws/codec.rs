@@ -98,9 +98,11 @@ impl Decoder {
         let before = if header.opcode.is_control() { 0 } else { self.admit(&header)? };
         let payload = usize::try_from(header.payload)
             .ok()
-            .filter(|payload| before + payload <= self.limit.max(MAX_CONTROL))
+            .filter(|payload| {
+                before.checked_add(*payload).is_some_and(|all| all <= self.limit.max(MAX_CONTROL))
+            })
             .ok_or(Violation::TooBig)?;
-        let used = header.len + payload;
+        let used = header.len.checked_add(payload).ok_or(Violation::TooBig)?;
         if bytes.len() < used {
             self.look(&header, &mut bytes[header.len..])?;
             return Ok(Step::More);
@@ -339,7 +341,7 @@ fn close_code(body: &[u8]) -> Result<Option<u16>, Violation> {
 /// A message in more pieces than this is an attack on our patience: 1,024, or more where a message may
 /// be so long that these would be over 64 bytes each.
 fn max_fragments(limit: usize) -> u32 {
-    u32::try_from(limit / 64).unwrap_or(u32::MAX).max(1024)
+    u32::try_from(limit / 65).unwrap_or(u32::MAX).max(1024)
 }
 
 struct Fragments {

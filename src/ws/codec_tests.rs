@@ -169,6 +169,24 @@ fn text_that_is_none_is_refused_at_the_byte_that_shows_it() {
     }
 }
 
+/// Also where a virtio_net_hdr makes the largest message longer.
+#[test]
+fn bad_20_the_largest_message_may_have_1024_fragments() {
+    for limit in [1_514, 65_597, 65_607] {
+        let mut stream = frame(false, Opcode::Binary, &[1], None);
+        (1..1_023).for_each(|_| stream.extend(frame(false, Opcode::Continuation, &[], None)));
+        let mut decoder = Decoder::new(Role::Client, limit);
+        let mut at = 0;
+        while at < stream.len() {
+            let Ok(Step::Used(used, None)) = decoder.next(&mut stream[at..]) else { panic!("at {at}") };
+            at += used;
+        }
+        let mut last = frame(false, Opcode::Continuation, &[], None);
+        assert!(matches!(decoder.next(&mut last), Ok(Step::Used(_, None))), "1,024: {limit}");
+        assert!(matches!(decoder.next(&mut last), Err(Violation::TooBig)), "1,025: {limit}");
+    }
+}
+
 #[test]
 fn a_long_message_may_have_many_fragments() {
     let mut stream = frame(false, Opcode::Binary, &[1; 64], None);

@@ -52,9 +52,16 @@ pub fn combine(a: Key, a_phase: usize, b: Key, b_phase: usize) -> Key {
     (word(a, a_phase) ^ word(b, b_phase)).to_ne_bytes()
 }
 
-/// The name of the kernel in use, for the log.
+/// The name of the kernel in use.
 pub fn kernel() -> &'static str {
     chosen().name
+}
+
+/// What `ETHERWS_MASK` asks for, and whether that kernel is in use: the name may be wrong, or this processor may lack it.
+pub fn wish() -> Option<(String, bool)> {
+    let wanted = std::env::var_os("ETHERWS_MASK")?.to_string_lossy().into_owned();
+    let met = wanted == kernel();
+    Some((wanted, met))
 }
 
 /// The key as the bytes from offset `phase` on meet it, in memory order.
@@ -319,13 +326,15 @@ mod tests {
 
     #[test]
     fn agrees_with_the_rfc_at_every_offset_length_and_phase() {
-        for offset in 0..64 {
-            for len in 0..300 {
-                check(offset, len, offset + len);
+        // Miri takes a day for all.
+        let step = if cfg!(miri) { 29 } else { 1 };
+        for offset in (0..64).step_by(step) {
+            for len in (0..300).step_by(step) {
+                (0..4).for_each(|phase| check(offset, len, phase));
             }
         }
         for phase in 0..4 {
-            for len in [0, 1, 2, 3, 4, 5, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1_514, 9_014, 65_549] {
+            for len in [1_514, 9_014, 65_549] {
                 check(1, len, phase);
             }
         }

@@ -82,17 +82,16 @@ async fn bad_02_bad_03_bad_04_bad_05_bad_06_bad_07_bad_09_requests_that_are_none
 #[tokio::test]
 async fn bad_10_tls_and_plain_do_not_mix() -> Test {
     let dir = Dir::new("bad10");
-    let plain = Running::start(dir.settings()).await?;
-    // A header's ten seconds are not waited for.
-    let start = Instant::now();
+    // Five minutes for a header, which are not waited for.
+    let mut settings = dir.settings();
+    settings.limits.header_time = Duration::from_secs(300);
+    let plain = Running::start(settings.clone()).await?;
     plain.data(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and so on").await;
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     plain.stop(&dir).await?;
     let (files, _) = certificate(&dir, "sw.example")?;
-    let secure = Running::start(with_tls(dir.settings(), files)).await?;
-    let start = Instant::now();
+    let secure = Running::start(with_tls(settings, files)).await?;
     let reply = secure.data(handshake("")).await;
-    assert!(start.elapsed() < Duration::from_secs(8) && !reply.starts_with("HTTP"), "{reply}");
+    assert!(!reply.starts_with("HTTP"), "{reply}");
     Ok(())
 }
 

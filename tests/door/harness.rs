@@ -126,7 +126,7 @@ impl Running {
 pub async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, request: &[u8]) -> String {
     let mut reply = Vec::new();
     let _ = stream.write_all(request).await;
-    let ended = timeout(Duration::from_secs(12), stream.read_to_end(&mut reply)).await;
+    let ended = timeout(Duration::from_secs(30), stream.read_to_end(&mut reply)).await;
     assert!(ended.is_ok(), "left open after {:?}", String::from_utf8_lossy(&reply));
     String::from_utf8_lossy(&reply).into_owned()
 }

@@ -111,7 +111,7 @@ fn read(role: Role, limit: usize, text: bool, mut rest: &[u8]) -> Told {
         if !control {
             match (&message, opcode) {
                 (None, 0) | (Some(_), 1 | 2) => return (told, Some(1002)),
-                (Some((_, _, count)), _) if *count >= (limit / 64).max(1024) => return (told, Some(1009)),
+                (Some((_, _, count)), _) if *count >= (limit / 65).max(1024) => return (told, Some(1009)),
                 (Some((_, so_far, _)), _) => before = so_far.len(),
                 _ => (),
             }

@@ -32,9 +32,9 @@ pub fn run(data: &[u8]) {
         let again = read::parse("f", &saved).and_then(|layer| {
             layer.resolve().map_err(|problems| problems.iter().map(ToString::to_string).collect())
         });
-        let again = again.unwrap_or_else(|errors| panic!("{errors:?}\n{saved}"));
-        assert_eq!((&again.switch, &again.log), (&config.switch, &config.log), "{saved}");
-        assert_eq!((again.door, again.ports), (config.door.clone(), config.ports.clone()), "{saved}");
+        let again = again.unwrap_or_else(|errors| panic!("{errors:?}\n{}", *saved));
+        assert_eq!((&again.switch, &again.log), (&config.switch, &config.log), "{}", *saved);
+        assert_eq!((again.door, again.ports), (config.door.clone(), config.ports.clone()), "{}", *saved);
     }
 }
 

@@ -1,6 +1,6 @@
 //! A TCP proxy that makes a connection bad: late, slow, in slices, with bytes flipped, reset, closed on one
-//! side, or silent. All chance comes from a seed, by connection and by place in the stream, not by time: what
-//! failed once fails again with the same seed.
+//! side, or silent. All chance comes from a seed, by connection and by place in the stream, not by time nor by how the
+//! kernel cut the stream into reads: what failed once fails again with the same seed.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -73,10 +73,10 @@ impl FaultProxy {
                 let reset = Arc::new(AtomicBool::new(false));
                 let pair = [(&near, &far), (&far, &near)];
                 for (way, (from, into)) in pair.into_iter().enumerate() {
-                    let rng = StdRng::seed_from_u64(seed ^ number << 1 ^ way as u64);
+                    let chance = Chance::new(faults, seed ^ number << 1 ^ way as u64);
                     let (from, into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
                     let (ended, reset) = (ended.clone(), reset.clone());
-                    thread::spawn(move || Way { from, into, faults, rng, ended, reset }.run());
+                    thread::spawn(move || Way { from, into, faults, chance, ended, reset }.run());
                 }
             }
         });
@@ -100,7 +100,7 @@ struct Way {
     from: TcpStream,
     into: TcpStream,
     faults: Faults,
-    rng: StdRng,
+    chance: Chance,
     ended: Arc<AtomicU64>,
     /// The other direction has ended both.
     reset: Arc<AtomicBool>,
@@ -138,9 +138,7 @@ impl Way {
 
     /// Reads to the end of the stream (`None`) or to one of our making.
     fn read(&mut self, to: &SyncSender<(Instant, Vec<u8>)>) -> Option<End> {
-        let about = |rng: &mut StdRng, n: u64| rng.random_range(n / 2..=n.max(1) * 3 / 2);
-        let end = self.faults.end.map(|(end, after)| (end, about(&mut self.rng, after)));
-        let mut flip = self.faults.flip.map(|every| about(&mut self.rng, every));
+        let end = self.chance.end;
         let (mut seen, mut due) = (0, Instant::now());
         let mut bytes = vec![0; 64 << 10];
         loop {
@@ -149,19 +147,9 @@ impl Way {
                 Ok(n) => n as u64,
             };
             let keep = end.map_or(n, |(_, after)| n.min(after - seen));
-            let piece = &mut bytes[..keep as usize];
-            while let (Some(at), Some(every)) = (flip.filter(|at| *at < seen + keep), self.faults.flip) {
-                piece[(at - seen) as usize] ^= 1 << self.rng.random_range(0..8);
-                flip = Some(at + 1 + about(&mut self.rng, every));
-            }
-            let mut rest = &*piece;
-            while !rest.is_empty() {
-                let most = self.faults.slice.map_or(rest.len(), |most| self.rng.random_range(1..=most));
-                let (slice, behind) = rest.split_at(most.min(rest.len()));
-                rest = behind;
-                let jitter = self.faults.jitter.mul_f64(self.rng.random());
-                due = due.max(Instant::now() + self.faults.latency + jitter);
-                if to.send((due, slice.to_vec())).is_err() {
+            for (slice, late) in self.chance.befalls(&mut bytes[..keep as usize]) {
+                due = due.max(Instant::now() + late);
+                if to.send((due, slice)).is_err() {
                     return None;
                 }
             }
@@ -174,6 +162,64 @@ impl Way {
             }
         }
     }
+}
+
+/// What befalls the bytes of one direction, by their places. Each kind of fault has its own dice: how often one is thrown
+/// for is not to move the others.
+pub struct Chance {
+    faults: Faults,
+    /// How it ends, and behind so many bytes.
+    end: Option<(End, u64)>,
+    /// Bytes that were here.
+    seen: u64,
+    flips: StdRng,
+    /// The place of the next one.
+    flip: Option<u64>,
+    slices: StdRng,
+    /// What a slice still lacks, and how late it is.
+    slice: (usize, Duration),
+    jitter: StdRng,
+}
+
+impl Chance {
+    pub fn new(faults: Faults, seed: u64) -> Self {
+        let mut seeds = StdRng::seed_from_u64(seed);
+        let [mut ends, mut flips, slices, jitter] = std::array::from_fn(|_| StdRng::from_rng(&mut seeds));
+        let end = faults.end.map(|(end, after)| (end, about(&mut ends, after)));
+        let flip = faults.flip.map(|every| about(&mut flips, every));
+        Self { faults, end, seen: 0, flips, flip, slices, slice: (0, Duration::ZERO), jitter }
+    }
+
+    /// The bytes as they go on, in slices, and how late each is.
+    pub fn befalls(&mut self, bytes: &mut [u8]) -> Vec<(Vec<u8>, Duration)> {
+        let behind = self.seen + bytes.len() as u64;
+        while let (Some(at), Some(every)) = (self.flip.filter(|at| *at < behind), self.faults.flip) {
+            bytes[(at - self.seen) as usize] ^= 1 << self.flips.random_range(0..8);
+            self.flip = Some(at + 1 + about(&mut self.flips, every));
+        }
+        self.seen = behind;
+        let (mut rest, mut slices) = (&*bytes, Vec::new());
+        while !rest.is_empty() {
+            if self.slice.0 == 0 {
+                let len = self.faults.slice.map_or(rest.len(), |most| self.slices.random_range(1..=most));
+                let jitter = match self.faults.jitter {
+                    Duration::ZERO => Duration::ZERO,
+                    most => most.mul_f64(self.jitter.random()),
+                };
+                self.slice = (len, self.faults.latency + jitter);
+            }
+            // The rest of one that is not all here comes with the next read: who waits for it might wait for ever.
+            let (slice, behind) = rest.split_at(self.slice.0.min(rest.len()));
+            rest = behind;
+            self.slice.0 -= slice.len();
+            slices.push((slice.to_vec(), self.slice.1));
+        }
+        slices
+    }
+}
+
+fn about(rng: &mut StdRng, n: u64) -> u64 {
+    rng.random_range(n / 2..=n.max(1) * 3 / 2)
 }
 
 fn write(

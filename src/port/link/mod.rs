@@ -168,6 +168,9 @@ impl Link {
         };
         drop(pings);
         let said = wire.say(Opcode::Ping, &payload);
+        if said {
+            wire.flush(&mut ());
+        }
         // The socket may have blocked, or broken.
         wire.stuck.notify_one();
         if said { Ok(answer) } else { Err("the link is busy: too much is on its way out") }

@@ -1,11 +1,11 @@
 //! The sockets that a link may have.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll};
 
-use socket2::{Domain, SockRef, Socket};
+use socket2::{Domain, Socket};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -28,15 +28,17 @@ impl Stream {
     /// One read. What does not fill the buffer was all that there is (epoll(7), edge-triggered, says when there is more):
     /// the next one is `WouldBlock` without asking the kernel.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        // The inner read clears readiness when the kernel has nothing, and the outer one also behind the last that it has;
+        // neither does where an event has come since it began.
         let mut got = None;
-        let read = || {
-            let n = (&*SockRef::from(self)).read(buffer)?;
+        let mut note = |n: usize, len: usize| {
             got = Some(n);
-            if 0 < n && n < buffer.len() { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
+            if 0 < n && n < len { Err(ErrorKind::WouldBlock.into()) } else { Ok(n) }
         };
+        let len = buffer.len();
         let tried = match self {
-            Self::Tcp(stream) => stream.try_io(Interest::READABLE, read),
-            Self::Unix(stream) => stream.try_io(Interest::READABLE, read),
+            Self::Tcp(stream) => stream.try_io(READABLE, || note(stream.try_read(buffer)?, len)),
+            Self::Unix(stream) => stream.try_io(READABLE, || note(stream.try_read(buffer)?, len)),
         };
         got.map_or(tried, Ok)
     }
@@ -76,6 +78,8 @@ impl AsFd for Stream {
         }
     }
 }
+
+const READABLE: Interest = Interest::READABLE;
 
 #[cfg(test)]
 mod tests {

@@ -205,6 +205,7 @@ impl Ports {
     /// Takes a port out of the registry and the switch; nothing happens the second time.
     pub(super) fn leave(&self, entry: &Entry) {
         if self.entries().remove(&entry.number).is_some() {
+            self.removed().add(&entry.counters);
             if let Some(resumable) = entry.resumable.get() {
                 resumable.end();
             }

@@ -81,6 +81,8 @@ pub struct Life {
     pub tls: Option<String>,
     /// The connection carries super-frames.
     pub vnet: bool,
+    /// A web page is at the other end.
+    pub browser: bool,
     pub connects: u64,
 }
 

@@ -36,6 +36,7 @@ struct Connection {
     ping: Duration,
     vnet: bool,
     congestion: Congestion,
+    browser: bool,
     /// Its place among the connections.
     place: Box<dyn Send>,
 }
@@ -45,8 +46,20 @@ impl Ports {
     /// link is gone) is closed with a status code and a reason; the error says the same for the log.
     pub async fn accept(&self, incoming: Incoming) -> Result<PortStatus, PortError> {
         let changing = self.changing.lock().await;
-        let Incoming { stream, tls, early, peer, user, profile, ping, vnet, congestion, linked, place } =
-            incoming;
+        let Incoming {
+            stream,
+            tls,
+            early,
+            peer,
+            user,
+            profile,
+            ping,
+            vnet,
+            congestion,
+            linked,
+            browser,
+            place,
+        } = incoming;
         let profile = profile.unwrap_or_default();
         let admitted = match &linked {
             Some(Linked::Joins { link, .. }) => self.joined(link).map(Admitted::To),
@@ -74,7 +87,7 @@ impl Ports {
             Congestion::System
         });
         let ping = ping.unwrap_or(PING);
-        let connection = Connection { stream, tls, early, peer, ping, vnet, congestion, place };
+        let connection = Connection { stream, tls, early, peer, ping, vnet, congestion, browser, place };
         let (entry, which, takes) = match (admitted, linked) {
             (Admitted::To(entry), Some(Linked::Joins { which, live, .. })) => {
                 comes_back(&entry, &connection, which.member);
@@ -130,7 +143,7 @@ impl Ports {
         profile: &Profile,
         linked: Option<Linked>,
     ) -> Arc<Entry> {
-        let Connection { peer, vnet, congestion, .. } = connection;
+        let Connection { peer, vnet, congestion, browser, .. } = connection;
         let (mut spec, vlan) = self.incoming_spec(*peer, user.as_deref(), profile);
         spec.congestion.clone_from(congestion);
         let resumable = linked.map(|(Linked::New(link) | Linked::Joins { link, .. })| link);
@@ -149,6 +162,7 @@ impl Ports {
                 peer: Some(peer.to_string()),
                 tls,
                 vnet: *vnet,
+                browser: *browser,
                 connects: 1,
                 ..Life::default()
             },
@@ -166,7 +180,7 @@ impl Ports {
 
     /// Serves a connection, and sees to what becomes of its link when it ends. `changing` is held.
     fn keep(&self, entry: Arc<Entry>, connection: Connection, which: Which, takes: Takeover) {
-        let Connection { stream, tls, early, peer, ping, vnet, congestion, place } = connection;
+        let Connection { stream, tls, early, peer, ping, vnet, congestion, place, .. } = connection;
         let session = Session {
             link: entry.link().cloned().unwrap_or_default(),
             fabric: self.fabric.clone(),

@@ -15,6 +15,7 @@ mod groups;
 mod incoming;
 mod machines;
 mod names;
+mod removed;
 mod rounds;
 mod seeing;
 mod stations;
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep};
 use self::announce::Announcer;
 use self::entry::Entry;
 use self::names::Names;
+use self::removed::Removed;
 pub use self::seeing::{Example, Whose};
 use super::events::{Event as Happened, Events};
 use super::fabric::Fabric;
@@ -141,6 +143,8 @@ pub struct Incoming {
     pub congestion: Congestion,
     /// What it is to a link that others may join.
     pub linked: Option<Linked>,
+    /// A web page's: of the switch itself it is to hear nothing.
+    pub browser: bool,
     /// Its place among the connections, let go when the link has ended.
     pub place: Box<dyn Send>,
 }
@@ -177,6 +181,7 @@ pub struct Ports {
     arrivals: Throttle,
     /// Each connection that is not at its end holds one more of it.
     open: Arc<()>,
+    removed: Mutex<Removed>,
 }
 
 impl Ports {
@@ -214,6 +219,7 @@ impl Ports {
             resumables: Resumables::default(),
             arrivals: Throttle::default(),
             open: Arc::default(),
+            removed: Mutex::default(),
         });
         ports.fabric.switch.arrivals.want(settings.announce);
         ports.suppress(settings.suppress);
@@ -309,7 +315,7 @@ impl Ports {
         self.entries().values().map(|entry| entry.status()).collect()
     }
 
-    /// Of the switch as a whole, once there is something to tell, and of each port.
+    /// Of the switch as a whole and of the ports that are no more, once there is something to tell, and of each port.
     pub fn counters(&self) -> Vec<CounterStatus> {
         let whole = Counters::default();
         let mut whole = counter_status(0, "switch".to_owned(), &whole);
@@ -317,7 +323,9 @@ impl Ports {
         let whole = Some(whole).filter(|whole| !whole.drops.is_empty());
         let entries = self.entries();
         let ports = entries.values().map(|e| counter_status(e.number, e.name(), &e.counters));
-        whole.into_iter().chain(ports).collect()
+        let removed = self.removed().total();
+        let removed = removed.counts().then(|| counter_status(0, "removed".to_owned(), &removed));
+        whole.into_iter().chain(removed).chain(ports).collect()
     }
 
     /// The configured ports (no incoming links, no machines that came in by a listener) as `add` would take them, with secrets, in number order.
@@ -379,6 +387,10 @@ impl Ports {
         };
         let found = number.and_then(|number| self.entries().get(&number).cloned());
         found.ok_or_else(|| PortError::NotFound(format!("no port {port}; listport names them")))
+    }
+
+    fn removed(&self) -> MutexGuard<'_, Removed> {
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn entries(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Entry>>> {

@@ -29,8 +29,16 @@ const AT_A_TIME: usize = 8;
 const QUIET: u32 = 3;
 
 /// What is told of a port by its drops, in the order of the bits of [`Entry::alerts`].
-pub const ALERTS: [Reason; 4] =
-    [Reason::StormBroadcast, Reason::StormMulticast, Reason::StormUnknown, Reason::MacLimit];
+pub const ALERTS: [Reason; 8] = [
+    Reason::StormBroadcast,
+    Reason::StormMulticast,
+    Reason::StormUnknown,
+    Reason::MacLimit,
+    Reason::MacMove,
+    Reason::RateLimit,
+    Reason::SourceNotAllowed,
+    Reason::EthertypeNotAllowed,
+];
 
 /// What the rounds remember.
 struct Rounds {
@@ -105,26 +113,31 @@ impl Rounds {
             let mut watched = before.remove(&entry.number).unwrap_or_default();
             let mut alerts = 0;
             for (bit, (reason, watched)) in ALERTS.iter().zip(&mut watched).enumerate() {
-                let kind = match reason {
-                    Reason::StormBroadcast => "broadcast",
-                    Reason::StormMulticast => "multicast",
-                    Reason::StormUnknown => "unknown unicast",
-                    _ => "",
+                let storm = match reason {
+                    Reason::StormBroadcast => Some("broadcast"),
+                    Reason::StormMulticast => Some("multicast"),
+                    Reason::StormUnknown => Some("unknown unicast"),
+                    _ => None,
                 };
-                match (watched.look(entry.counters.dropped_by(*reason)), reason) {
-                    (Some(Turn::Began), Reason::MacLimit) => {
-                        let most = entry.spec().max_macs.unwrap_or(ports.guards().max_macs);
-                        let text = format!("{most} stations are learned there, others are dropped");
-                        entry.raise(What::MacLimit, text);
-                    }
-                    (Some(Turn::Began), _) => {
+                match (watched.look(entry.counters.dropped_by(*reason)), storm) {
+                    // Each station that is held is told by itself.
+                    (Some(_), _) if *reason == Reason::MacMove => {}
+                    (Some(Turn::Began), Some(kind)) => {
                         entry.raise(What::StormBegan, format!("{kind} is over its limit"));
                         self.guard.changed([entry.number], ports.fabric.now().0);
                     }
-                    (Some(Turn::Ended(dropped)), reason) if *reason != Reason::MacLimit => {
+                    (Some(Turn::Ended(dropped)), Some(kind)) => {
                         entry.raise(What::StormEnded, format!("{kind}, {dropped} frames dropped"));
                     }
-                    _ => {}
+                    (Some(Turn::Began), None) => {
+                        let text = format!("{}: {}", reason.name(), began(*reason, entry, ports));
+                        entry.raise(What::LimitBegan, text);
+                    }
+                    (Some(Turn::Ended(dropped)), None) => {
+                        let text = format!("{}, {dropped} frames dropped", reason.name());
+                        entry.raise(What::LimitEnded, text);
+                    }
+                    (None, _) => {}
                 }
                 alerts |= u8::from(watched.on) << bit;
             }
@@ -181,9 +194,11 @@ impl Rounds {
     fn probe(&mut self, ports: &Ports, entries: &[Arc<Entry>]) {
         let now = ports.fabric.now().0;
         let up = |entry: &&Arc<Entry>| {
-            let runs = entry.life().state == State::Up && !entry.gate.is_shut();
-            // A virtual machine is shown nothing of ours; a probe that it bridges from elsewhere counts all the same.
-            runs && entry.kind != PortKind::Qemu && ports.guards_loops(entry)
+            let life = entry.life();
+            let runs = life.state == State::Up && !entry.gate.is_shut();
+            // A virtual machine is shown nothing of ours, be it one in a page; a probe that it bridges from elsewhere
+            // counts all the same.
+            runs && entry.kind != PortKind::Qemu && !life.browser && ports.guards_loops(entry)
         };
         let up: BTreeMap<u32, &Arc<Entry>> = entries.iter().filter(up).map(|e| (e.number, e)).collect();
         self.turns.retain(|port, _| up.contains_key(port));
@@ -238,6 +253,19 @@ impl Rounds {
         slots.into_iter().for_each(|slot| _ = ports.fabric.switch.fdb.flush(slot));
         entry.raise(What::LoopBlocked, text);
         Some(())
+    }
+}
+
+/// What a guard that is no storm's drops from now on.
+fn began(reason: Reason, entry: &Entry, ports: &Ports) -> String {
+    match reason {
+        Reason::MacLimit => {
+            let most = entry.spec().max_macs.unwrap_or(ports.guards().max_macs);
+            format!("{most} stations are learned there, others are dropped")
+        }
+        Reason::RateLimit => "what is over its rate is dropped".to_owned(),
+        Reason::SourceNotAllowed => "frames of other stations than its macs are dropped".to_owned(),
+        _ => "frames of other types than its ethertypes are dropped".to_owned(),
     }
 }
 

@@ -3,12 +3,49 @@ use super::*;
 pub(super) const A: Slot = Slot(1);
 pub(super) const B: Slot = Slot(2);
 
+thread_local! {
+    /// How often a known station's time was written.
+    pub static STORES: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
 pub(super) fn mac(n: u64) -> MacAddr {
     MacAddr::from_bits(0x0200_0000_0000 | n)
 }
 
 fn fdb(limit: usize) -> Fdb {
     Fdb::new(limit, 300, [0x1234_5678_9abc_def0, 0x0fed_cba9_8765_4321])
+}
+
+/// The data path takes no lock for stations that are known: whoever holds it, be it for long, holds up no frame.
+#[test]
+fn known_stations_are_looked_up_and_learned_while_the_book_is_held() {
+    let fdb = std::sync::Arc::new(fdb(8));
+    fdb.learn(0, mac(1), A, 0);
+    fdb.insert_static(0, mac(2), B);
+    let (done, waiting) = std::sync::mpsc::channel();
+    let held = fdb.book();
+    let other = fdb.clone();
+    std::thread::spawn(move || {
+        let learned =
+            (other.learn(0, mac(1), A, 9), other.learn(0, mac(2), B, 9), other.learn(0, mac(2), A, 9));
+        let _ = done.send((learned, other.lookup(0, mac(1), 9), other.lookup(0, mac(3), 9)));
+    });
+    let found = waiting.recv_timeout(std::time::Duration::from_secs(30));
+    drop(held);
+    let learned = (Learned::Known, Learned::Known, Learned::Fixed(B));
+    assert_eq!(found, Ok((learned, Some(A), None)));
+}
+
+/// A store takes the entry's cache line from every other thread that reads it.
+#[test]
+fn a_known_station_costs_a_store_a_second() {
+    let fdb = fdb(8);
+    fdb.learn(0, mac(1), A, 0);
+    let before = STORES.get();
+    for now in [0, 1, 2] {
+        (0..1_000).for_each(|_| assert_eq!(fdb.learn(0, mac(1), A, now), Learned::Known));
+    }
+    assert_eq!(STORES.get() - before, 2);
 }
 
 /// A list's number was given to a port again while it still stood among those of flushed ports.

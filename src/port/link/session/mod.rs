@@ -343,6 +343,7 @@ impl<'a> Serving<'a> {
         let mut batch = fabric.batch(&table, slot, number, tape).ok_or(Ended::Stopped)?;
         let mut at = 0;
         let mut outcome = Ok(());
+        let mut answers = false;
         let vnet = self.session.vnet;
         let (link, member, count) = (&self.session.link, self.session.which.member, self.count);
         batch.moving = self.moving();
@@ -379,6 +380,7 @@ impl<'a> Serving<'a> {
                             batch.dropped(Reason::Text);
                             if let Some(answer) = answer(payload.open()) {
                                 link.with(member, count, |wire| wire.say(Opcode::Text, &answer));
+                                answers = true;
                             }
                             Continue(())
                         }
@@ -388,6 +390,7 @@ impl<'a> Serving<'a> {
                                 news.leaving.notify_one();
                             }
                             link.with(member, count, |wire| wire.pong(payload));
+                            answers = true;
                             self.pings.count(Instant::now())
                         }
                         Some(Event::Pong(payload)) => {
@@ -421,6 +424,10 @@ impl<'a> Serving<'a> {
             }
         }
         batch.finish(bytes);
+        // Once, however often was asked: a write for each answer is what a flood of questions would be after.
+        if answers {
+            link.with(member, count, |wire| wire.flush(&mut ()));
+        }
         self.rest.clear();
         self.rest.extend_from_slice(&bytes[at..]);
         batch.tape.mark(Stage::RxWsParse);
@@ -468,8 +475,8 @@ impl<'a> Serving<'a> {
             if idle && !blocked {
                 wire.shrink();
             }
-            if asks {
-                let _ = wire.say(Opcode::Ping, b"");
+            if asks && wire.say(Opcode::Ping, b"") {
+                wire.flush(&mut ());
             }
             if !blocked && now >= *shrunk + ping {
                 *shrunk = now;

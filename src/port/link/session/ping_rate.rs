@@ -8,26 +8,31 @@ use tokio::time::Instant;
 use super::Ended;
 use crate::ws::header::Violation;
 
-/// More than 200 PINGs a second for 5 s are a flood.
+/// More than 200 PINGs a second over 5 s are a flood, however they are spread over them.
 #[derive(Default)]
 pub struct PingRate {
-    second: Option<Instant>,
+    began: Option<Instant>,
     count: u32,
-    bad_seconds: u32,
 }
 
 impl PingRate {
     pub fn count(&mut self, now: Instant) -> ControlFlow<Ended> {
-        let since = *self.second.get_or_insert(now);
-        if now >= since + Duration::from_secs(1) {
-            let lasting = self.count > 200 && now < since + Duration::from_secs(2);
-            self.bad_seconds = if lasting { self.bad_seconds + 1 } else { 0 };
-            (self.second, self.count) = (Some(now), 0);
+        let elapsed = now.saturating_duration_since(*self.began.get_or_insert(now));
+        if elapsed >= WINDOW {
+            let flood = f64::from(self.count) > MOST * elapsed.as_secs_f64();
+            if flood {
+                return Break(Ended::Violation(Violation::PingFlood));
+            }
+            (self.began, self.count) = (Some(now), 0);
         }
-        self.count += 1;
-        if self.bad_seconds >= 5 { Break(Ended::Violation(Violation::PingFlood)) } else { Continue(()) }
+        self.count = self.count.saturating_add(1);
+        Continue(())
     }
 }
+
+const WINDOW: Duration = Duration::from_secs(5);
+/// A second.
+const MOST: f64 = 200.0;
 
 #[cfg(test)]
 mod tests {
@@ -44,5 +49,22 @@ mod tests {
         assert!(flood(300, 7));
         assert!(!flood(300, 4));
         assert!(!flood(200, 60));
+    }
+
+    #[test]
+    fn bad_23_a_ping_flood_with_pauses_is_one() {
+        let start = Instant::now();
+        // So many at a time, that long apart.
+        let bursts = |many: u32, apart: u64| {
+            let mut pings = PingRate::default();
+            (0..20).any(|turn| {
+                let burst = start + Duration::from_millis(apart * turn);
+                (0..many).any(|n| pings.count(burst + Duration::from_micros(n.into())).is_break())
+            })
+        };
+        assert!(bursts(100_000, 2_000));
+        assert!(bursts(1_000, 4_000));
+        assert!(bursts(100_000, 60_000));
+        assert!(!bursts(390, 2_000));
     }
 }

@@ -85,6 +85,29 @@ async fn bad_23_of_many_pings_sixteen_and_the_latest_are_answered() {
     assert_eq!(answered, (0..16).chain([99]).collect::<Vec<u8>>());
 }
 
+/// To one that reads, a write for each would hold up every other port of the thread.
+#[tokio::test]
+async fn bad_23_pings_that_come_at_once_are_answered_at_once() {
+    let bench = Bench::new();
+    let (mut session, mut peer) = bench.session();
+    let stream = session.stream.take().unwrap();
+    let mut serving = serving(&session, stream);
+    serving.socket.writable().await.unwrap();
+    let mut flood: Vec<u8> = (0..10_000_u16).flat_map(|n| masked(Opcode::Ping, &n.to_be_bytes())).collect();
+    serving.forward(&mut flood, &mut ()).unwrap();
+    let mut question = masked(Opcode::Text, b"ping:x").repeat(1_000);
+    serving.forward(&mut question, &mut ()).unwrap();
+    bench.wire(|wire| wire.close(None, ""));
+    drop(serving);
+    drop(session);
+    bench.link.ended(0, 1);
+    let mut got = Vec::new();
+    peer.read_to_end(&mut got).unwrap();
+    let pongs = (0..16).chain([9_999_u16]).flat_map(|n| [&[0x8a, 2][..], &n.to_be_bytes()].concat());
+    let texts = b"\x81\x06pong:x".repeat(1_000);
+    assert_eq!(got, pongs.chain(texts).chain([0x88, 0]).collect::<Vec<u8>>());
+}
+
 #[tokio::test]
 async fn bad_24_an_unsolicited_pong_does_not_make_a_peer_that_answers() {
     let bench = Bench::new();

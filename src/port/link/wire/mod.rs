@@ -306,14 +306,13 @@ impl Wire {
         }
     }
 
-    /// A PING, or text in answer to `ping:`; before the frames that wait. Dropped (`false`) when much is encoded
-    /// already: the peer is alive enough.
+    /// A PING, or text in answer to `ping:`; before the frames that wait, with the next flush. Dropped (`false`) when
+    /// much is encoded already: the peer is alive enough.
     pub fn say(&mut self, opcode: Opcode, body: &[u8]) -> bool {
         let room = self.queue.waiting().len() < FLUSH_AT && self.fair.count_leaving() < SLICES;
         let says = !self.closing && room;
         if says {
             self.encode_control(opcode, body);
-            self.flush(&mut ());
         }
         says
     }
@@ -326,18 +325,19 @@ impl Wire {
         }
     }
 
-    /// A PONG. Beyond 16 that wait, only the latest is kept (RFC 6455 5.5.3).
+    /// A PONG, with the next flush. Beyond 16 that wait, only the latest is kept (RFC 6455 5.5.3).
     pub fn pong(&mut self, body: &[u8]) {
         if self.closing {
             return;
         }
         if self.pongs >= MAX_PONGS {
-            self.late_pong = Some(body.to_vec());
+            let late = self.late_pong.get_or_insert_default();
+            late.clear();
+            late.extend_from_slice(body);
             return;
         }
         self.pongs += 1;
         self.encode_control(Opcode::Pong, body);
-        self.flush(&mut ());
     }
 
     /// A Close behind everything that waits; nothing follows it.
