@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::{ClientRequestBuilder, Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
 use crate::client::{Failure, Stream, TIME_LIMIT, connect, unauthorized};
+use crate::progress;
 use crate::server::Server;
 use crate::table::escaped;
 
@@ -37,7 +38,9 @@ impl Subscription {
         let params = serde_json::to_value(params)
             .map_err(|e| Failure::Unexpected(format!("not expressible in JSON: {e}")))?;
         let ask = json!({"jsonrpc": "2.0", "id": 0, "method": method, "params": params}).to_string();
-        let socket = timeout(TIME_LIMIT, ask_for(server, ask, what)).await.map_err(late)??;
+        let waiting = |seconds| format!("waiting for {url}: {seconds} s of at most {}", TIME_LIMIT.as_secs());
+        let asked = timeout(TIME_LIMIT, ask_for(server, ask, what));
+        let socket = progress::shown(waiting, asked).await.map_err(late)??;
         Ok(Self { socket, notification })
     }
 

@@ -39,7 +39,9 @@ deb=$(ls "$target"/debian/etherws_*.deb)
 work=$(mktemp -d)
 root=$work/root
 daemon=
+peer=
 cleanup() {
+    [ -z "$peer" ] || kill "$peer" 2>/dev/null || true
     [ -z "$daemon" ] || kill "$daemon" 2>/dev/null || true
     wait 2>/dev/null || true
     umount "$root/proc" 2>/dev/null || true
@@ -63,9 +65,10 @@ files() {
     (cd "$root" && find . -xdev \( -path ./proc -o -path ./dev -o -path ./tmp -o -path ./var/lib/dpkg -o -path ./var/lib/apt \
         -o -path ./var/lib/systemd/deb-systemd-helper-enabled -o -path ./var/log -o -path ./var/cache \) -prune -o -printf '%p %y %m %u %g\n' | sort)
 }
+# install_deb FILE [OPTION OF APT...]
 install_deb() {
     cp "$1" "$root/tmp/etherws.deb"
-    in_root apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold /tmp/etherws.deb \
+    in_root apt-get install -q -y --no-install-recommends -o Dpkg::Options::=--force-confold "${@:2}" /tmp/etherws.deb \
         >"$work/apt.log" 2>&1 || { cat "$work/apt.log" >&2; false; }
 }
 # has FILE MODE USER GROUP
@@ -117,17 +120,46 @@ in_root etherws check /etc/etherws/etherws.toml
 unshare --net env -i PATH=/usr/sbin:/usr/bin chroot "$root" \
     etherws sw --config /etc/etherws/etherws.toml --port 0 --self-test >"$work/self-test"
 if grep FAILED "$work/self-test"; then false; fi
-unshare --net env -i PATH=/usr/sbin:/usr/bin chroot "$root" \
-    etherws sw --config /etc/etherws/etherws.toml --port 8080 2>"$work/log" &
+# By a manager that keeps what a restart needs, as systemd does. Its socket has another name inside.
+log=$root/tmp/switch.log
+unshare --net env -i PATH=/usr/sbin:/usr/bin python3 tests/lab/service_manager.py "$root/tmp/notify" \
+    env NOTIFY_SOCKET=/tmp/notify chroot "$root" etherws sw --config /etc/etherws/etherws.toml --port 8080 2>"$log" &
 daemon=$!
 for _ in $(seq 300); do
     if in_root etherctl version >"$work/version" 2>/dev/null; then break; fi
-    kill -0 "$daemon" || { cat "$work/log" >&2; false; }
+    kill -0 "$daemon" || { cat "$log" >&2; false; }
     sleep 0.1
 done
 grep -q '^etherws ' "$work/version"
-grep -q 'sandbox: user etherws' "$work/log"
+grep -q 'sandbox: user etherws' "$log"
+in_net() { nsenter --net="/proc/$daemon/ns/net" "$@"; }
+in_net ip link set lo up
+in_net ip link add br0 type bridge
 in_root etherctl addport tap t0 --persist
+in_root etherctl addport tap t1
+in_net ip link set t1 master br0
+# Somebody to be linked to, whom nobody restarts.
+nsenter --net="/proc/$daemon/ns/net" env -i PATH=/usr/sbin:/usr/bin chroot "$root" \
+    etherws sw --port 8081 --host 127.0.0.1 --ctlsock /tmp/peer.sock 2>"$work/peer.log" &
+peer=$!
+in_root etherctl addport client ws://127.0.0.1:8081/ --name far
+# is_linked TIMES: it was, and is.
+is_linked() {
+    for _ in $(seq 300); do
+        if [ "$(grep -c ' connected to ws://' "$log")" -ge "$1" ] && in_root etherctl listport | grep -Eq ' client +up .* far '; then
+            return
+        fi
+        sleep 0.1
+    done
+    cat "$log" >&2
+    false
+}
+is_linked 1
+# INDEX MASTER of t1, and its number: made anew it would have others.
+place() {
+    in_net ip -o link show t1 | sed -n 's/^\([0-9]*\): t1: .* master \([^ ]*\) .*/\1 \2/p'
+    in_root etherctl listport | awk '/ t1 / {print $1}'
+}
 in_root etherctl saveconf
 in_root grep -q 't0' /etc/etherws/etherws.toml
 
@@ -142,7 +174,31 @@ for file in etc/default/etherws etc/etherws/etherws.toml; do
     echo '# theirs' >>"$work/next/$file"
 done
 dpkg-deb --root-owner-group -Zgzip -z1 -b "$work/next" "$work/next.deb" >/dev/null
-install_deb "$work/next.deb"
+# systemd is thought to run; who would ask it writes down when (since the boot) and what, and has the manager do it.
+mkdir -p "$root/run/systemd/system" "$root/tmp/fake"
+echo "$daemon" >"$root/tmp/manager.pid"
+cat >"$root/tmp/fake/deb-systemd-invoke" <<'FAKE'
+#!/bin/sh
+read -r now _ </proc/uptime
+echo "$now $*" >>/tmp/invoked
+[ "$1" != try-restart ] || kill -HUP "$(cat /tmp/manager.pid)"
+for _ in $(seq 300); do
+    [ "$(grep -c ' connected to ws://' /tmp/switch.log)" -lt 2 ] || break
+    sleep 0.1
+done
+read -r now _ </proc/uptime
+echo "$now linked" >>/tmp/invoked
+FAKE
+chmod 755 "$root/tmp/fake/deb-systemd-invoke"
+place >"$work/place"
+grep -q ' br0$' "$work/place"
+install_deb "$work/next.deb" -o DPkg::Path=/tmp/fake:/usr/sbin:/usr/bin:/sbin:/bin
+rm -r "$root/run/systemd"
+is_linked 2
+diff "$work/place" <(place)
+awk 'NR == 1 && $2 " " $3 == "try-restart etherws.service" {began = $1} NR == 2 && $2 == "linked" {ended = $1}
+    END {print "linked again", ended - began, "s after try-restart"; exit NR != 2 || !began || !ended || ended - began > 5}' \
+    "$root/tmp/invoked" || { cat "$root/tmp/invoked" >&2; false; }
 # shellcheck disable=SC2016
 in_root dpkg-query -W -f '${Version}\n' etherws | grep '+next$'
 grep -q '^# mine$' "$root/etc/default/etherws"
@@ -150,6 +206,9 @@ diff "$work/saved.toml" "$root/etc/etherws/etherws.toml"
 grep -q state "$root/var/lib/etherws/state"
 has /etc/etherws 770 root etherws
 in_root etherctl listport | grep -q t0
+kill "$peer"
+wait "$peer"
+peer=
 kill "$daemon"
 wait "$daemon"
 daemon=

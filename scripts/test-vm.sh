@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Virtual machines (make test-vm): two of QEMU's on two switches joined by wss, and one in a browser. Ends with a table
-# of what was seen. What cannot be had here is left out, loudly; VM_REQUIRED=1 makes that a failure.
+# Virtual machines (make test-vm): two of QEMU's on two switches joined by wss, and one in a browser; then the package in a
+# fresh Debian (test-deb.sh) and the static programs (static.sh). Ends with a table of what was seen. What cannot be had here is left out, loudly; VM_REQUIRED=1 makes that a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -27,6 +27,10 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 for test in "${tests[@]}"; do
     timeout -k 30 1800 cargo test --locked --test vm "$test" -- --ignored --nocapture 2>&1 | tee -a "$log" || status=$?
+done
+# What make test has no time for: the package in a fresh Debian, and the static programs. They say what they skip.
+for script in scripts/test-deb.sh scripts/static.sh; do
+    timeout -k 30 1800 "$script" || status=$?
 done
 
 echo

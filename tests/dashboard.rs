@@ -193,6 +193,8 @@ fn people_use_it_in_a_browser() {
     let hosts = TwoHosts::new();
     let (pair, _traffic) = busy(&hosts);
     pair.a.ctl_ok(&["addport", "client", "ws://127.0.0.1:1/", "--name", "several", "--connections", "3"]);
+    // Half of the traffic.
+    pair.a.ctl_ok(&["setport", "link", "--pace", "500000"]);
     let dashboard = Dashboard::start(&hosts.a, &pair.a);
     ends_well(scenario(&hosts.a, "flows", &[&dashboard.url]));
     // The page is gone, and with it what was measured for it.

@@ -29,6 +29,15 @@ fn each_test_that_security_md_names_is_there() {
     assert!(seen > 40, "{seen} names in docs/security.md");
 }
 
+/// podman reads the one, docker the other: without it the whole of target/ would be sent.
+#[test]
+fn docker_ignores_what_podman_does() {
+    let [podman, docker] = [".containerignore", ".dockerignore"]
+        .map(|name| fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}")));
+    assert!(podman.lines().any(|line| line == "/target"), "{podman}");
+    assert_eq!(docker, podman);
+}
+
 /// Command lines in the documents have no flags that are gone.
 #[test]
 fn each_flag_that_the_documents_name_is_there() {

@@ -110,6 +110,17 @@ fn shells_complete_names_and_numbers_of_ports() {
     let nobody = "unix:/nonexistent/ctl.sock";
     assert_eq!(completed(&host, nobody, &["--ctlurl", &url, "delport", "vm"]), ["vms"]);
     assert_eq!(completed(&host, nobody, &["delport", "vm"]), [""; 0]);
+    // What the script for zsh asks, and how it wants the answer: a word, a colon, what it stands for.
+    let mut zsh = host.command(&[ETHERCTL, "--", "etherctl", "delport", ""]);
+    zsh.env("ETHERWS_CTLURL", &url).env("_ETHERCTL_COMPLETE", "zsh");
+    let output = zsh.env("_CLAP_COMPLETE_INDEX", "2").env("_CLAP_IFS", "\n").output().expect("etherctl");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in ["vms:1 tap t0", "vault:2 tap t1"] {
+        assert!(text.lines().any(|offered| offered == line), "{line}: {}", said(&output));
+    }
+    for number in ["1:", "2:"] {
+        assert!(text.lines().any(|offered| offered.starts_with(number)), "{number} {}", said(&output));
+    }
     if host.run(&["fish", "--version"]).status.success() {
         let line = format!("source ({ETHERCTL} completions fish | psub); complete -C 'etherctl delport v'");
         let path = format!("{}:/usr/bin:/bin", Path::new(ETHERCTL).parent().expect("a folder").display());
@@ -156,17 +167,20 @@ fn whoever_waits_at_a_terminal_is_told_what_for_and_nobody_else() {
     // It is there, and says nothing.
     let path = host.dir().join("silent.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&path).expect("bind");
-    let line = format!("{ETHERCTL} --ctlurl unix:{} listport", path.display());
-    let mut terminal = host.command(&["script", "-qefc", &line, "/dev/null"]);
-    terminal.env("TERM", "xterm");
-    let mut at_terminal = host.spawn_command("terminal", terminal);
-    let mut in_pipe = host.spawn("pipe", &["sh", "-c", &line]);
-    wait_until("a word", SOON, || at_terminal.log().contains("waiting for unix:"));
-    assert_eq!(in_pipe.wait(SOON), 1);
-    assert!(in_pipe.log().starts_with("etherctl: could not reach"), "{}", in_pipe.log());
-    assert!(!in_pipe.log().contains('\x1b'));
-    at_terminal.wait(SOON);
-    assert!(at_terminal.log().contains("\r\x1b[Ketherctl: could not reach"), "{:?}", at_terminal.log());
+    // A call, and a subscription.
+    for command in ["listport", "watch"] {
+        let line = format!("{ETHERCTL} --ctlurl unix:{} {command}", path.display());
+        let mut terminal = host.command(&["script", "-qefc", &line, "/dev/null"]);
+        terminal.env("TERM", "xterm");
+        let mut at_terminal = host.spawn_command(&format!("terminal-{command}"), terminal);
+        let mut in_pipe = host.spawn(&format!("pipe-{command}"), &["sh", "-c", &line]);
+        wait_until("a word", SOON, || at_terminal.log().contains("waiting for unix:"));
+        assert_eq!(in_pipe.wait(SOON), 1);
+        assert!(in_pipe.log().starts_with("etherctl: could not reach"), "{}", in_pipe.log());
+        assert!(!in_pipe.log().contains('\x1b'));
+        at_terminal.wait(SOON);
+        assert!(at_terminal.log().contains("\r\x1b[Ketherctl: could not reach"), "{:?}", at_terminal.log());
+    }
 }
 
 /// More stations than one answer may have: etherctl asks for them page by page, of which the switch holds one at a time.

@@ -11,7 +11,7 @@ use lab::lossy::join_badly;
 use lab::relay::Relay;
 use lab::servers::{Ca, bulk_arrives_intact};
 use lab::switch::TwoHosts;
-use lab::{Host, SOON, Switch, join, wait_until};
+use lab::{Host, SOON, Switch, join, said, wait_until};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
@@ -272,6 +272,7 @@ fn connections_over_tls_are_cut_in_the_middle_of_bulk() {
     assert!(a.port("link")["tls"].as_str().is_some_and(|tls| tls.contains("1.3")));
     hosts.a.ping("10.1.0.2");
     bulk_arrives_intact(&hosts.a, &hosts.b, "10.1.0.2", 4 << 20);
+    several_threads_work(&hosts, &b);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for n in [1, 2, 0] {
@@ -283,6 +284,33 @@ fn connections_over_tls_are_cut_in_the_middle_of_bulk() {
     });
     wait_up(&a, &b, 3);
     assert_eq!(b.entries("listPort").len(), 2);
+}
+
+/// Flows of one link are work for both threads, by the kernel's clock.
+fn several_threads_work(hosts: &TwoHosts, switch: &Switch) {
+    let spent = || {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", switch.process.pid())).expect("threads");
+        let read =
+            |path: std::path::PathBuf, file: &str| std::fs::read_to_string(path.join(file)).expect(file);
+        let data = tasks.map(|task| task.expect("a thread").path());
+        let data = data.filter(|path| read(path.clone(), "comm").starts_with("data-"));
+        // schedstat(5): the first figure is the time spent on a processor, in ns.
+        let time = |path: std::path::PathBuf| {
+            let text = read(path, "schedstat");
+            text.split_whitespace().next().and_then(|ns| ns.parse::<u64>().ok()).expect("ns")
+        };
+        data.map(|path| (read(path.clone(), "comm"), time(path))).collect::<BTreeMap<_, _>>()
+    };
+    let before = spent();
+    assert_eq!(before.len(), 2, "{before:?}");
+    let _sink = hosts.b.spawn("iperf3", &["iperf3", "-s", "-B", "10.1.0.2"]);
+    hosts.b.wait_port("10.1.0.2:5201");
+    // Each has a connection by its ports: that all sixteen meet in one thread is one in five hundred.
+    let sent = hosts.a.run_for(60, &["iperf3", "-c", "10.1.0.2", "-P", "16", "-n", "32M"]);
+    assert!(sent.status.success(), "{}", said(&sent));
+    let grown: Vec<_> = spent().into_iter().map(|(name, ns)| ns - before[&name]).collect();
+    let sum: u64 = grown.iter().sum();
+    assert!(grown.iter().all(|ns| ns * 10 > sum), "ns of each thread: {grown:?}");
 }
 
 #[test]

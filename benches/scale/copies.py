@@ -98,7 +98,7 @@ def send(count, address, port, floods, size):
         sock, _ = listener.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         socks.append(sock)
-    spent = 0
+    each = []
     for _ in range(int(floods)):
         time.sleep(PAUSE)
         start = time.process_time_ns()
@@ -107,8 +107,8 @@ def send(count, address, port, floods, size):
         between = time.process_time_ns()
         for sock in socks:
             sock.fileno()  # what the loop and the call are to Python
-        spent += 2 * between - start - time.process_time_ns()
-    print(json.dumps({"us": spent / 1e3 / int(count) / int(floods)}))
+        each.append((2 * between - start - time.process_time_ns()) / 1e3 / int(count))
+    print(json.dumps({"us": statistics.fmean(each), "spread": max(each) - min(each)}))
 
 
 def take(count, address, port):

@@ -89,10 +89,10 @@ def flood(lab, row, crowd, device, copies, scheme):
     sender = row.peer("b", "send", copies, HOST, BARE, floods, SIZE + HEADS[scheme], program="../scale/copies.py")
     sender.stdout.readline()
     taker = row.peer("a", "take", copies, HOST, BARE, program="../scale/copies.py")
-    bare = said(sender, 120)["us"]
+    bare = said(sender, 120)
     taker.stdin.close()
     taker.wait(20)
-    return found | {"copies": copies, "floods": floods, "bare": bare}
+    return found | {"copies": copies, "floods": floods, "bare": bare["us"], "spread": bare["spread"]}
 
 
 def unicast(lab, row, server, seconds):

@@ -56,7 +56,9 @@ def floods(data):
     rows = [["links", "", "us of CPU a copy", "of a bare send", "beyond it", "first copy after", "last copy after", "lost"]]
     for links, scheme, found in each(data, "flood"):
         first, last = (f"{found[key] * 1e3:,.2f} ms" if found[key] else "-" for key in ("first", "last"))
-        rows.append([f"{links:,}", scheme, f"{found['us']:.2f}", f"{found['bare']:.2f}", f"{found['us'] - found['bare']:.2f}",
+        beyond = found["us"] - found["bare"]
+        beyond = f"{beyond:.2f}" if beyond > found.get("spread", 0) else "< noise"  # older files have no spread
+        rows.append([f"{links:,}", scheme, f"{found['us']:.2f}", f"{found['bare']:.2f}", beyond,
                      first, last, str(found["lost"])])
     return rows
 

@@ -10,6 +10,7 @@ its process id when the lab closes, whatever happened before.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -110,6 +111,33 @@ class Host:
     def ctl(self, *argv, check=True):
         return self.on(self.lab.etherctl, "--ctlurl", "unix:" + self.sock(), *argv, check=check)
 
+    def ports(self):
+        ports = json.loads(self.ctl("--json", "listport"))
+        return ports if isinstance(ports, list) else ports["entries"]
+
+    # --- Frames
+
+    def count(self, what, device):
+        """Begins to count frames, see frames.py."""
+        name = f"frames-{what}"
+        if os.path.exists(self.log(name)):
+            os.unlink(self.log(name))
+        self.start(name, os.path.join(HERE, "frames.py"), what, device)
+        until(lambda: self._lines(name), PATIENCE, f"{self.log(name)} to begin")
+
+    def counted(self, what):
+        """Ends it; the figures."""
+        name = f"frames-{what}"
+        end(self.processes.pop(name))
+        lines = self._lines(name)
+        if len(lines) != 2:
+            raise LabError(f"frames.py {what} on {self.name} said {lines}")
+        return [int(word) for word in lines[1].split()]
+
+    def _lines(self, name):
+        with open(self.log(name), encoding="utf-8") as file:
+            return file.read().splitlines()
+
 
 class Node(Host):
     def __init__(self, lab, number):
@@ -125,6 +153,17 @@ class Node(Host):
         self.on(os.path.join(HERE, "node-up.sh"), self.address)
         self.frr("frr-node.conf", NODE=self.name, ADDRESS=self.address, REFLECTOR=REFLECTOR)
         self.switch(self.configure("etherws.toml", "etherws.toml", NODE=self.name, FRONT=FRONT_INSIDE))
+
+    def suppress(self, on):
+        """Turns suppression on or off; links stay."""
+        path = os.path.join(self.dir, "etherws.toml")
+        with open(path, encoding="utf-8") as file:
+            text, found = re.subn(r"^suppress = \w+", f"suppress = {str(on).lower()}", file.read(), flags=re.MULTILINE)
+        if found != 1:
+            raise LabError(f"{path} does not say suppress once")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        self.ctl("reload")
 
     def kill(self):
         """SIGKILL to all that runs here; returns when nothing does any more."""
@@ -144,9 +183,7 @@ class Node(Host):
 
     def clients(self):
         """The addresses of the clients whose links are here, as the PROXY header told them."""
-        ports = json.loads(self.ctl("--json", "listport"))
-        ports = ports if isinstance(ports, list) else ports["entries"]
-        return {port["peer"].rsplit(":", 1)[0] for port in ports if port["type"] == "server" and port.get("peer")}
+        return {port["peer"].rsplit(":", 1)[0] for port in self.ports() if port["type"] == "server" and port.get("peer")}
 
     def others(self):
         """The nodes that BGP has told this one of, by address."""
@@ -157,7 +194,6 @@ class Node(Host):
         """{MAC: the address of the node where EVPN sees it}"""
         found = json.loads(self.vtysh("-c", "show evpn mac vni 77 json")).get("macs", {})
         return {mac: self.address if entry["type"] == "local" else entry.get("remoteVtep") for mac, entry in found.items()}
-
 
 
 class Client(Host):
@@ -181,6 +217,14 @@ class Client(Host):
         """Starts one ping to each; the processes."""
         return [subprocess.Popen(["ip", "netns", "exec", self.netns, "ping", "-nq", "-c1", "-W2", other.inside],
                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for other in others]
+
+    def look_up(self, others, rounds):
+        """Starts to ask for the address of each, so many times; the process. It ends with 1 when two pings were lost: one may
+        have waited for an answer that the other client was about to forget."""
+        script = ("lost=0; for _ in $(seq $0); do for other; do ip neigh flush to $other dev ews0; "
+                  "ping -nqc1 -W2 $other || ping -nqc1 -W2 $other || lost=1; done; done; exit $lost")
+        return subprocess.Popen(["ip", "netns", "exec", self.netns, "sh", "-c", script, str(rounds),
+                                 *(other.inside for other in others)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def watch(self, other):
         """Pings another client ten times a second until the process is ended; where it writes."""
@@ -266,6 +310,11 @@ class Lab:
 
     # --- What is where
 
+    def blocked(self):
+        """The ports that the loop guard has blocked, as text."""
+        return [f"{host.name}'s {port['name']}: {port['reason']}" for host in self.nodes + self.clients
+                for port in host.ports() if port["state"] == "blocked" and "loop" in port["reason"]]
+
     def places(self):
         """{node: [its clients]}"""
         found = {}
@@ -290,9 +339,11 @@ class Lab:
         places = {client: node for node, clients in self.places().items() for client in clients}
         found = [f"{client.name} has no link" for client in self.clients if client not in places]
         for node in self.nodes:
-            macs = node.macs() if "zebra" in node.processes else {}
+            if "zebra" not in node.processes:
+                continue
+            macs = node.macs()
             found += [f"{node.name} sees {client.name} at {macs.get(client.mac)}, not {place.address}"
-                      for client, place in places.items() if macs and macs.get(client.mac) != place.address]
+                      for client, place in places.items() if macs.get(client.mac) != place.address]
         return found
 
     def settle(self):

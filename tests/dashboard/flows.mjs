@@ -1,5 +1,5 @@
 // What people do on the page, with mouse and keyboard. The switch has ports t0 and link, with traffic between, and several,
-// a link of three connections that nobody answers.
+// a link of three connections that nobody answers. link has less pace than there is traffic.
 
 import { check, run, until } from './browser.mjs';
 
@@ -14,6 +14,11 @@ await run(async (page, { picture, audit, status, asked, url }) => {
   await until('a rate', async () => /[1-9].*bit\/s/.test(await cell('link', 'In').textContent()));
   await until('a line', async () => ((await page.getAttribute('#throughput .line.rx', 'd')) ?? '').includes('L'));
   await until('what a frame takes', async () => /\d (ns|µs)/.test(await page.textContent('#delay .inside b')));
+  for (const line of ['queue', 'rtt']) {
+    await until(`the plot of ${line}`, async () => /\d (ns|µs|ms)/.test(await page.textContent(`#delay .${line} b`)));
+  }
+  // The link takes half of what it is given: frames wait, and some are dropped.
+  await until('live drops', async () => /\(\+\d.*\/s\)/.test(await cell('link', 'Drops').textContent()));
   await page.selectOption('#plotted', { label: '1 t0' });
   await page.click('#throughput summary');
   await until('the plot as a table', async () => (await page.locator('#throughput tbody tr').count()) > 2);

@@ -13,6 +13,7 @@ import sys
 path, command = sys.argv[1], sys.argv[2:]
 notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 notify.bind(path)
+os.chmod(path, 0o777)  # as systemd's is: whoever is watched may have given up being root
 asked = []
 for number in (signal.SIGHUP, signal.SIGTERM):
     signal.signal(number, lambda number, _: asked.append(number))

@@ -37,8 +37,8 @@ impl Backoff {
         spread(Self::GOING_AWAY, random)
     }
 
-    /// The link lived: start again from the shortest waits. Call it for a link that carried data or
-    /// stood for a while; a peer that accepts and closes at once must not be dialled in a tight loop.
+    /// The link lived: start again from the shortest waits. Call it for a link that stood for a while, whatever it
+    /// carried; a peer that accepts and closes at once must not be dialled in a tight loop.
     pub fn reset(&mut self) {
         self.failures = 0;
     }
