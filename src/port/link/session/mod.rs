@@ -276,6 +276,8 @@ impl<'a> Serving<'a> {
     /// All that has come by a connection that is no more; of a peer that goes on all the same, not for ever.
     async fn read_what_came(&mut self) {
         (self.held, self.parked) = (None, self.parked || !self.rest.is_empty());
+        // What came behind the last read may not have been told yet.
+        tokio::task::yield_now().await;
         for _ in 0..MOST_LEFT {
             if !matches!(self.read_and_forward(), Ok(true)) {
                 return;

@@ -115,6 +115,22 @@ async fn what_goes_by_the_new_connection_is_behind_what_went_by_the_old_one() {
     assert_eq!(tx(), 3);
 }
 
+#[tokio::test]
+async fn one_that_broke_when_it_was_left_is_not_heard_out() {
+    let bench = bench();
+    let (mut old, at_old, _) = dialled(&bench, Takeover::Lost);
+    let stream = old.stream.take().unwrap();
+    let mut serving = serving(&old, stream);
+    serving.socket.writable().await.unwrap();
+    // A reset, which the kernel tells who writes before the runtime hears of it.
+    socket2::SockRef::from(&at_old).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(at_old);
+    send(&bench, &frame(ALL, OURS));
+    assert!(!bench.wire(|wire| wire.flush(&mut ())));
+    // Without an end of its own this would never give the thread back.
+    serving.hear_out().await;
+}
+
 /// By sessions of their own.
 #[tokio::test]
 async fn a_link_that_is_left_ends_with_a_close_behind_what_it_was_given() {

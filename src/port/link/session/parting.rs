@@ -44,19 +44,24 @@ impl Serving<'_> {
     }
 
     /// What still comes by a connection that its link has left: until those behind the far end know of it they send here.
-    async fn hear_out(&mut self) {
-        // What waits for its turn has none any more.
-        self.wire(|wire| wire.set_pace(None));
+    pub(super) async fn hear_out(&mut self) {
+        self.wire(Wire::wait_no_more);
         loop {
-            let blocked = self.wire(|wire| !wire.flush(&mut ())) == Some(true);
+            let out = self.wire(|wire| {
+                wire.flush(&mut ());
+                (wire.is_blocked(), wire.take_error().is_some())
+            });
+            // A socket that broke stays writable for ever.
+            let Some((blocked, false)) = out else { return };
             match self.read_and_forward() {
-                Ok(true) => tokio::task::yield_now().await,
+                Ok(true) => (),
                 Ok(false) => tokio::select! {
                     _ = self.socket.readable() => (),
                     _ = self.socket.writable(), if blocked => (),
                 },
                 Err(_) => return,
             }
+            tokio::task::yield_now().await;
         }
     }
 

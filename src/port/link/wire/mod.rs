@@ -264,6 +264,11 @@ impl Wire {
         self.not_before = Some(self.backlog.now() + time.as_nanos() as u64);
     }
 
+    /// What waits for its turn has none any more.
+    pub fn wait_no_more(&mut self) {
+        (self.pace, self.not_before) = (None, None);
+    }
+
     /// How long frames still have to wait for their turn; `None` where none do.
     pub fn held_for(&self) -> Option<Duration> {
         let due = self.due().filter(|_| self.held)?;
@@ -344,7 +349,7 @@ impl Wire {
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         if !self.closing {
             // It is the end, and waits for nothing but the socket.
-            (self.pace, self.not_before) = (None, None);
+            self.wait_no_more();
             self.late_close = Some(code.map(|code| codec::close_body(code, reason)).unwrap_or_default());
             self.closing = true;
             self.flush(&mut ());
