@@ -165,7 +165,8 @@ def r5_many_peers(lab, count):
                    f"{links} wss links: {rss / 1024:.1f} MiB, {share:.1%} of a core"),
                   ("R5 broadcast", each - bare <= 1.5,
                    f"{each:.2f} us of CPU a copy, {bare:.2f} of a bare send: {each - bare:.2f} beyond it (goal: 1.5 at most)")]
-        # R10, with the same peers: what was accepted while they did not run is to be there for them.
+        # R10, with the same peers: what was accepted while they did not run is to be there for them, 100 broadcasts behind the
+        # 300 of before.
         peers.send_signal(signal.SIGSTOP)
         row.peer("b", "stream", "t0", "ff:ff:ff:ff:ff:ff", 100, 1).wait(20)
         peers.stdin.close()
@@ -176,7 +177,7 @@ def r5_many_peers(lab, count):
         took = time.monotonic() - began
         ends = json.loads(peers.stdout.readline() or "{}")
         fewest, most = json.loads(peers.stdout.readline() or "[0, -1]")
-        met = code == 0 and took <= 10 and ends.get("1001") == count and fewest == most > 200
+        met = code == 0 and took <= 10 and ends.get("1001") == count and fewest == most > 350
         result.append(("R10 drain", met, f"exit {code} after {took:.1f} s; Close codes {ends}; "
                        + (f"{most} broadcasts came to each" if fewest == most else f"{fewest} to {most} broadcasts came")))
         return result

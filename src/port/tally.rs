@@ -65,7 +65,7 @@ events! {
     BatchSize = "batch-size",
     /// A call or session beyond the 256 at a time.
     CallsAtATime = "calls-at-a-time",
-    /// A call that is none, or of parameters that no method takes: -32700, -32600 and -32602.
+    /// A call that is none, or of parameters that no method takes: -32602, and by POST -32700 and -32600.
     BadCall = "bad-call",
     /// Credentials that are wrong.
     LoginFailed = "login-failed",

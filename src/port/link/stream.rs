@@ -26,7 +26,8 @@ impl Stream {
     }
 
     /// One read. What does not fill the buffer was all that there is (epoll(7), edge-triggered, says when there is more):
-    /// the next one is `WouldBlock` without asking the kernel.
+    /// the next one is `WouldBlock` without asking the kernel. (A peer that sends urgent data, which nobody does, may wait for
+    /// its own next bytes.)
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         // The inner read clears readiness when the kernel has nothing, and the outer one also behind the last that it has;
         // neither does where an event has come since it began.

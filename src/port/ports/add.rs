@@ -210,8 +210,11 @@ impl Ports {
 
     /// Takes a port out of the registry and the switch; nothing happens the second time.
     pub(super) fn leave(&self, entry: &Entry) {
-        if self.entries().remove(&entry.number).is_some() {
+        let mut entries = self.entries();
+        if entries.remove(&entry.number).is_some() {
+            // Before anybody can look: no sum is ever less than before.
             self.removed().add(&entry.counters);
+            drop(entries);
             if let Some(resumable) = entry.resumable.get() {
                 resumable.end();
             }

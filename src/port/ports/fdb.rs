@@ -45,8 +45,7 @@ impl Ports {
     /// The static entries, in the order of VLAN and MAC address.
     pub fn fixed_stations(&self) -> Vec<FdbStatus> {
         let table = self.fabric.table();
-        let mut stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
-        stations.retain(|station| station.fixed);
+        let mut stations = self.fabric.switch.fdb.those(self.fabric.now().seconds(), |station| station.fixed);
         stations.sort_by_key(|station| (station.vid, station.mac.bits()));
         stations.into_iter().filter_map(|station| self.status(&table, station)).collect()
     }

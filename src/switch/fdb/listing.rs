@@ -32,6 +32,11 @@ impl<const SLOTS: usize> Fdb<SLOTS> {
         self.each(now).collect()
     }
 
+    /// Those of them that are wanted.
+    pub fn those(&self, now: u32, wanted: impl Fn(&Station) -> bool) -> Vec<Station> {
+        self.each(now).filter(wanted).collect()
+    }
+
     /// How many live entries there are that are wanted.
     pub fn count(&self, now: u32, wanted: impl Fn(&Station) -> bool) -> usize {
         self.each(now).filter(wanted).count()
