@@ -11,7 +11,7 @@
 //! station is not announced twice within a second. Of many that come at once the data path leaves some only word that there
 //! were such, and some find no room here: for a few seconds they are looked for in the FDB, by when they were heard.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -127,10 +127,19 @@ impl Announcer {
 
     /// Adds those of `heard` that nobody was told of where they are. Who finds no room has another try at the next look.
     fn found(&mut self, heard: impl Iterator<Item = Arrival>, now: Duration) {
+        // Of a port that brings a hundred thousand one is refused and not each.
+        let mut full = HashSet::new();
         for station in heard {
+            if self.waiting.len() >= WAITING {
+                return;
+            }
             let known = self.known.get(&(station.vid, station.mac, To::Devices));
-            if known.is_none_or(|known| known.slot != station.slot) {
-                self.add(station, To::Devices, Duration::ZERO, now);
+            let is_told = known.is_some_and(|known| known.slot == station.slot);
+            if !is_told
+                && !full.contains(&station.slot)
+                && !self.add(station, To::Devices, Duration::ZERO, now)
+            {
+                full.insert(station.slot);
             }
         }
     }
@@ -196,13 +205,12 @@ impl Ports {
     /// Stations that were heard lately at ports that peers bring them by.
     fn heard_lately(&self) -> Vec<Arrival> {
         let table = self.fabric.table();
-        let stations = self.fabric.switch.fdb.stations(self.fabric.now().seconds());
         let is_wanted = |station: &Station| {
             !station.fixed
                 && u64::from(station.age) <= LOOKS.as_secs()
                 && table.get(station.slot).is_some_and(|port| port.remote)
         };
-        let wanted = stations.into_iter().filter(is_wanted);
+        let wanted = self.fabric.switch.fdb.those(self.fabric.now().seconds(), is_wanted).into_iter();
         wanted.map(|Station { vid, mac, slot, .. }| Arrival { vid, mac, slot }).collect()
     }
 
@@ -315,6 +323,15 @@ mod tests {
             (announcer.rest(PACE), announcer.take(PACE, |_| true)),
             (Some(PACE), vec![(station(1, 1), To::Link(7))])
         );
+    }
+
+    #[test]
+    fn a_port_that_brings_very_many_takes_no_room_and_no_time_from_others() {
+        let mut announcer = Announcer::default();
+        let crowd = (0..200_000).map(|n| station(n, 1));
+        announcer.found(crowd.chain([station(200_000, 2)]), Duration::ZERO);
+        assert_eq!(announcer.waiting.len(), OF_PORT + 1);
+        assert!(announcer.known.values().any(|known| known.slot == Slot(2)));
     }
 
     #[test]
